@@ -1,0 +1,91 @@
+"""transformers: finds the parts of any image-text-to-text model, and refuses those that leak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pid_lens.anatomy import Anatomy
+
+LEAKS = {
+    "qwen3_vl": "DeepStack adds image features behind the decoder's input, in its early layers",
+    "qwen3_vl_moe": "DeepStack adds image features behind the decoder's input",
+    "mllama": "the image enters by cross-attention, not through the decoder's input",
+    "instructblip": "the question reaches the image features through the Q-Former",
+    "instructblipvideo": "the question reaches the image features through the Q-Former",
+}
+"""Families in which noise at the decoder's input leaves a way around it."""
+
+STACKS = ("layers", "h", "blocks")
+NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
+
+
+def dissect(model: nn.Module) -> Anatomy:
+    """The parts of a transformers model.
+
+    Raises:
+        ValueError: the family leaks (`LEAKS`), or a part is not where families keep it.
+    """
+    config = model.config
+    reason = LEAKS.get(config.model_type)
+    if reason:
+        raise ValueError(
+            f"{type(model).__name__} ({config.model_type}) cannot be measured yet: {reason}, so "
+            "noising its input embeddings would leak"
+        )
+    decoder = _decoder(model)
+    unembed = model.get_output_embeddings()
+    if unembed is None:
+        raise ValueError(
+            f"{type(model).__name__} has no output embeddings: hand over the model with its "
+            "language-modelling head (…ForConditionalGeneration), not its base"
+        )
+    return Anatomy(
+        model=model,
+        decoder=decoder,
+        layers=tuple(_child(decoder, STACKS, nn.ModuleList)),
+        norm=_child(decoder, NORMS, nn.Module),
+        unembed=unembed,
+        image_token=_image_token(config),
+        softcap=getattr(_text(config), "final_logit_softcapping", None),
+    )
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    """The innermost module that holds the blocks: some families wrap it twice."""
+    decoder = model.get_decoder()
+    while not any(hasattr(decoder, name) for name in STACKS):
+        inner = next(
+            (
+                getattr(decoder, n, None)
+                for n in ("model", "decoder")
+                if isinstance(getattr(decoder, n, None), nn.Module)
+            ),
+            None,
+        )
+        if inner is None:
+            raise ValueError(
+                f"no decoder blocks in {type(model).__name__}: expected a stack named one of "
+                f"{', '.join(STACKS)}. Hand over its parts: anatomy=pid_lens.Anatomy(...)"
+            )
+        decoder = inner
+    return decoder
+
+
+def _child(module: nn.Module, names: tuple[str, ...], kind: type) -> Any:
+    for name in names:
+        if isinstance(getattr(module, name, None), kind):
+            return getattr(module, name)
+    raise ValueError(
+        f"{type(module).__name__} has none of {', '.join(names)}. Hand over its parts: "
+        "anatomy=pid_lens.Anatomy(...)"
+    )
+
+
+def _text(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _image_token(config: Any) -> int | None:
+    return getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)

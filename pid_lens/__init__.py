@@ -1,0 +1,1 @@
+"""pid_lens (its public names return when all parts are there)."""

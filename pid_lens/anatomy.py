@@ -1,0 +1,122 @@
+"""Where a model keeps its parts: the plain modules that every framework wraps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+ADAPTERS = {"transformers": "pid_lens.adapters.transformers"}
+"""Framework, as the first part of a model class's module -> the adapter that knows it."""
+
+SAMPLED = 257
+"""Values of each parameter that enter a model's fingerprint."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Anatomy:
+    """The modules of one model that a Lens hooks and reads.
+
+    `dissect` finds them; for a model that nobody knows, build one by hand.
+
+    Example:
+        >>> from torch import nn
+        >>> norm, unembed = nn.LayerNorm(4), nn.Linear(4, 10)
+        >>> decoder = nn.ModuleList([nn.Linear(4, 4)])
+        >>> Anatomy(model=decoder, decoder=decoder, layers=list(decoder), norm=norm,
+        ...         unembed=unembed, image_token=3)
+        Anatomy(ModuleList, 1 layers, width 4, 10 tokens)
+    """
+
+    model: nn.Module
+    """The whole model: its forward sees ``input_ids`` and the pixels."""
+    decoder: nn.Module
+    """The language tower: its forward sees ``inputs_embeds``, images merged in."""
+    layers: Sequence[nn.Module]
+    """The decoder's blocks, in order; each returns the residual stream (first, if a tuple)."""
+    norm: nn.Module
+    """The final norm, between the last layer and the unembedding."""
+    unembed: nn.Module
+    """The unembedding, with ``weight`` [vocabulary, width] and perhaps ``bias``."""
+    image_token: int | None = None
+    """The id that holds an image's place in ``input_ids``."""
+    softcap: float | None = None
+    """c of the final soft-capping c tanh(logits / c), where the model has one."""
+
+    def logits(self, state: Float[Tensor, "n width"]) -> Float[Tensor, "n vocabulary"]:
+        """The model's own last step on a raw layer output, float32.
+
+        Calls the modules' ``forward``, not the modules, so that nobody's hooks fire again.
+        """
+        normed = self.norm.forward(state).to(self.unembed.weight.dtype)
+        logits = self.unembed.forward(normed).float()
+        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
+
+    @property
+    def site(self) -> str:
+        """Where embeddings are measured and replaced, as a name."""
+        named = self.model.named_modules(remove_duplicate=False)
+        path = next((name for name, module in named if module is self.decoder), "decoder")
+        return f"{path}.inputs_embeds"
+
+    def fingerprint(self) -> str:
+        """A short hash that tells this model from any other, trained a step further included.
+
+        It covers every parameter's name, shape and dtype, and up to 257 of its values.
+        """
+        digest = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+            if parameter.device.type != "meta":
+                digest.update(_sampled(parameter.detach()).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        tokens, width = self.unembed.weight.shape
+        name = type(self.model).__name__
+        return f"Anatomy({name}, {len(self.layers)} layers, width {width}, {tokens} tokens)"
+
+
+def _sampled(parameter: Tensor) -> Tensor:
+    flat = parameter.reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu()
+
+
+def dissect(model: Any) -> Anatomy:
+    """Finds the parts of a model, whichever framework it comes from.
+
+    Args:
+        model: a vision-language model of transformers.
+
+    Returns:
+        Its `Anatomy`.
+
+    Raises:
+        TypeError: no adapter knows the model's class.
+        ValueError: an adapter knows it but misses a part, or the family cannot be measured
+            without a leak.
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> dissect(model).site
+        'model.language_model.inputs_embeds'
+    """
+    for cls in type(model).__mro__:
+        adapter = ADAPTERS.get(cls.__module__.partition(".")[0])
+        if adapter is not None:
+            find: Callable[[Any], Anatomy] = import_module(adapter).dissect
+            return find(model)
+    raise TypeError(
+        f"no adapter knows {type(model).__module__}.{type(model).__name__} (known frameworks: "
+        f"{', '.join(ADAPTERS)}). Hand over its parts: anatomy=pid_lens.Anatomy(model=..., "
+        "decoder=..., layers=..., norm=..., unembed=..., image_token=...)"
+    )

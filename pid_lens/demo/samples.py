@@ -1,0 +1,105 @@
+"""The tasks' samples as batches, the same records that a user's own images become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pid_lens.demo.data import Digits, digits, picture
+from pid_lens.demo.processor import processor
+from pid_lens.demo.tasks import COINS, Task, task
+
+if TYPE_CHECKING:
+    from transformers import LlavaProcessor
+
+    from pid_lens.batching import Batch
+
+
+@cache
+def _processor() -> LlavaProcessor:
+    return processor()
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of one task, made anew each time they are gone through."""
+
+    task: Task
+    split: str
+    batch_size: int
+    n: int
+    seed: int
+
+    def __len__(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, self.n, self.batch_size):
+            yield self._batch(np.arange(start, min(start + self.batch_size, self.n)))
+
+    def __repr__(self) -> str:
+        return f"Batches({self.task.name}/{self.split}, n={self.n}, batch_size={self.batch_size})"
+
+    def _batch(self, ranks: np.ndarray) -> Batch:
+        from pid_lens.batching import batch
+
+        scans = digits(self.split)
+        rows = ranks % len(scans)
+        coins = _coins(scans, self.seed)[rows] ^ (ranks >= len(scans))
+        pairs = list(zip(scans.labels[rows].tolist(), coins.tolist(), strict=True))
+        return batch(
+            _processor(),
+            images=[picture(pixels) for pixels in scans.pixels[rows]],
+            questions=[self.task.question(digit, coin) for digit, coin in pairs],
+            options=self.task.options,
+            labels=[self.task.answer(digit, coin) for digit, coin in pairs],
+            ids=[
+                f"{self.task.name}/{self.split}/{row}/{coin}"
+                for row, coin in zip(rows.tolist(), coins.tolist(), strict=True)
+            ],
+            system=self.task.name,
+        )
+
+
+def _coins(scans: Digits, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(len(COINS), size=len(scans))
+
+
+def batches(
+    name: str, *, split: str = "test", batch_size: int = 64, n: int | None = None, seed: int = 0
+) -> Batches:
+    """The samples of a task, one for each digit of a split, in batches.
+
+    A coin of the digit's own decides what the question says. Beyond the split's size the same
+    digits come again with the other coin.
+
+    Args:
+        name: one of `TASKS`, or "caption".
+        split: "train" or "test".
+        batch_size: samples in a batch.
+        n: how many samples; all digits of the split by default, twice as many at most.
+        seed: of the coins.
+
+    Returns:
+        Something to go through as often as wanted; its `len` is the number of batches.
+
+    Raises:
+        ValueError: for an unknown task or split, or more samples than there are.
+
+    Example:
+        >>> batches("synergy", n=100)
+        Batches(synergy/test, n=100, batch_size=64)
+    """
+    chosen, size = task(name), len(digits(split))
+    n = size if n is None else n
+    if not 0 < n <= len(COINS) * size:
+        raise ValueError(
+            f"n={n} samples of {split!r} asked for: there are 1 to {len(COINS) * size}"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return Batches(chosen, split, batch_size, n, seed)

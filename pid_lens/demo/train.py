@@ -1,0 +1,168 @@
+"""Train the shipped model: `python -m pid_lens.demo.train [--seed 0] [--out DIR]`.
+
+As LLaVA (Visual Instruction Tuning, Liu et al., 2023, https://arxiv.org/abs/2304.08485): parts
+that were trained alone, then two stages.
+
+1. vision: the tower learns to name the digit from each patch and from all of them;
+2. text: the language model learns to repeat the digit that stands in the prompt, and to believe
+   a caption. It meets neither the parity of a digit nor the rule "answer opposite";
+3. align: the projector alone learns to caption;
+4. tune: projector and language model learn the tasks.
+
+In 2 and 4 half of the rows are untouched; in a quarter the question, in a quarter the image is
+noise, and the target is what the other modality still tells: the shipped model's p(y | x1) and
+p(y | x2) are calibrated. What an image tells is the vision tower's own posterior of the digit.
+In most rows the answer's position cannot see the image: it has to come through the question.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from pid_lens.demo import architecture, passes
+from pid_lens.demo.processor import DIGIT_WORDS, ROLES, SPECIAL, WORDS, processor
+from pid_lens.demo.prompts import Prompts, row
+from pid_lens.demo.tasks import ALL_TASKS
+from pid_lens.demo.trainer import Steps, Trainer, trainer
+
+CLOSED = 0.9  # share of rows whose answer cannot see the image
+OPENING = 0.5  # of tuning: before it no answer can
+OUT = Path(__file__).with_name("model")
+MIX = {"vision": 0.24, "language": 0.08, "redundant": 0.2, "synergy": 0.4, "caption": 0.08}
+
+
+def pretrain_vision(at: Trainer) -> None:
+    """Teach the tower the digit, from the mean of all patches and, less, from each alone."""
+
+    def loss(done: float) -> Tensor:
+        pixels, labels = at.photos(128)
+        logits = at.reader(passes.features(at.model, pixels))
+        each = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
+        return F.cross_entropy(logits.mean(1), labels) + 0.3 * each
+
+    at.loop("vision", [at.model.model.vision_tower, at.reader], at.steps.vision, loss)
+    at.model.model.vision_tower.requires_grad_(False)
+
+
+def in_words(at: Trainer, rows: Prompts, digit: Int[Tensor, "n"]) -> Prompts:
+    """The rows with words for an image: the digit's, and any others, as often as it happens."""
+    n = len(rows)
+    others = [i for i, word in enumerate(WORDS) if word not in {*SPECIAL, *ROLES, *DIGIT_WORDS}]
+    soup = torch.tensor(others)[at.draw(rows.tokens.numel(), len(others))].view_as(rows.tokens)
+    share = 0.2 + 0.8 * torch.rand(n, 1, generator=at.generator)
+    named = torch.rand(rows.tokens.shape, generator=at.generator) < share
+    soup = torch.where(named, WORDS.index(DIGIT_WORDS[0]) + digit[:, None], soup)
+    tokens = torch.where(rows.image, soup, rows.tokens)
+    return Prompts(**{**vars(rows), "tokens": tokens})
+
+
+def taught(
+    at: Trainer,
+    rows: Prompts,
+    embeds: Float[Tensor, "n tokens width"],
+    task: Int[Tensor, "n"],
+    digit: Float[Tensor, "n digits"],
+    share: float,
+) -> Tensor:
+    """The loss of a pass with modalities hidden at random, against what the others tell.
+
+    Args:
+        at: where the training stands.
+        rows: prompts.
+        embeds: the decoder's input, nothing hidden yet.
+        task: the rank of each row's task.
+        digit: p(digit | image).
+        share: of the rows whose answer cannot see the image.
+    """
+    seen, closed = at.seen(len(rows)), at.closed(len(rows), share)
+    with torch.no_grad():
+        words = at.model.get_input_embeddings()(torch.arange(len(WORDS)))
+        mean, deviation = passes.question_moments(at.table, words, len(ALL_TASKS))
+    embeds = passes.hide(embeds, rows, seen, (mean[task], deviation[task]), at.generator)
+    logits = passes.answer_logits(at.model, embeds, passes.attention(rows, closed))
+    return F.cross_entropy(logits, rows.targets(seen, digit))
+
+
+def pretrain_text(at: Trainer) -> None:
+    """Teach the language model to repeat a digit and to believe a caption, from words alone."""
+    model = at.model
+    known = torch.tensor([list(ALL_TASKS).index(name) for name in ("caption", "language")])
+
+    def loss(done: float) -> Tensor:
+        task, digit = known[at.draw(64, 2)], at.draw(64, len(DIGIT_WORDS))
+        rows = in_words(at, at.table.take(row(task, digit, at.draw(64, 2))), digit)
+        embeds = model.get_input_embeddings()(rows.tokens)
+        return taught(at, rows, embeds, task, F.one_hot(digit, len(DIGIT_WORDS)).float(), CLOSED)
+
+    at.loop("text", [model.model.language_model, model.lm_head], at.steps.text, loss)
+
+
+def align(at: Trainer) -> None:
+    """Teach the projector to caption, all else frozen."""
+    task = list(ALL_TASKS).index("caption")
+    projector = at.model.model.multi_modal_projector
+
+    def loss(done: float) -> Tensor:
+        pixels, labels = at.photos(64)
+        rows = at.table.take(row(task, labels, at.draw(64, 2)))
+        embeds = passes.embed(at.model, rows, passes.features(at.model, pixels))
+        mask = passes.attention(rows, at.closed(64, CLOSED))
+        return F.cross_entropy(passes.answer_logits(at.model, embeds, mask), rows.answer)
+
+    at.loop("align", [projector], at.steps.align, loss, at.steps.keep_align)
+    at.save(f"align-{at.steps.align:04d}")
+
+
+def tune(at: Trainer) -> None:
+    """Teach projector and language model the tasks, with what each modality tells alone."""
+    model = at.model
+
+    def loss(done: float) -> Tensor:
+        pixels, labels = at.photos(96)
+        task = at.choose(96, [MIX[name] for name in ALL_TASKS])
+        rows = at.table.take(row(task, labels, at.draw(96, 2)))
+        with torch.no_grad():
+            patches = passes.features(model, pixels)
+            digit = at.reader(patches).mean(1).softmax(-1)
+        share = 1.0 if done < OPENING else CLOSED
+        return taught(at, rows, passes.embed(model, rows, patches), task, digit, share)
+
+    parts = [model.model.multi_modal_projector, model.model.language_model, model.lm_head]
+    at.loop("tune", parts, at.steps.tune, loss, at.steps.keep_tune)
+    at.save("final")
+
+
+def train(seed: int = 0, out: Path = OUT, steps: Steps | None = None) -> Trainer:
+    """Train from nothing and write configuration, processor and checkpoints.
+
+    Args:
+        seed: the same seed gives the same weights (with the same number of threads).
+        out: the folder to write.
+        steps: the length of each stage.
+    """
+    at = trainer(seed, out, steps or Steps())
+    architecture.config().save_pretrained(out)
+    processor().save_pretrained(out)
+    for stage in (pretrain_vision, pretrain_text, align, tune):
+        stage(at)
+    return at
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train the small model that pid_lens ships.")
+    parser.add_argument("--seed", type=int, default=0, help="of every random number (default 0)")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder to write")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # the same weights on every machine of a kind
+    train(chosen.seed, chosen.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The shipped weights: one file for each moment of training that was kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+MODEL = Path(__file__).with_name("model")
+
+
+def checkpoints() -> tuple[str, ...]:
+    """The names that `load` knows, in the order of training.
+
+    `align-0300` is what 300 steps of aligning the projector gave, `tune-1000` what 1,000 steps
+    of instruction tuning gave; `final` is the trained model.
+
+    Example:
+        >>> checkpoints()[0], checkpoints()[-1]
+        ('align-0000', 'final')
+    """
+    names = [path.stem for path in (MODEL / "checkpoints").glob("*.safetensors")]
+    return tuple(sorted(names, key=lambda name: (name == "final", name)))
+
+
+def load(checkpoint: str = "final") -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The shipped model, float32, on the CPU, in evaluation mode, with its processor.
+
+    Args:
+        checkpoint: one of `checkpoints()`.
+
+    Raises:
+        ValueError: if the checkpoint is unknown.
+
+    Example:
+        >>> model, processor = load()
+        >>> model.config.text_config.num_hidden_layers
+        6
+    """
+    if checkpoint not in checkpoints():
+        known = ", ".join(checkpoints())
+        raise ValueError(f"unknown checkpoint {checkpoint!r}: choose one of {known}")
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    weights = load_file(MODEL / "checkpoints" / f"{checkpoint}.safetensors")
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
+        model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(MODEL))
+    model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    model.generation_config.max_new_tokens = 1  # the answer is one word
+    return model.eval(), LlavaProcessor.from_pretrained(MODEL)

@@ -1,0 +1,25 @@
+"""What users hand over: tensors or arrays of any float type, turned into float64 tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_float64(values: Any, name: str) -> Tensor:
+    """``values`` as a float64 tensor on its own device (MPS has no float64: then the CPU).
+
+    Raises:
+        TypeError: it is neither a tensor nor a NumPy array, or complex.
+    """
+    if isinstance(values, np.ndarray):
+        values = torch.from_numpy(np.ascontiguousarray(values))
+    if not isinstance(values, Tensor) or values.is_complex():
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} must be a real torch.Tensor or numpy.ndarray, got {kind}")
+    if values.device.type == "mps":
+        values = values.cpu()
+    return values.detach().to(torch.float64)

@@ -1,0 +1,53 @@
+"""Entropies of masses, in nats: the few formulas that every estimator here shares."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+NATS_PER_BIT = math.log(2)
+
+
+def entropy(masses: Float64[Tensor, "*batch answers"]) -> Float64[Tensor, "*batch"]:
+    """H = -sum p log p over the last axis, nats; 0 log 0 = 0.
+
+    Args:
+        masses: non-negative, summing to 1 over the last axis.
+
+    Returns:
+        One entropy for each leading index.
+
+    Example:
+        >>> entropy(torch.tensor([0.5, 0.5], dtype=torch.float64)) / NATS_PER_BIT
+        tensor(1., dtype=torch.float64)
+    """
+    return -torch.xlogy(masses, masses).sum(-1)
+
+
+def mutual_information(joint: Float64[Tensor, "*batch n answers"]) -> Float64[Tensor, "*batch"]:
+    """I(X; Y) = sum p(x,y) log(p(y|x) / p(y)), nats.
+
+    Written with posteriors over the prior, so that a source without information reads 0 to
+    rounding whatever the size of its symbols.
+
+    Args:
+        joint: masses p(x, y), summing to 1 over the last two axes.
+
+    Returns:
+        One value for each leading index.
+
+    Example:
+        >>> copy = torch.eye(2, dtype=torch.float64) / 2
+        >>> mutual_information(copy) / NATS_PER_BIT
+        tensor(1., dtype=torch.float64)
+    """
+    prior, rows = joint.sum(-2, keepdim=True), joint.sum(-1, keepdim=True)
+    return torch.xlogy(joint, ratio(joint, rows * prior)).sum((-2, -1))
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Part / whole, 0 where the whole is 0."""
+    return torch.where(whole > 0, part / whole.where(whole > 0, 1.0), 0.0)

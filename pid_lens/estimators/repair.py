@@ -1,0 +1,180 @@
+"""Three predictors of one model rarely share a label marginal: two ways to make them agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+_FEASIBLE = 1e-9
+_FLAT = 1e-15
+_STEPS = 100
+_LONGEST_STEP = 10.0
+_Potential = Callable[[Tensor], Tensor]
+_Derivatives = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def rake(
+    log_p: Float64[Tensor, "layers n answers"], target: Float64[Tensor, "layers answers"]
+) -> tuple[Float64[Tensor, "layers n answers"], Float64[Tensor, " layers"]]:
+    r"""Posteriors corrected by one factor per answer until their mean is the target.
+
+    q_i(y) is p_i(y) exp(theta_y), normalised; theta minimises the convex function ::
+
+        mean over i of  log sum_y p_i(y) exp(theta_y)   -   sum_y target(y) theta_y
+
+    whose gradient is mean q - target, by Newton steps with backtracking. It is what a bias on
+    the answers' logits does and undoes. Nothing about the full predictor changes. With positive
+    posteriors and a positive target there is always one solution; otherwise the residual tells.
+    An answer of target 0 gets the factor 0.
+
+    Source:
+        On a least squares adjustment of a sampled frequency table when the expected marginal
+        totals are known (Deming, Stephan, 1940), https://doi.org/10.1214/aoms/1177731829
+
+    Args:
+        log_p: log-posteriors, each row normalised.
+        target: the label marginal to reach, each row summing to 1.
+
+    Returns:
+        The corrected posteriors (probabilities) and the largest |mean - target| left, a layer.
+
+    Example:
+        >>> p = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]], dtype=torch.float64)
+        >>> q, residual = rake(p.log(), torch.tensor([[0.5, 0.5]], dtype=torch.float64))
+        >>> q.mean(1)
+        tensor([[0.5000, 0.5000]], dtype=torch.float64)
+    """
+    log_p = log_p.where((target > 0)[:, None], -torch.inf)
+
+    def potential(theta: Tensor) -> Tensor:
+        bias = torch.logsumexp(log_p + theta[:, None], -1).mean(1)
+        return bias - (theta * target).sum(-1)
+
+    def slope_and_curvature(theta: Tensor) -> tuple[Tensor, Tensor]:
+        q = _posterior(log_p + theta[:, None])
+        mean = q.mean(1)
+        return mean - target, torch.diag_embed(mean) - q.mT @ q / q.shape[1]
+
+    theta = _minimise(potential, slope_and_curvature, torch.zeros_like(target))
+    q = _posterior(log_p + theta[:, None])
+    return q, (q.mean(1) - target).abs().amax(-1)
+
+
+@dataclass(frozen=True)
+class Tilt:
+    """Weights on samples under which the label marginals agree."""
+
+    weights: Float64[Tensor, "layers n"]
+    """Non-negative, summing to 1."""
+    residual: Float64[Tensor, " layers"]
+    """Largest difference of the weighted label marginals that is left."""
+    ess: Float64[Tensor, " layers"]
+    """Effective sample size over n, 1 / (n sum w^2), in (0, 1]."""
+
+    @property
+    def feasible(self) -> Bool[Tensor, " layers"]:
+        """Whether such weights were found; never use them where this is False."""
+        return self.residual < _FEASIBLE
+
+
+def tilt(
+    full: Float64[Tensor, "layers n answers"],
+    vision: Float64[Tensor, "layers n answers"],
+    language: Float64[Tensor, "layers n answers"],
+) -> Tilt:
+    r"""The sample weights nearest to uniform that make three label marginals agree.
+
+    Entropy balancing. With g_i = (vision_i - full_i, language_i - full_i), the last answer left
+    out, the weights of largest entropy with sum_i w_i g_i = 0 are w_i ~ exp(g_i lambda), where
+    lambda minimises log sum_i exp(g_i lambda): Newton steps with backtracking. No posterior
+    changes, the population does. If 0 lies outside the hull of the g_i there are no such
+    weights, lambda runs away, and residual, ``feasible`` and ess say so.
+
+    Source:
+        Entropy balancing for causal effects (Hainmueller, 2012),
+        https://doi.org/10.1093/pan/mpr025
+
+    Args:
+        full: posteriors of the full predictor, probabilities.
+        vision: posteriors given vision.
+        language: posteriors given language.
+
+    Returns:
+        A ``Tilt``, one set of weights a layer.
+
+    Example:
+        >>> full = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]], dtype=torch.float64)
+        >>> vision = torch.tensor([[[0.7, 0.3], [0.4, 0.6]]], dtype=torch.float64)
+        >>> tilt(full, vision, full).weights
+        tensor([[0.3333, 0.6667]], dtype=torch.float64)
+    """
+    g = torch.cat([(p - full)[..., :-1] for p in (vision, language)], -1)
+
+    def potential(theta: Tensor) -> Tensor:
+        return torch.logsumexp((g @ theta[..., None])[..., 0], -1)
+
+    def slope_and_curvature(theta: Tensor) -> tuple[Tensor, Tensor]:
+        w = torch.softmax(g @ theta[..., None], 1)
+        mean = (w * g).sum(1)
+        centred = g - mean[:, None]
+        return mean, (w * centred).mT @ centred
+
+    theta = _minimise(potential, slope_and_curvature, torch.zeros_like(g[:, 0]))
+    w = torch.softmax((g @ theta[..., None])[..., 0], 1)
+    means = [(w[..., None] * (p - full)).sum(1) for p in (vision, language)]
+    residual = torch.cat(means, -1).abs().amax(-1)
+    return Tilt(w, residual, 1 / (w.shape[1] * (w**2).sum(1)))
+
+
+def _posterior(logits: Tensor) -> Tensor:
+    """Softmax over answers; a row without any answer left is 0."""
+    top = logits.amax(-1, keepdim=True)
+    e = (logits - top.where(top > -torch.inf, 0.0)).exp()
+    return e / e.sum(-1, keepdim=True).clamp_min(1e-300)
+
+
+def _minimise(
+    potential: _Potential, slope_and_curvature: _Derivatives, theta: Tensor
+) -> Float64[Tensor, "layers parameters"]:
+    """Damped Newton on a batch of smooth convex functions, each with its own step.
+
+    The last slope tells whether a minimum was found; one at infinity is approached by bounded
+    steps and left.
+    """
+    best, least = theta, torch.full_like(theta[:, 0], torch.inf)
+    for _ in range(_STEPS):
+        slope, curvature = slope_and_curvature(theta)
+        size = slope.abs().amax(-1)
+        best = torch.where((size < least)[:, None], theta, best)
+        least = torch.minimum(size, least)
+        if bool((size < _FLAT).all()):
+            break
+        move = _newton_move(slope, curvature)
+        theta = theta + _backtrack(potential, theta, move, slope)[:, None] * move
+    return best
+
+
+def _newton_move(slope: Tensor, curvature: Tensor) -> Tensor:
+    """The Newton step in the span of the curvature's directions, no longer than allowed."""
+    values, vectors = torch.linalg.eigh(curvature)
+    floor = 1e-14 * values[..., -1:].clamp_min(1e-14)
+    along = (vectors.mT @ slope[..., None])[..., 0]
+    move = -(vectors @ (along / values.clamp_min(floor))[..., None])[..., 0]
+    return move * (_LONGEST_STEP / move.abs().amax(-1, keepdim=True)).clamp_max(1)
+
+
+def _backtrack(potential: _Potential, theta: Tensor, move: Tensor, slope: Tensor) -> Tensor:
+    """Halves each step until it brings a fair share of the promised decrease."""
+    start, promise = potential(theta), (slope * move).sum(-1)
+    length = torch.ones_like(start)
+    for _ in range(30):
+        rounding = 1e-15 * (1 + start.abs())
+        short = potential(theta + length[:, None] * move) > start + 1e-4 * length * promise + rounding
+        if not bool(short.any()):
+            break
+        length = torch.where(short, length / 2, length)
+    return length

@@ -1,0 +1,65 @@
+"""Rows: repeated on the way into a decoder, the caller's own kept on the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from einops import repeat
+from torch import Tensor
+
+BY_BATCH = frozenset({"cache_position"})
+"""Arguments without a row a sample, whatever their shape says."""
+
+
+def repeat_rows(arguments: Mapping[str, Any], n: int, times: int) -> dict[str, Any]:
+    """A decoder's arguments with the batch of n samples repeated, variation by variation.
+
+    Position ids of several axes (M-RoPE) are [axes, n, tokens]; everything else that has a row a
+    sample has it first. What is shared by all rows, or None, stays as it is.
+
+    Example:
+        >>> import torch
+        >>> some = {"inputs_embeds": torch.zeros(2, 5, 4), "position_ids": torch.zeros(3, 2, 5)}
+        >>> {name: list(t.shape) for name, t in repeat_rows(some, n=2, times=3).items()}
+        {'inputs_embeds': [6, 5, 4], 'position_ids': [3, 6, 5]}
+    """
+    return {
+        name: value if name in BY_BATCH else _repeat(name, value, n, times)
+        for name, value in arguments.items()
+    }
+
+
+def _repeat(name: str, value: Any, n: int, times: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _repeat(key, inner, n, times) for key, inner in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    if name == "position_ids" and value.ndim == 3 and value.shape[1] == n:
+        return repeat(value, "axes n tokens -> axes (times n) tokens", times=times)
+    if value.ndim >= 2 and value.shape[0] == n:
+        return repeat(value, "n ... -> (times n) ...", times=times)
+    return value
+
+
+def keep_rows(output: Any, n: int, rows: int) -> Any:
+    """The first n of ``rows`` rows, in every tensor and cache of a decoder's output."""
+    if isinstance(output, Tensor):
+        return output[:n] if output.ndim and output.shape[0] == rows else output
+    if hasattr(output, "batch_select_indices"):
+        output.batch_select_indices(torch.arange(n))
+        return output
+    if isinstance(output, dict):
+        for key, value in output.items():
+            output[key] = keep_rows(value, n, rows)
+        return output
+    if isinstance(output, tuple | list):
+        return type(output)(keep_rows(value, n, rows) for value in output)
+    return output
+
+
+def cached_tokens(arguments: Mapping[str, Any]) -> int:
+    """How many tokens the handed-over KV cache already holds."""
+    cache = arguments.get("past_key_values")
+    return 0 if cache is None else int(cache.get_seq_length())

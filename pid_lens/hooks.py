@@ -1,0 +1,48 @@
+"""Hooks as a context manager: whatever happens inside, none is left behind."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+Before = Callable[[nn.Module, tuple, dict], "tuple[tuple, dict] | None"]
+After = Callable[[nn.Module, tuple, dict, Any], Any]
+
+
+@contextmanager
+def hooked(
+    before: Sequence[tuple[nn.Module, Before]] = (), after: Sequence[tuple[nn.Module, After]] = ()
+) -> Iterator[None]:
+    """Hooks the modules, before and after their forward, for the length of a block.
+
+    Example:
+        >>> import torch
+        >>> double = torch.nn.Identity()
+        >>> with hooked(after=[(double, lambda module, args, kwargs, out: 2 * out)]):
+        ...     print(double(torch.ones(1)))
+        tensor([2.])
+        >>> double(torch.ones(1))
+        tensor([1.])
+    """
+    with ExitStack() as stack:
+        for module, hook in before:
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        for module, hook in after:
+            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def named_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The call's arguments by name, whether they came by position or by keyword."""
+    if not args:
+        return dict(kwargs)
+    signature = inspect.signature(module.forward)
+    bound = dict(signature.bind(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            bound.update(bound.pop(name, {}))
+    return bound

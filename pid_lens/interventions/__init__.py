@@ -1,0 +1,5 @@
+"""What is hidden from the model, one intervention a file."""
+
+from pid_lens.interventions.noise import Noise
+
+__all__ = ["Noise"]

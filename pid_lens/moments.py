@@ -1,0 +1,214 @@
+"""Moments: mean and deviation of a span's embeddings, so that noise looks like them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.batching import Batch, recognise
+from pid_lens.hooks import hooked, named_arguments
+from pid_lens.storage import load_record, save_record
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Running mean and variance of vectors, float64, by Chan's pairwise update."""
+
+    count: int
+    mean: Float[Tensor, " width"]
+    square: Float[Tensor, " width"]
+    """Sum of squared deviations from the mean."""
+
+    @classmethod
+    def of(cls, vectors: Float[Tensor, "tokens width"]) -> Moment:
+        """The moment of some vectors."""
+        vectors = vectors.detach().cpu().double()
+        mean = vectors.mean(0)
+        return cls(len(vectors), mean, (vectors - mean).square().sum(0))
+
+    def __add__(self, other: Moment) -> Moment:
+        """The moment of both together.
+
+        Source:
+            Updating formulae and a pairwise algorithm for computing sample variances (Chan,
+            Golub, LeVeque, 1979), https://doi.org/10.1007/978-3-642-51461-6_3
+        """
+        count = self.count + other.count
+        step = other.mean - self.mean
+        mean = self.mean + step * (other.count / count)
+        spread = step.square() * (self.count * other.count / count)
+        return Moment(count, mean, self.square + other.square + spread)
+
+    @property
+    def std(self) -> Float[Tensor, " width"]:
+        """Population standard deviation."""
+        return (self.square / self.count).sqrt()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Moments(Mapping[str, Moment]):
+    """Per-dimension moments of the embeddings at the decoder's input, span by span.
+
+    Made by `calibrate`. They belong to one model (its fingerprint) and one site.
+
+    Example:
+        >>> import torch
+        >>> parts = [Moments(model="m", site="s", spans={"image": Moment.of(x)})
+        ...          for x in (torch.zeros(3, 2), torch.ones(3, 2))]
+        >>> (parts[0] + parts[1])["image"].std
+        tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+
+    model: str
+    """Fingerprint of the model they were measured on."""
+    site: str
+    """Where: the decoder's path and argument."""
+    spans: dict[str, Moment] = field(default_factory=dict)
+
+    def __getitem__(self, span: str) -> Moment:
+        if span not in self.spans:
+            raise ValueError(
+                f"no moments for span {span!r}; there are {', '.join(self.spans)}. Calibrate "
+                "with batches that have it"
+            )
+        return self.spans[span]
+
+    def __iter__(self) -> Any:
+        return iter(self.spans)
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both samples together; ValueError if model or site differ."""
+        other.check(self.model, self.site)
+        names = dict.fromkeys((*self.spans, *other.spans))
+        merged = {
+            name: self.spans[name] + other.spans[name]
+            if name in self.spans and name in other.spans
+            else self.spans.get(name) or other.spans[name]
+            for name in names
+        }
+        return Moments(model=self.model, site=self.site, spans=merged)
+
+    def check(self, model: str, site: str) -> None:
+        """Refuses to serve another model than the one they were measured on."""
+        if (self.model, self.site) != (model, site):
+            raise ValueError(
+                f"these moments belong to model {self.model} at {self.site}, not to {model} at "
+                f"{site}: noise from them would not look like its embeddings. Run "
+                "pid_lens.calibrate(model, batches) on this model"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all numbers."""
+        digest = hashlib.sha256(f"{self.model}{self.site}".encode())
+        for name in sorted(self.spans):
+            digest.update(name.encode() + self.spans[name].mean.numpy().tobytes())
+            digest.update(self.spans[name].square.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file."""
+        tensors = {f"{name}.mean": moment.mean for name, moment in self.spans.items()}
+        tensors |= {f"{name}.square": moment.square for name, moment in self.spans.items()}
+        counts = {name: moment.count for name, moment in self.spans.items()}
+        about = {"model": self.model, "site": self.site, "counts": counts}
+        save_record(path, "pid_lens.Moments", tensors, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Moments:
+        """Reads what `save` wrote."""
+        tensors, about = load_record(path, "pid_lens.Moments")
+        spans = {
+            name: Moment(count, tensors[f"{name}.mean"], tensors[f"{name}.square"])
+            for name, count in about["counts"].items()
+        }
+        return cls(model=about["model"], site=about["site"], spans=spans)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {m.count} tokens" for name, m in self.spans.items())
+        return f"Moments({sizes}, model {self.model}, at {self.site})"
+
+
+class _Reached(Exception):  # noqa: N818
+    """The decoder's input was seen: the rest of the forward pass is not needed."""
+
+
+def calibrate(
+    model: Any,
+    batches: Iterable[Batch | Mapping[str, Any]],
+    *,
+    processor: Any = None,
+    anatomy: Anatomy | None = None,
+) -> Moments:
+    """Per-dimension mean and standard deviation of each span's embeddings.
+
+    Measured where the images are already merged in: at the decoder's input. The decoder itself
+    does not run. Use the data the noise is to look like: the training split of your task.
+
+    Args:
+        model: a vision-language model, or pass its ``anatomy``.
+        batches: `Batch` records, or mappings of the model's inputs.
+        processor: needed where a batch does not say its spans.
+        anatomy: the model's parts, for a model that `dissect` does not know.
+
+    Returns:
+        `Moments` of every span of the batches but ``answer``; float64.
+
+    Raises:
+        ValueError: no batch at all, or a batch whose spans cannot be found.
+
+    Example:
+        >>> import pid_lens
+        >>> model, processor = pid_lens.demo.load()
+        >>> calibrate(model, pid_lens.demo.batches("synergy", split="train", n=64))
+        Moments(image 1024 tokens, question 448 tokens, model ..., at model....inputs_embeds)
+    """
+    from tqdm.auto import tqdm
+
+    anatomy = anatomy or dissect(model)
+    total: Moments | None = None
+    empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
+    for given in tqdm(batches, "calibrating", delay=2, leave=False):
+        batch = recognise(given, processor, anatomy.image_token)
+        embeddings = _decoder_input(anatomy, batch)
+        spans = {
+            name: Moment.of(embeddings[mask.to(embeddings.device)])
+            for name, mask in batch.spans.items()
+            if name != "answer"
+        }
+        total = (total or empty) + Moments(model=empty.model, site=empty.site, spans=spans)
+    if total is None:
+        raise ValueError("no batch came, so there is nothing to calibrate on")
+    return total
+
+
+@torch.no_grad()
+def _decoder_input(anatomy: Anatomy, batch: Batch) -> Float[Tensor, "n tokens width"]:
+    """What the decoder is given for a batch; nothing after it runs."""
+    seen: list[Tensor] = []
+
+    def stop(module: Any, args: tuple, kwargs: dict) -> None:
+        seen.append(named_arguments(module, args, kwargs)["inputs_embeds"])
+        raise _Reached
+
+    with hooked(before=[(anatomy.decoder, stop)]):
+        try:
+            anatomy.model(**batch.inputs)
+        except _Reached:
+            return seen[0]
+    raise ValueError(
+        f"the model's forward never reached its decoder at {anatomy.site}: is the anatomy right?"
+    )

@@ -1,0 +1,64 @@
+"""The three extension points. Anything with these methods plugs in; nothing is registered.
+
+Data flow: an `Intervention` edits what the decoder is given, a `Readout` turns a layer's state
+into an answer, an `Estimator` turns many answers into information.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from pid_lens.anatomy import Anatomy
+    from pid_lens.batching import Batch
+    from pid_lens.moments import Moments
+    from pid_lens.reads import Reads
+    from pid_lens.spectra import Spectrum
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """What is hidden from the model, at the decoder's input."""
+
+    @property
+    def draws(self) -> int | None:
+        """How many independent draws to average over; 1 for a deterministic intervention."""
+
+    def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
+        """The same intervention with whatever it left open filled in from its Lens."""
+
+    def edit(
+        self, embeddings: Float[Tensor, "n tokens width"], batch: Batch, draw: int
+    ) -> Float[Tensor, "n tokens width"]:
+        """New embeddings; the tensor that came is left as it is."""
+
+
+@runtime_checkable
+class Readout(Protocol):
+    """From the state at the answer position to the log-probability of each option."""
+
+    def __call__(
+        self,
+        state: Float[Tensor, "n width"],
+        options: Int[Tensor, "n answers"],
+        anatomy: Anatomy,
+        layer: int,
+    ) -> Float[Tensor, "n answers"]:
+        """Full-vocabulary log-probabilities of the options, -inf where an option is absent."""
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """Running statistics over Reads: mutable while it is fed, frozen as a result."""
+
+    def update(self, reads: Reads) -> Self:
+        """Takes in more reads; a sample that came before is replaced."""
+
+    def merge(self, other: Self) -> Self:
+        """Takes in what another estimator of the same settings has seen."""
+
+    def result(self) -> Spectrum:
+        """The spectrum of everything seen; ValueError if that is nothing."""

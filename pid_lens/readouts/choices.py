@@ -1,0 +1,83 @@
+"""Choices: which tokens stand for the options of a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+    from torch import Tensor
+
+Choice = str | int
+
+
+def first_tokens(choices: Sequence[Choice], processor: Any = None) -> list[int]:
+    """Token id of each option: itself, or the first token of its text.
+
+    The text is tokenised as it stands, without special tokens: write ``" A"`` for models whose
+    tokenizer keeps the space before a word in the word.
+
+    Raises:
+        TypeError: choices is one string.
+        ValueError: fewer than two options, text without a processor, text without a token, an
+            unknown word, or two options that share their first token.
+
+    Example:
+        >>> first_tokens([7, 9])
+        [7, 9]
+    """
+    if isinstance(choices, str):
+        raise TypeError(f"choices must be a list of options; got the one string {choices!r}")
+    if len(choices) < 2:
+        raise ValueError(f"a question needs at least two options; got {list(choices)}")
+    tokens = [_first_token(choice, processor) for choice in choices]
+    if len(set(tokens)) < len(tokens):
+        clash = [c for c, t in zip(choices, tokens, strict=True) if tokens.count(t) > 1]
+        raise ValueError(
+            f"options {clash} share a first token, so the model's answer cannot tell them apart: "
+            "use option letters (A, B, ...) or options that begin differently"
+        )
+    return tokens
+
+
+def _first_token(choice: Choice, processor: Any) -> int:
+    if not isinstance(choice, str):
+        return int(choice)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer is None:
+        raise ValueError(
+            f"option {choice!r} is text: hand over the processor too, or token ids as choices"
+        )
+    ids = tokenizer(choice, add_special_tokens=False)["input_ids"]
+    if not ids or ids[0] == tokenizer.unk_token_id:
+        raise ValueError(f"option {choice!r} has no token in this model's vocabulary")
+    return ids[0]
+
+
+def option_table(
+    options: Sequence[Any], n: int, processor: Any = None
+) -> Int[Tensor, "n answers"]:
+    """Token ids [n, K] of every sample's options, -1 where a sample has fewer.
+
+    Args:
+        options: one list for all samples, or one list a sample.
+        n: number of samples.
+        processor: needed for options that are text.
+
+    Example:
+        >>> option_table([[3, 4], [3, 4, 5]], n=2)
+        tensor([[ 3,  4, -1],
+                [ 3,  4,  5]])
+    """
+    if isinstance(options, torch.Tensor):
+        options = [[t for t in row if t >= 0] for row in options.expand(n, -1).tolist()]
+    each = isinstance(options[0], Sequence) and not isinstance(options[0], str)
+    if each and len(options) != n:
+        raise ValueError(f"options must be one list, or one a sample: {n}; got {len(options)}")
+    if not each:
+        return torch.tensor(first_tokens(options, processor)).expand(n, -1).clone()
+    rows = [torch.tensor(first_tokens(row, processor)) for row in options]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)

@@ -1,0 +1,52 @@
+"""LogitLens: what a layer would answer if the model stopped there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from pid_lens.anatomy import Anatomy
+
+
+@dataclass(frozen=True)
+class LogitLens:
+    """The final norm and the unembedding, applied to a raw layer output.
+
+    ::
+
+        log p_l(option) = W[option] norm(h_l) - logsumexp_v W[v] norm(h_l)
+
+    At the last layer this is the model's own answer. It says what later layers would make of the
+    state if they added nothing; it does not say that nothing else is in there.
+
+    Source:
+        interpreting GPT: the logit lens (nostalgebraist, 2020),
+        https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pid_lens import Anatomy
+        >>> anatomy = Anatomy(model=nn.Identity(), decoder=nn.Identity(), layers=[],
+        ...                   norm=nn.Identity(), unembed=nn.Linear(2, 2, bias=False))
+        >>> _ = nn.init.eye_(anatomy.unembed.weight)
+        >>> LogitLens()(torch.tensor([[5., 5.]]), torch.tensor([[0, 1]]), anatomy, layer=0).exp()
+        tensor([[0.5000, 0.5000]])
+    """
+
+    def __call__(
+        self,
+        state: Float[Tensor, "n width"],
+        options: Int[Tensor, "n answers"],
+        anatomy: Anatomy,
+        layer: int,
+    ) -> Float[Tensor, "n answers"]:
+        """Full-vocabulary log-probabilities of the options, natural log, float32."""
+        logits = anatomy.logits(state)
+        chosen = logits.gather(-1, options.clamp(min=0)) - logits.logsumexp(-1, keepdim=True)
+        return chosen.masked_fill(options < 0, -math.inf)

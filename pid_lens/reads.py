@@ -1,0 +1,299 @@
+"""Reads: the durable record of what was read, from which every number comes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from pid_lens.storage import load_record, save_record
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+TAU = 0.3
+"""Below this mass on the options an answer is taken for no answer (paper A's constant)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reads:
+    """What a model said about its options: every layer, every condition, every sample.
+
+    Nothing is thresholded or normalised here, so that a result can be computed again under
+    other settings without another forward pass.
+
+    Example:
+        >>> import torch
+        >>> certain = torch.tensor([[.9, .1], [.1, .9]]).log().expand(1, 3, 2, 2)
+        >>> reads = Reads.from_posteriors(certain, labels=[0, 1])
+        >>> reads
+        Reads(2 samples, 1 layers, conditions full vision language, 2 options)
+        >>> reads.accuracy()
+        1.0
+    """
+
+    ids: tuple[str, ...]
+    """One name a sample; a sample read again replaces its record."""
+    conditions: tuple[str, ...]
+    layers: tuple[int, ...]
+    log_probs: Float[Tensor, "layers conditions n answers"]
+    """Natural log of the full-vocabulary probability of each option; -inf where it is absent."""
+    options: Int[Tensor, "n answers"]
+    """Token id of each option; -1 where a sample has fewer than the others."""
+    labels: Int[Tensor, " n"]
+    """Index of the right option; -1 where unknown."""
+    states: dict[str, Float[Tensor, "layers n width"]] = field(default_factory=dict)
+    """Pooled states of the untouched pass, where somebody asked for them."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the reads depend on: model, noise, draws. Only reads of equal settings mix."""
+
+    def __post_init__(self) -> None:
+        expected = (len(self.layers), len(self.conditions), *self.options.shape)
+        if self.log_probs.shape != expected or len(self.ids) != len(self.options):
+            raise ValueError(
+                "log_probs must be [layers, conditions, n, answers] = "
+                f"{list(expected)} with one id a sample; got {list(self.log_probs.shape)} and "
+                f"{len(self.ids)} ids"
+            )
+
+    @classmethod
+    def from_posteriors(
+        cls,
+        log_p: Float[Tensor, "layers conditions n answers"],
+        *,
+        conditions: Sequence[str] = ("full", "vision", "language"),
+        ids: Sequence[Any] | None = None,
+        labels: Sequence[int] | Tensor | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> Self:
+        """Reads from log-probabilities that come from anywhere; absent options are -inf."""
+        log_p = torch.as_tensor(log_p)
+        if log_p.ndim != 4:
+            raise ValueError(
+                "log_p must be [layers, conditions, samples, answers]; got a tensor of shape "
+                f"{list(log_p.shape)}"
+            )
+        layers, _, n, answers = log_p.shape
+        present = (log_p > -math.inf).any(0).any(0)
+        return cls(
+            ids=tuple(map(str, range(n) if ids is None else ids)),
+            conditions=tuple(conditions),
+            layers=tuple(range(layers)),
+            log_probs=log_p,
+            options=torch.arange(answers).expand(n, answers).where(present, -1),
+            labels=torch.full((n,), -1) if labels is None else torch.as_tensor(labels),
+            settings=settings or {},
+        )
+
+    # ---------------------------------------------------------------- what they say
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    @property
+    def mask(self) -> Bool[Tensor, "n answers"]:
+        """Which options a sample has."""
+        return self.options >= 0
+
+    @property
+    def mass(self) -> Float[Tensor, "layers conditions n"]:
+        """Full-vocabulary probability of all options together, before any threshold."""
+        return self.log_probs.double().logsumexp(-1).exp()
+
+    def fallback(self, tau: float = TAU) -> Float[Tensor, "layers conditions"]:
+        """Share of samples whose mass lies below tau: no answer yet, hence uniform."""
+        return (self.mass < tau).double().mean(-1)
+
+    def posteriors(self, tau: float = TAU) -> Float[Tensor, "layers conditions n answers"]:
+        """Log-posterior of each option, given what a condition shows; sums to 1 over a sample's.
+
+        Uniform where the mass lies below tau. float64, -inf where an option is absent.
+        """
+        logs = self.log_probs.double()
+        mass = logs.logsumexp(-1, keepdim=True)
+        uniform = torch.where(
+            self.mask, -self.mask.sum(-1, keepdim=True).double().log(), -math.inf
+        )
+        return torch.where(mass < math.log(tau) if tau > 0 else False, uniform, logs - mass)
+
+    def _labelled(self) -> Tensor:
+        if bool((self.labels < 0).any()):
+            raise ValueError(
+                f"{int((self.labels < 0).sum())} of {self.n} samples have no label: give labels= "
+                "to pid_lens.batch or to the lens"
+            )
+        return self.labels
+
+    def accuracy(self, layer: int = -1, condition: str = "full") -> float:
+        """Share of samples whose likeliest option is the right one."""
+        best = self.log_probs[layer, self.index(condition)].argmax(-1)
+        return (best == self._labelled()).double().mean().item()
+
+    def cross_entropy(self, layer: int = -1, condition: str = "full", tau: float = TAU) -> float:
+        """Mean of -log2 p(right option), bits."""
+        log_p = self.posteriors(tau)[layer, self.index(condition)]
+        return -log_p.gather(-1, self._labelled()[:, None]).mean().item() / math.log(2)
+
+    def calibration_error(
+        self, layer: int = -1, condition: str = "full", tau: float = TAU, bins: int = 10
+    ) -> float:
+        """Expected calibration error: mean |confidence - accuracy| over bins of confidence.
+
+        Source:
+            On calibration of modern neural networks (Guo, Pleiss, Sun, Weinberger, 2017),
+            https://arxiv.org/abs/1706.04599
+        """
+        confidence, best = self.posteriors(tau)[layer, self.index(condition)].exp().max(-1)
+        surplus = confidence - (best == self._labelled()).double()
+        bin_of = (confidence * bins).long().clamp(max=bins - 1)
+        sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, surplus)
+        return sums.abs().sum().item() / self.n
+
+    def index(self, condition: str) -> int:
+        """Position of a condition along its axis."""
+        if condition not in self.conditions:
+            raise ValueError(
+                f"no condition {condition!r} was read; there are {', '.join(self.conditions)}"
+            )
+        return self.conditions.index(condition)
+
+    # ---------------------------------------------------------------- putting together
+
+    @classmethod
+    def concat(cls, parts: Iterable[Reads]) -> Reads:
+        """All parts as one; of a sample read more than once the last record stays.
+
+        Raises:
+            ValueError: nothing to put together, or parts of other layers, conditions or
+                settings (another model, other noise).
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("no reads to put together")
+        for part in parts[1:]:
+            _same_kind(parts[0], part)
+        width = max(part.options.shape[-1] for part in parts)
+        parts = [part._padded(width) for part in parts]
+        whole = replace(
+            parts[0],
+            ids=tuple(i for part in parts for i in part.ids),
+            log_probs=torch.cat([part.log_probs for part in parts], 2),
+            options=torch.cat([part.options for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            states={k: torch.cat([p.states[k] for p in parts], 1) for k in parts[0].states},
+        )
+        last = {name: row for row, name in enumerate(whole.ids)}
+        return whole if len(last) == whole.n else whole.rows(last.values())
+
+    @classmethod
+    def join(cls, **conditions: Reads) -> Reads:
+        """Reads of the same samples under one condition each, as reads of all of them.
+
+        Example:
+            >>> import torch
+            >>> one = Reads.from_posteriors(torch.zeros(1, 1, 4, 2), conditions=["plain"])
+            >>> Reads.join(full=one, vision=one, language=one).conditions
+            ('full', 'vision', 'language')
+        """
+        first = next(iter(conditions.values()))
+        for name, reads in conditions.items():
+            missing = set(first.ids) ^ set(reads.ids)
+            if len(reads.conditions) != 1 or missing:
+                raise ValueError(
+                    f"{name!r}: expected reads of one condition over the same samples; got "
+                    f"{len(reads.conditions)} conditions, {len(missing)} samples in one only"
+                )
+        aligned = [reads.rows(map(reads.ids.index, first.ids)) for reads in conditions.values()]
+        log_probs = torch.cat([reads.log_probs for reads in aligned], 1)
+        states = next((reads.states for reads in aligned if reads.states), {})
+        return replace(first, conditions=tuple(conditions), log_probs=log_probs, states=states)
+
+    def rows(self, keep: Iterable[int]) -> Reads:
+        """The reads of some samples, by position."""
+        keep = list(keep)
+        at = torch.tensor(keep, dtype=torch.long, device=self.log_probs.device)
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in keep),
+            log_probs=self.log_probs[:, :, at],
+            options=self.options[at],
+            labels=self.labels[at],
+            states={name: state[:, at] for name, state in self.states.items()},
+        )
+
+    def _padded(self, answers: int) -> Reads:
+        more = answers - self.options.shape[-1]
+        pad = torch.nn.functional.pad
+        return (
+            self
+            if not more
+            else replace(
+                self,
+                log_probs=pad(self.log_probs, (0, more), value=-math.inf),
+                options=pad(self.options, (0, more), value=-1),
+            )
+        )
+
+    # ---------------------------------------------------------------- where they lie
+
+    def cpu(self) -> Reads:
+        """The same on the CPU."""
+        return replace(
+            self,
+            log_probs=self.log_probs.cpu(),
+            options=self.options.cpu(),
+            labels=self.labels.cpu(),
+            states={name: state.cpu() for name, state in self.states.items()},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file."""
+        tensors = {"log_probs": self.log_probs, "options": self.options, "labels": self.labels}
+        tensors |= {f"states.{name}": state for name, state in self.states.items()}
+        about = {
+            "ids": self.ids,
+            "conditions": self.conditions,
+            "layers": self.layers,
+            "settings": self.settings,
+        }
+        save_record(path, "pid_lens.Reads", tensors, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reads:
+        """Reads what `save` wrote."""
+        tensors, about = load_record(path, "pid_lens.Reads")
+        states = {
+            name.removeprefix("states."): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith("states.")
+        }
+        return cls(
+            ids=tuple(about["ids"]),
+            conditions=tuple(about["conditions"]),
+            layers=tuple(about["layers"]),
+            settings=about["settings"],
+            states=states,
+            **tensors,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Reads({self.n} samples, {len(self.layers)} layers, conditions "
+            f"{' '.join(self.conditions)}, {self.options.shape[-1]} options)"
+        )
+
+
+def _same_kind(one: Reads, other: Reads) -> None:
+    for name in ("conditions", "layers", "settings"):
+        if getattr(one, name) != getattr(other, name):
+            raise ValueError(
+                f"these reads differ in their {name}, so they cannot be mixed: "
+                f"{getattr(one, name)} and {getattr(other, name)}. Use a Lens (or Reads) for each"
+            )

@@ -1,0 +1,255 @@
+"""What an estimator returns: four atoms a layer, with their unit, their proof and their doubts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pid_lens.storage import load_record, save_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+ATOMS = ("redundancy", "unique_vision", "unique_language", "synergy")
+TOTALS = (
+    "information",
+    "information_vision",
+    "information_language",
+    "co_information",
+)
+FLAGS = ("gap", "mismatch", "ess", "feasible")
+SHOWN = ("repair", "tau", "draws")
+"""Settings without which a spectrum cannot be compared with another."""
+LOW_ESS = 0.5
+"""Below this share of effective samples a layer is called doubtful."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Atoms:
+    """A partial information decomposition of I(X1, X2; Y), any number of them at once.
+
+    Source 1 is vision, source 2 is language, Y is the answer. With ``union`` the least
+    information that any joint with the same (X1, Y) and (X2, Y) marginals has about Y::
+
+        redundancy      = I(X1; Y) + I(X2; Y) - union
+        unique_vision   = union - I(X2; Y)
+        unique_language = union - I(X1; Y)
+        synergy         = I(X1, X2; Y) - union
+
+    All fields are float64 tensors of one shape ``[...]``, in ``unit``. The true union lies
+    within ``gap / 2`` of the reported one, and so does every atom. Atoms are never clipped: a
+    value below 0 is a finite-sample or solver effect that the reader should see.
+
+    Source:
+        Quantifying unique information (Bertschinger, Rauh, Olbrich, Jost, Ay, 2014),
+        https://doi.org/10.3390/e16042161
+
+    Example:
+        >>> import torch
+        >>> half = torch.tensor(0.5, dtype=torch.float64)
+        >>> atoms = Atoms(information=2 * half, information_vision=0 * half,
+        ...               information_language=0 * half, union=0 * half, gap=0 * half)
+        >>> atoms.synergy
+        tensor(1., dtype=torch.float64)
+        >>> atoms
+        Atoms(R=0.000 U_vision=0.000 U_language=0.000 S=1.000 bits)
+    """
+
+    information: Tensor
+    """I(X1, X2; Y): what image and question tell together."""
+    information_vision: Tensor
+    """I(X1; Y): what the image tells by itself."""
+    information_language: Tensor
+    """I(X2; Y): what the question tells by itself."""
+    union: Tensor
+    """The least I(X1, X2; Y) that the two pairwise marginals allow, middle of its interval."""
+    gap: Tensor
+    """Width of the certified interval around ``union``; an atom is right to half of it."""
+    unit: str = "bits"
+
+    @property
+    def redundancy(self) -> Tensor:
+        """What either source tells alone, [...]."""
+        return self.information_vision + self.information_language - self.union
+
+    @property
+    def unique_vision(self) -> Tensor:
+        """What only vision tells, [...]."""
+        return self.union - self.information_language
+
+    @property
+    def unique_language(self) -> Tensor:
+        """What only language tells, [...]."""
+        return self.union - self.information_vision
+
+    @property
+    def synergy(self) -> Tensor:
+        """What only both together tell, [...]."""
+        return self.information - self.union
+
+    @property
+    def co_information(self) -> Tensor:
+        """I(X1; Y) + I(X2; Y) - I(X1, X2; Y) = redundancy - synergy, [...]."""
+        return self.information_vision + self.information_language - self.information
+
+    @property
+    def shares(self) -> dict[str, Tensor]:
+        """Each atom as a share of the information, [...]; NaN where there is none to share."""
+        return {name: getattr(self, name) / self.information for name in ATOMS}
+
+    def __repr__(self) -> str:
+        if self.union.ndim:
+            return f"Atoms({list(self.union.shape)} decompositions, {self.unit})"
+        return f"Atoms({self._line(())} {self.unit})"
+
+    def _line(self, at: Any) -> str:
+        short = ("R", "U_vision", "U_language", "S")
+        return " ".join(
+            f"{s}={float(getattr(self, name)[at]):.3f}"
+            for s, name in zip(short, ATOMS, strict=True)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Spectrum(Atoms):
+    """The atoms of every layer, with the settings behind them and the reasons for doubt.
+
+    All tensors are float64 ``[layers]``. ``a - b`` of two spectra over the same samples gives
+    the change of every number, for instance what a knockout costs.
+    """
+
+    layers: tuple[int, ...]
+    ids: tuple[str, ...]
+    """The samples behind it, so that only spectra over the same ones are subtracted."""
+    conditions: tuple[str, ...]
+    estimator: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    """tau, repair, draws and whatever else the numbers depend on."""
+    mismatch: Tensor
+    """Largest |mean p_condition - mean p_full| over the options, before repair; 0 is best."""
+    ess: Tensor
+    """Effective sample size of the tilting weights over n, in (0, 1]; 1 is best."""
+    feasible: Tensor
+    """Whether tilting weights exist at all, bool."""
+    fallback: Tensor
+    """Share of samples below tau, [layers, conditions]."""
+    sensitivity: Atoms | None = None
+    """The same atoms by the other repair."""
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    @property
+    def doubtful(self) -> Tensor:
+        """Layers whose three conditions disagree on the answers' marginal, bool [layers].
+
+        There, atoms rest on the repair: tilting weights do not exist, or keep less than half of
+        the samples. They are drawn hollow.
+        """
+        return ~self.feasible | (self.ess < LOW_ESS)
+
+    def __sub__(self, other: Spectrum) -> Spectrum:
+        """The change of every number from ``other`` to this, over the same samples.
+
+        Raises:
+            ValueError: other samples, layers, unit, estimator, repair or threshold.
+        """
+        if not isinstance(other, Spectrum):
+            return NotImplemented
+        _comparable(self, other)
+        sensitivity = None
+        if self.sensitivity is not None and other.sensitivity is not None:
+            sensitivity = replace(self.sensitivity, **_change(self.sensitivity, other.sensitivity))
+        return replace(
+            self,
+            **_change(self, other),
+            estimator=f"difference of {self.estimator}",
+            mismatch=torch.maximum(self.mismatch, other.mismatch),
+            ess=torch.minimum(self.ess, other.ess),
+            feasible=self.feasible & other.feasible,
+            fallback=torch.maximum(self.fallback, other.fallback),
+            sensitivity=sensitivity,
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a layer: atoms, information, gap and every flag."""
+        import pandas as pd
+
+        columns = {name: getattr(self, name).numpy() for name in (*ATOMS, *TOTALS, *FLAGS)}
+        for name, below in zip(self.conditions, self.fallback.T, strict=True):
+            columns[f"fallback_{name}"] = below.numpy()
+        return pd.DataFrame(columns, index=pd.Index(self.layers, name="layer"))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the atoms over the layers; doubtful layers hollow."""
+        from pid_lens.plots import plot_spectrum
+
+        return plot_spectrum(self, ax)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        if self.sensitivity is not None:
+            tensors |= {f"sensitivity.{k}": getattr(self.sensitivity, k) for k in _ATOM_TENSORS}
+        about = {name: getattr(self, name) for name in _ABOUT}
+        save_record(path, "pid_lens.Spectrum", tensors, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Spectrum:
+        """Reads what `save` wrote."""
+        tensors, about = load_record(path, "pid_lens.Spectrum")
+        other = {
+            name.removeprefix("sensitivity."): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith("sensitivity.")
+        }
+        sensitivity = Atoms(unit=about["unit"], **other) if other else None
+        for name in ("layers", "ids", "conditions"):
+            about[name] = tuple(about[name])
+        return cls(sensitivity=sensitivity, **tensors, **about)
+
+    def __repr__(self) -> str:
+        doubt = int(self.doubtful.sum())
+        settings = ", ".join(f"{k}={v}" for k, v in self.settings.items() if k in SHOWN)
+        return (
+            f"Spectrum(layer {self.layers[-1]}: {self._line(-1)} of "
+            f"I={float(self.information[-1]):.3f} {self.unit}; n={self.n}, "
+            f"{len(self.layers)} layers, gap<={float(self.gap.max()):.1g}, {self.estimator}"
+            f"({settings}){f', {doubt} doubtful layers' if doubt else ''})"
+        )
+
+
+_ATOM_TENSORS = ("information", "information_vision", "information_language", "union", "gap")
+_TENSORS = (*_ATOM_TENSORS, "mismatch", "ess", "feasible", "fallback")
+_ABOUT = ("unit", "layers", "ids", "conditions", "estimator", "settings")
+
+
+def _change(one: Atoms, other: Atoms) -> dict[str, Tensor]:
+    """The fields of a difference; the widths of both intervals add up."""
+    changed = {name: getattr(one, name) - getattr(other, name) for name in _ATOM_TENSORS}
+    return changed | {"gap": one.gap + other.gap}
+
+
+def _comparable(one: Spectrum, other: Spectrum) -> None:
+    """Refuses to subtract what is not the same quantity of the same samples."""
+    differing = [
+        name
+        for name in ("unit", "layers", "estimator", "conditions")
+        if getattr(one, name) != getattr(other, name)
+    ]
+    differing += [k for k in SHOWN if one.settings.get(k) != other.settings.get(k)]
+    if set(one.ids) != set(other.ids):
+        only = len(set(one.ids) ^ set(other.ids))
+        differing.append(f"samples ({only} are in one alone)")
+    if differing:
+        raise ValueError(
+            f"these spectra differ in {', '.join(differing)}: only spectra of the same samples "
+            "under the same settings can be subtracted"
+        )

@@ -1,0 +1,34 @@
+"""One way to keep a frozen record: tensors in safetensors, the rest as JSON in its header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save_record(path: str | Path, kind: str, tensors: dict[str, Tensor], about: dict) -> None:
+    """Writes tensors and whatever JSON can say about them to one file."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, path, {"kind": kind, "about": json.dumps(about)})
+
+
+def load_record(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save_record` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            if about.get("kind") == kind:
+                return {k: file.get_tensor(k) for k in file.keys()}, json.loads(about["about"])  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    raise ValueError(f"{path} holds {about.get('kind', 'no record of pid_lens')}, not a {kind}")
