@@ -1,1 +1,48 @@
-"""pid_lens (its public names return when all parts are there)."""
+"""Where a vision-language model's answer comes from, layer by layer, during the forward pass.
+
+Example:
+    >>> import pid_lens
+    >>> model, processor = pid_lens.demo.load()
+    >>> pid_lens.spectrum(model, pid_lens.demo.batches("synergy"), processor=processor)
+    Spectrum(layer 5: R=... U_vision=... U_language=... S=0.9... of I=0.9... bits; ...)
+"""
+
+from pid_lens import demo
+from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.batching import Batch, batch
+from pid_lens.estimators import BROJA, discrete_pid, posterior_pid
+from pid_lens.interventions import Noise
+from pid_lens.lens import Lens, spectrum
+from pid_lens.moments import Moments, calibrate
+from pid_lens.protocols import Estimator, Intervention, Readout
+from pid_lens.readouts import LogitLens, Pooled
+from pid_lens.reads import Reads
+from pid_lens.spans import Spans
+from pid_lens.spectra import Atoms, Spectrum
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BROJA",
+    "Anatomy",
+    "Atoms",
+    "Batch",
+    "Estimator",
+    "Intervention",
+    "Lens",
+    "LogitLens",
+    "Moments",
+    "Noise",
+    "Pooled",
+    "Readout",
+    "Reads",
+    "Spans",
+    "Spectrum",
+    "batch",
+    "calibrate",
+    "demo",
+    "discrete_pid",
+    "dissect",
+    "posterior_pid",
+    "spectrum",
+]

@@ -80,7 +80,8 @@ class Anatomy:
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
-        tokens, width = self.unembed.weight.shape
+        weight: Any = self.unembed.weight
+        tokens, width = weight.shape
         name = type(self.model).__name__
         return f"Anatomy({name}, {len(self.layers)} layers, width {width}, {tokens} tokens)"
 

@@ -41,8 +41,8 @@ class Batch:
 
     inputs: dict[str, Any]
     """Keyword arguments of the model's forward."""
-    spans: Spans | None = None
-    """Masks [n, tokens]; None where they are to be found from the inputs."""
+    spans: Mapping[str, Bool[Tensor, "n tokens"]] | None = None
+    """Masks; None where they are to be found from the inputs."""
     options: Int[Tensor, "n answers"] | None = None
     """Token id of each option, -1 where absent; None where the Lens knows them."""
     labels: Int[Tensor, " n"] | None = None
@@ -60,6 +60,21 @@ class Batch:
         options = "no" if self.options is None else self.options.shape[-1]
         spans = "no" if self.spans is None else " ".join(self.spans)
         return f"Batch({n} samples, {tokens} tokens, {options} options, spans {spans})"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Samples:
+    """All that an intervention or a readout may know of a batch."""
+
+    ids: tuple[str, ...]
+    spans: Spans
+    options: Int[Tensor, "n answers"]
+    labels: Int[Tensor, " n"]
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
 
 
 def batch(
@@ -124,35 +139,42 @@ def batch(
         _known_words(processor, text, [expanded[at] for at in found])
         question[row, places[found]] = True
     table = option_table(options, n, processor)
-    return recognise(
-        Batch(
-            inputs=inputs,
-            spans=Spans(
-                image=find_image(inputs["input_ids"], processor.image_token_id), question=question
-            ),
-            options=table,
-            labels=None if labels is None else _label_indices(labels, options, table),
-            ids=None if ids is None else tuple(map(str, ids)),
-        )
+    image = find_image(inputs["input_ids"], processor.image_token_id)
+    made = Batch(
+        inputs=inputs,
+        spans=Spans(image=image, question=question),
+        options=table,
+        labels=None if labels is None else _label_indices(labels, options, table),
+        ids=None if ids is None else tuple(map(str, ids)),
     )
+    known = recognise(made)
+    return replace(made, spans=known.spans, ids=known.ids)
 
 
 def recognise(
-    given: Batch | Mapping[str, Any], processor: Any = None, image_token: int | None = None
-) -> Batch:
-    """Fills in what was not said of a batch: spans, the answer's position, ids.
+    batch: Batch | Mapping[str, Any],
+    processor: Any = None,
+    image_token: int | None = None,
+    choices: Int[Tensor, "1 answers"] | None = None,
+) -> Samples:
+    """The samples of a batch: whatever it does not say is found from its inputs.
+
+    Options are the batch's own, or the ``choices`` of all, or none ([n, 0]).
 
     Raises:
         ValueError: no image in a prompt, a question that cannot be found, ids that cannot be
             made, or something of another length than the batch.
     """
-    known = given if isinstance(given, Batch) else Batch(inputs=dict(given))
-    input_ids = known.inputs["input_ids"]
-    attended = _attended(known.inputs)
-    spans = dict(known.spans or {})
-    if known.spans is None:
-        spans["image"] = find_image(input_ids, image_token)
-        spans["question"] = _question(processor, input_ids, attended)
+    batch = batch if isinstance(batch, Batch) else Batch(inputs=dict(batch))
+    input_ids = batch.inputs["input_ids"]
+    n, attended = len(input_ids), _attended(batch.inputs)
+    if batch.spans is None:
+        spans = {
+            "image": find_image(input_ids, image_token),
+            "question": _question(processor, input_ids, attended),
+        }
+    else:
+        spans = dict(batch.spans)
     spans.setdefault("answer", find_answer(attended))
     for name, mask in spans.items():
         if mask.shape != input_ids.shape:
@@ -160,13 +182,18 @@ def recognise(
                 f"span {name!r} must be [n, tokens] = {list(input_ids.shape)} as the input; got "
                 f"{list(mask.shape)}"
             )
-    spans = {name: mask.to(input_ids.device) & attended for name, mask in spans.items()}
-    ids = _contents(known.inputs, spans) if known.ids is None else tuple(map(str, known.ids))
-    for name, of in (("ids", ids), ("options", known.options), ("labels", known.labels)):
-        if of is not None and len(of) != len(input_ids):
-            raise ValueError(f"{len(input_ids)} samples need as many {name}; got {len(of)}")
+    spans = {name: mask.to(input_ids.device) for name, mask in spans.items()}
+    ids = _contents(batch.inputs, spans) if batch.ids is None else tuple(map(str, batch.ids))
+    none = torch.empty(1, 0, dtype=torch.long) if choices is None else choices
+    options = (
+        none.expand(n, -1) if batch.options is None else option_table(batch.options, n, processor)
+    )
+    labels = torch.full((n,), -1) if batch.labels is None else torch.as_tensor(batch.labels)
+    for name, of in (("ids", ids), ("labels", labels)):
+        if len(of) != n:
+            raise ValueError(f"{n} samples need as many {name}; got {len(of)}")
     _no_twins(ids)
-    return replace(known, spans=Spans(**spans), ids=ids)
+    return Samples(ids=ids, spans=Spans(**spans), options=options, labels=labels)
 
 
 def _attended(inputs: Mapping[str, Any]) -> Bool[Tensor, "n tokens"]:

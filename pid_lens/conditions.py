@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.batching import Batch
+    from pid_lens.batching import Samples
     from pid_lens.protocols import Intervention
 
 CONDITIONS: Mapping[str, Iterable[Intervention]] = {
@@ -32,12 +32,12 @@ class Variation:
     interventions: tuple[Intervention, ...] = ()
 
     def edit(
-        self, embeddings: Float[Tensor, "n tokens width"], batch: Batch
+        self, embeddings: Float[Tensor, "n tokens width"], samples: Samples
     ) -> Float[Tensor, "n tokens width"]:
         """The embeddings with everything hidden that this condition hides."""
         for intervention in self.interventions:
             draw = self.draw % (intervention.draws or 1)
-            embeddings = intervention.edit(embeddings, batch, draw)
+            embeddings = intervention.edit(embeddings, samples, draw)
         return embeddings
 
 

@@ -29,10 +29,10 @@ def hooked(
         tensor([1.])
     """
     with ExitStack() as stack:
-        for module, hook in before:
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        for module, hook in after:
-            stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+        for module, first in before:
+            stack.callback(module.register_forward_pre_hook(first, with_kwargs=True).remove)
+        for module, last in after:
+            stack.callback(module.register_forward_hook(last, with_kwargs=True).remove)
         yield
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from einops import rearrange
 
-from pid_lens.batching import Batch, recognise
+from pid_lens.batching import Batch, Samples, recognise
 from pid_lens.forking import cached_tokens, keep_rows, repeat_rows
 from pid_lens.hooks import hooked, named_arguments
-from pid_lens.readouts import Pooled, option_table
+from pid_lens.readouts import Pooled
 from pid_lens.reads import Reads
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _Recording:
     variations: tuple[Variation, ...]
     given: Batch
     sink: Callable[[Reads], None]
-    batch: Batch | None = None
+    samples: Samples | None = None
     answers: dict[int, Tensor] = field(default_factory=dict)
     states: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
@@ -88,34 +88,33 @@ class _Recording:
             )
         if arguments.get("input_ids") is None:
             raise ValueError("a Lens needs input_ids in the model's call to find the image's span")
-        batch = recognise(
-            replace(self.given, inputs=arguments), self.how.processor, self.how.anatomy.image_token
+        self.samples = recognise(
+            replace(self.given, inputs=arguments),
+            self.how.processor,
+            self.how.anatomy.image_token,
+            self.how.options,
         )
-        n = batch.n
-        options = self.how.options if batch.options is None else batch.options
-        if options is None:
+        if not self.samples.options.numel():
             raise ValueError("no options: Lens(..., choices=('A', 'B')), or lens(options=...)")
-        labels = torch.full((n,), -1) if batch.labels is None else torch.as_tensor(batch.labels)
-        batch = replace(batch, options=option_table(options, n, self.how.processor), labels=labels)
-        self.batch, self.answers, self.states = batch, {}, {}
+        self.answers, self.states = {}, {}
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: repeats the rows and hides what each variation hides."""
-        batch, times = self._seen(), len(self.variations)
+        samples, times = self._seen(), len(self.variations)
         if times == 1 and not self.variations[0].interventions:
             return None
         arguments = named_arguments(module, args, kwargs)
         embeddings = arguments["inputs_embeds"]
-        if embeddings.shape[:2] != batch.inputs["input_ids"].shape:
+        if embeddings.shape[:2] != samples.spans.shape:
             raise ValueError(
-                f"the decoder was given {list(embeddings.shape[:2])} tokens for an input of "
-                f"{list(batch.inputs['input_ids'].shape)}: this model widens its prompt, which a "
-                "Lens cannot follow"
+                f"the decoder was given [n, tokens] = {list(embeddings.shape[:2])} for an input "
+                f"of {list(samples.spans.shape)}: this model widens its prompt, which a Lens "
+                "cannot follow"
             )
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
         arguments = repeat_rows(arguments, len(embeddings), times)
-        edited = [variation.edit(embeddings, batch) for variation in self.variations]
+        edited = [variation.edit(embeddings, samples) for variation in self.variations]
         arguments["inputs_embeds"] = torch.cat(edited)
         return (), arguments
 
@@ -124,15 +123,15 @@ class _Recording:
 
         @torch.no_grad()
         def read(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            batch, times = self._seen(), len(self.variations)
+            samples, times = self._seen(), len(self.variations)
             states = output[0] if isinstance(output, tuple) else output
             rows = torch.arange(len(states), device=states.device)
-            at = batch.spans.positions("answer").repeat(times).to(states.device)
-            options = batch.options.repeat(times, 1).to(states.device)
+            at = samples.spans.positions("answer").repeat(times).to(states.device)
+            options = samples.options.repeat(times, 1).to(states.device)
             answers = self.how.readout(states[rows, at], options, self.how.anatomy, layer)
             self.answers[layer] = rearrange(answers, "(v n) answers -> v n answers", v=times)
             for pooled in self.how.states:
-                self.states[layer, pooled.span] = pooled(states[: batch.n], batch.spans)
+                self.states[layer, pooled.span] = pooled(states[: samples.n], samples.spans)
 
         return read
 
@@ -140,29 +139,29 @@ class _Recording:
         """After the decoder: hands on what was read, gives back the caller's own rows."""
         n, times = self._seen().n, len(self.variations)
         self.sink(self._reads(self._seen()))
-        self.batch = None
+        self.samples = None
         return keep_rows(output, n, n * times) if times > 1 else None
 
-    def _seen(self) -> Batch:
-        if self.batch is None:
+    def _seen(self) -> Samples:
+        if self.samples is None:
             raise RuntimeError(
                 "the decoder ran without the model around it: inside a lens call the whole model"
             )
-        return self.batch
+        return self.samples
 
-    def _reads(self, batch: Batch) -> Reads:
+    def _reads(self, samples: Samples) -> Reads:
         """One pass as Reads, draws averaged as probabilities."""
         answers = self._stacked([self.answers[layer] for layer in self.how.layers])
         of = [variation.condition for variation in self.variations]
         names = [name for name in self.how.conditions if name in of]
         blocks = [answers[:, [i for i, c in enumerate(of) if c == name]] for name in names]
         return Reads(
-            ids=batch.ids,
+            ids=samples.ids,
             conditions=tuple(names),
             layers=self.how.layers,
             log_probs=torch.stack([mean_probability(block) for block in blocks], 1),
-            options=batch.options.to(answers.device),
-            labels=batch.labels.to(answers.device),
+            options=samples.options.to(answers.device),
+            labels=samples.labels.to(answers.device),
             states={
                 pooled.span: self._stacked(
                     [self.states[layer, pooled.span] for layer in self.how.layers]

@@ -118,7 +118,7 @@ class Lens:
     def _moments_of(self, model: str) -> list[Moments]:
         """The moments behind the interventions, each of this model or refused."""
         hidden = [i for interventions in self.conditions.values() for i in interventions]
-        used = [i.moments for i in hidden if getattr(i, "moments", None) is not None]
+        used = [found for i in hidden if (found := getattr(i, "moments", None)) is not None]
         for moments in used:
             moments.check(model, self.anatomy.site)
         return used
@@ -198,8 +198,7 @@ class Lens:
                 "no sample was read yet: run the model inside the lens, `with lens: "
                 "model(**inputs)` (the lens must be open before the forward pass begins)"
             )
-        if len(self._parts) > 1 or self._parts[0].log_probs.device.type != "cpu":
-            self._parts = [Reads.concat(self._parts).cpu()]
+        self._parts = [Reads.concat(self._parts).cpu()]
         _refuse_nan(self._parts[0])
         return self._parts[0]
 

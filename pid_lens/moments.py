@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,21 +183,29 @@ def calibrate(
     total: Moments | None = None
     empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
     for given in tqdm(batches, "calibrating", delay=2, leave=False):
-        batch = recognise(given, processor, anatomy.image_token)
-        embeddings = _decoder_input(anatomy, batch)
+        samples = recognise(given, processor, anatomy.image_token)
+        inputs = given.inputs if isinstance(given, Batch) else given
+        embeddings = _decoder_input(anatomy, inputs)
         spans = {
             name: Moment.of(embeddings[mask.to(embeddings.device)])
-            for name, mask in batch.spans.items()
+            for name, mask in samples.spans.items()
             if name != "answer"
         }
         total = (total or empty) + Moments(model=empty.model, site=empty.site, spans=spans)
     if total is None:
         raise ValueError("no batch came, so there is nothing to calibrate on")
+    for name, moment in total.items():
+        if moment.count > 1 and not moment.std.any():
+            warnings.warn(
+                f"every embedding of span {name!r} is the same: is the model's projector "
+                "untrained? Its noise will be a constant",
+                stacklevel=2,
+            )
     return total
 
 
 @torch.no_grad()
-def _decoder_input(anatomy: Anatomy, batch: Batch) -> Float[Tensor, "n tokens width"]:
+def _decoder_input(anatomy: Anatomy, inputs: Mapping[str, Any]) -> Float[Tensor, "n tokens width"]:
     """What the decoder is given for a batch; nothing after it runs."""
     seen: list[Tensor] = []
 
@@ -206,7 +215,7 @@ def _decoder_input(anatomy: Anatomy, batch: Batch) -> Float[Tensor, "n tokens wi
 
     with hooked(before=[(anatomy.decoder, stop)]):
         try:
-            anatomy.model(**batch.inputs)
+            anatomy.model(**inputs)
         except _Reached:
             return seen[0]
     raise ValueError(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pid_lens.anatomy import Anatomy
-    from pid_lens.batching import Batch
+    from pid_lens.batching import Samples
     from pid_lens.moments import Moments
     from pid_lens.reads import Reads
     from pid_lens.spectra import Spectrum
@@ -31,7 +31,7 @@ class Intervention(Protocol):
         """The same intervention with whatever it left open filled in from its Lens."""
 
     def edit(
-        self, embeddings: Float[Tensor, "n tokens width"], batch: Batch, draw: int
+        self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
         """New embeddings; the tensor that came is left as it is."""
 

@@ -121,7 +121,8 @@ class Reads:
         uniform = torch.where(
             self.mask, -self.mask.sum(-1, keepdim=True).double().log(), -math.inf
         )
-        return torch.where(mass < math.log(tau) if tau > 0 else False, uniform, logs - mass)
+        threshold = math.log(tau) if tau > 0 else -math.inf
+        return torch.where(mass < threshold, uniform, logs - mass)
 
     def _labelled(self) -> Tensor:
         if bool((self.labels < 0).any()):

@@ -65,6 +65,12 @@ class Spans(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self._masks
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Samples and tokens of every mask."""
+        n, tokens = next(iter(self._masks.values())).shape
+        return n, tokens
+
     def to(self, device: torch.device) -> Spans:
         """The same masks on another device."""
         return Spans(**{name: mask.to(device) for name, mask in self._masks.items()})
@@ -77,7 +83,7 @@ class Spans(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         mean = {name: mask.sum(-1).float().mean().item() for name, mask in self._masks.items()}
-        n, tokens = next(iter(self._masks.values())).shape
+        n, tokens = self.shape
         sizes = ", ".join(f"{name} {size:g}" for name, size in mean.items())
         return f"Spans({sizes} of {tokens} tokens, {n} samples)"
 

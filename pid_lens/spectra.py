@@ -231,7 +231,7 @@ _TENSORS = (*_ATOM_TENSORS, "mismatch", "ess", "feasible", "fallback")
 _ABOUT = ("unit", "layers", "ids", "conditions", "estimator", "settings")
 
 
-def _change(one: Atoms, other: Atoms) -> dict[str, Tensor]:
+def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
     """The fields of a difference; the widths of both intervals add up."""
     changed = {name: getattr(one, name) - getattr(other, name) for name in _ATOM_TENSORS}
     return changed | {"gap": one.gap + other.gap}

@@ -17,7 +17,7 @@ def save_record(path: str | Path, kind: str, tensors: dict[str, Tensor], about: 
     save_file(whole, path, {"kind": kind, "about": json.dumps(about)})
 
 
-def load_record(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_record(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads what `save_record` wrote.
 
     Raises:

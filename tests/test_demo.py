@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def rows_of(table: Prompts, task: str, split: str, seed: int = 0) -> Prompts:
     return table.take(row(list(ALL_TASKS).index(task), labels, coins))
 
 
+@cache
 def pixels_of(processor, split: str) -> torch.Tensor:
     return processor.image_processor(demo.images(split), return_tensors="pt").pixel_values
 
@@ -131,7 +133,7 @@ def test_archive_is_rebuilt_from_scikit_learn_and_names_source_and_licence(tmp_p
 def test_sizes(final):
     assert 250_000 < sum(weight.numel() for weight in final.parameters()) < 350_000
     assert final.config.text_config.num_hidden_layers == 6
-    assert final.config.image_seq_length is not None
+    assert final.config.image_seq_length == IMAGE_TOKENS
     files = list((MODEL / "checkpoints").iterdir())
     assert sum(file.stat().st_size for file in files) < 12e6
     assert 8 <= len(files) <= 14

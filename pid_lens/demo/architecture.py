@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pid_lens.demo.processor import PATCH, SIDE, SPECIAL, WORDS
+from pid_lens.demo.processor import IMAGE_TOKENS, PATCH, SIDE, SPECIAL, WORDS
 
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -50,6 +50,7 @@ def config() -> LlavaConfig:
         vision_config=vision.to_dict(),
         text_config=text.to_dict(),
         image_token_index=special["<image>"],
+        image_seq_length=IMAGE_TOKENS,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=False,

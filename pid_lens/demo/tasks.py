@@ -54,7 +54,7 @@ class Task:
         """The conversation to render with the processor's chat template.
 
         Example:
-            >>> ALL_TASKS["synergy"].messages(7, 0)[1]["content"][1]["text"]
+            >>> ALL_TASKS["synergy"].messages(7, 1)[1]["content"][1]["text"]
             'answer opposite . is it even ?'
         """
         question = {"type": "text", "text": self.question(digit, coin)}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.batching import Batch
+    from pid_lens.batching import Samples
     from pid_lens.moments import Moments
 
 
@@ -42,13 +42,15 @@ class Noise:
 
     Example:
         >>> import torch
-        >>> from pid_lens import Batch, Moments, Spans
+        >>> from pid_lens import Moments, Spans
+        >>> from pid_lens.batching import Samples
         >>> from pid_lens.moments import Moment
         >>> x = torch.randn(1, 3, 4)
         >>> moments = Moments(model="m", site="s", spans={"image": Moment.of(torch.randn(9, 4))})
         >>> mask = torch.tensor([[True, True, False]])
-        >>> batch = Batch(inputs={}, spans=Spans(image=mask), ids=("one",))
-        >>> noised = Noise("image", moments, seed=0, draws=1).edit(x, batch, draw=0)
+        >>> samples = Samples(ids=("one",), spans=Spans(image=mask), labels=torch.tensor([0]),
+        ...                   options=torch.tensor([[3, 4]]))
+        >>> noised = Noise("image", moments, seed=0, draws=1).edit(x, samples, draw=0)
         >>> torch.equal(noised[0, 2], x[0, 2]), torch.equal(noised[0, 1], x[0, 1])
         (True, False)
     """
@@ -68,14 +70,7 @@ class Noise:
         Raises:
             ValueError: there are no moments at all, or none for this span.
         """
-        found = moments if self.moments is None else self.moments
-        if found is None:
-            raise ValueError(
-                f"{self!r} needs the moments of the {self.span}'s embeddings: moments = "
-                "pid_lens.calibrate(model, batches, processor=processor), then "
-                "Lens(..., moments=moments)"
-            )
-        found[self.span]
+        found = self._known(moments if self.moments is None else self.moments)
         return replace(
             self,
             moments=found,
@@ -83,16 +78,26 @@ class Noise:
             draws=draws if self.draws is None else self.draws,
         )
 
+    def _known(self, moments: Moments | None) -> Moments:
+        if moments is None:
+            raise ValueError(
+                f"{self!r} needs the moments of the {self.span}'s embeddings: moments = "
+                "pid_lens.calibrate(model, batches, processor=processor), then "
+                "Lens(..., moments=moments)"
+            )
+        moments[self.span]
+        return moments
+
     def edit(
-        self, embeddings: Float[Tensor, "n tokens width"], batch: Batch, draw: int
+        self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
         """The embeddings with the span's tokens drawn anew."""
-        mask = batch.spans[self.span]
-        moment = self.moments[self.span]
+        mask = samples.spans[self.span]
+        moment = self._known(self.moments)[self.span]
         width = embeddings.shape[-1]
         z = [
             gaussian(f"{self.seed}/{name}/{self.span}/{draw}", count, width)
-            for name, count in zip(batch.ids, mask.sum(-1).tolist(), strict=True)
+            for name, count in zip(samples.ids, mask.sum(-1).tolist(), strict=True)
         ]
         noise = moment.mean + moment.std * torch.from_numpy(np.concatenate(z))
         edited = embeddings.clone()

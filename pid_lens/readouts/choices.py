@@ -58,7 +58,7 @@ def _first_token(choice: Choice, processor: Any) -> int:
 
 
 def option_table(
-    options: Sequence[Any], n: int, processor: Any = None
+    options: Sequence[Any] | Tensor, n: int, processor: Any = None
 ) -> Int[Tensor, "n answers"]:
     """Token ids [n, K] of every sample's options, -1 where a sample has fewer.
 
@@ -73,7 +73,7 @@ def option_table(
                 [ 3,  4,  5]])
     """
     if isinstance(options, torch.Tensor):
-        options = [[t for t in row if t >= 0] for row in options.expand(n, -1).tolist()]
+        options = [[t for t in row if t >= 0] for row in options.tolist()]
     each = isinstance(options[0], Sequence) and not isinstance(options[0], str)
     if each and len(options) != n:
         raise ValueError(f"options must be one list, or one a sample: {n}; got {len(options)}")

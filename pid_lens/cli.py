@@ -1,0 +1,193 @@
+"""The command line: ``pid-lens demo`` shows the whole thing on a laptop, without a network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pid_lens.spectra import ATOMS
+
+if TYPE_CHECKING:
+    from pid_lens.reads import Reads
+    from pid_lens.spectra import Spectrum
+
+SHORT = {
+    "redundancy": "R",
+    "unique_vision": "U_vision",
+    "unique_language": "U_language",
+    "synergy": "S",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the demo measured on one task."""
+
+    spectrum: Spectrum
+    reads: Reads
+
+    def as_json(self) -> dict[str, Any]:
+        """The task's entry in the JSON report."""
+        numbers = {
+            name: getattr(self.spectrum, name).tolist() for name in (*ATOMS, "information", "gap")
+        }
+        return {
+            "layers": list(self.spectrum.layers),
+            **numbers,
+            "accuracy": self.reads.accuracy(),
+            "cross_entropy": self.reads.cross_entropy(),
+            "n": self.spectrum.n,
+        }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 if all went well, 2 if the request cannot be served."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"pid-lens: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pid-lens",
+        description="Where a vision-language model's answer comes from, layer by layer.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="the four atoms of four tasks, on a small model that is shipped",
+        description="Measures the shipped model on held-out scanned digits: four tasks, each made "
+        "so that its answer comes from one atom. Draws every layer.",
+    )
+    demo.add_argument("--task", metavar="NAME", help="one task only")
+    demo.add_argument("--n", type=int, metavar="N", help="samples a task (default: every digit)")
+    demo.add_argument("--seed", type=int, default=0, metavar="S", help="of coins and noise (0)")
+    demo.add_argument(
+        "--out", type=Path, default=Path("pid-lens-demo"), metavar="DIR", help="where files go"
+    )
+    demo.add_argument("--json", type=Path, metavar="FILE", help="the report's place")
+    demo.set_defaults(run=run_demo)
+    return parser
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Measures, prints a table, writes a picture, a CSV and a JSON report.
+
+    Raises:
+        ValueError: an unknown task, or an n that the digits do not give.
+        OSError: the output folder cannot be written to.
+    """
+    tasks = [options.task] if options.task else ["vision", "language", "redundant", "synergy"]
+    report = options.json or options.out / "demo.json"
+    for folder in (options.out, report.parent):
+        _writable(folder)
+    found = measure(tasks, options.n, options.seed)
+    print(table(found))
+    _write(found, options.out, report)
+
+
+def measure(tasks: Sequence[str], n: int | None = None, seed: int = 0) -> dict[str, Found]:
+    """The shipped model's spectrum on every task, held-out digits."""
+    import torch
+
+    import pid_lens
+
+    begun = time.perf_counter()
+    plans = {task: pid_lens.demo.batches(task, n=n, seed=seed) for task in tasks}
+    model, processor = pid_lens.demo.load()
+    found = {}
+    for task, batches in plans.items():
+        _say(f"{task}: calibrating the noise on training digits")
+        moments = pid_lens.calibrate(model, pid_lens.demo.batches(task, split="train"))
+        lens = pid_lens.Lens(model, processor, moments=moments, seed=seed)
+        _say(f"{task}: reading every layer, with and without each modality")
+        for batch in batches:
+            with lens(batch), torch.no_grad():
+                model(**batch.inputs)
+        _say(f"{task}: solving for the atoms")
+        found[task] = Found(lens.spectrum(), lens.reads)
+    _say(f"{len(found)} tasks in {time.perf_counter() - begun:.0f} s\n")
+    return found
+
+
+def table(found: dict[str, Found]) -> str:
+    """The last layer of each task, and the layer where each atom is largest."""
+    unit = next(iter(found.values())).spectrum.unit
+    head = f"{'task':<10}{'n':>5}{'accuracy':>10}  " + "".join(
+        f"{SHORT[name]:>12}" for name in ATOMS
+    )
+    lines = [f"Last layer, {unit}:", head + f"{'information':>13}", "-" * (len(head) + 13)]
+    for task, one in found.items():
+        atoms = "".join(f"{float(getattr(one.spectrum, name)[-1]):>12.3f}" for name in ATOMS)
+        lines.append(
+            f"{task:<10}{one.spectrum.n:>5}{one.reads.accuracy():>10.3f}  {atoms}"
+            f"{float(one.spectrum.information[-1]):>13.3f}"
+        )
+    lines += ["", f"Where each atom peaks, {unit} at layer:", head[:10] + head[27:]]
+    for task, one in found.items():
+        lines.append(f"{task:<10}" + "".join(f"{_peak(one.spectrum, name):>12}" for name in ATOMS))
+    return "\n".join([*lines, *_doubts(found)])
+
+
+def _peak(spectrum: Spectrum, name: str) -> str:
+    value = getattr(spectrum, name)
+    at = int(value.argmax())
+    return f"{float(value[at]):.2f} at {spectrum.layers[at]}" if value[at] > 0.05 else "-"
+
+
+def _doubts(found: dict[str, Found]) -> list[str]:
+    doubts = {
+        task: [layer for layer, bad in zip(s.layers, s.doubtful.tolist(), strict=True) if bad]
+        for task, s in ((task, one.spectrum) for task, one in found.items())
+    }
+    named = [f"{task} {', '.join(map(str, at))}" for task, at in doubts.items() if at]
+    if not named:
+        return []
+    return [
+        "",
+        f"Not to be relied on (the conditions disagree; drawn hollow): layers {'; '.join(named)}",
+    ]
+
+
+def _write(found: dict[str, Found], out: Path, report: Path) -> None:
+    import matplotlib as mpl
+    import pandas as pd
+
+    from pid_lens.plots import plot_spectra
+
+    mpl.use("agg")
+    figure = plot_spectra({task: one.spectrum for task, one in found.items()})
+    figure.savefig(out / "demo.png", dpi=160)
+    frames = {task: one.spectrum.to_pandas() for task, one in found.items()}
+    pd.concat(frames, names=["task"]).to_csv(out / "demo.csv")
+    report.write_text(
+        json.dumps({"tasks": {t: one.as_json() for t, one in found.items()}}, indent=1)
+    )
+    print(f"\nwrote {out / 'demo.png'}, {out / 'demo.csv'}, {report}")
+
+
+def _writable(folder: Path) -> None:
+    """Fails before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".pid-lens"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {folder}: {error.strerror}. Choose another --out"
+        ) from error
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,40 @@
+"""Fixtures that many test files share."""
+
+import os
+
+import matplotlib as mpl
+import pytest
+import torch
+from tiny import make
+
+import pid_lens
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+mpl.use("agg")
+
+
+@pytest.fixture(scope="session")
+def digits_model():
+    return pid_lens.demo.load()
+
+
+@pytest.fixture(scope="session")
+def digits_moments(digits_model):
+    model, _ = digits_model
+    return {
+        task: pid_lens.calibrate(model, pid_lens.demo.batches(task, split="train", n=256))
+        for task in ("vision", "language", "redundant", "synergy")
+    }
+
+
+@pytest.fixture
+def llava():
+    """A tiny random LLaVA, a batch for it, and its moments."""
+    model, batch = make("llava")
+    return model, batch, pid_lens.calibrate(model, [batch])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads beside another busy process are slower than one."""
+    torch.set_num_threads(1)

@@ -1,0 +1,468 @@
+"""The laws of an instrumented forward pass."""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from tiny import FAMILIES, make
+from transformers import DynamicCache
+
+import pid_lens
+from pid_lens import Lens, Noise, Pooled, Reads
+
+ROWS = ("input_ids", "pixel_values", "attention_mask")
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    model, batch = make(request.param)
+    return model, batch, pid_lens.calibrate(model, [batch])
+
+
+def read(model, batch, moments, **options):
+    lens = Lens(model, moments=moments, **options)
+    with torch.no_grad(), lens(batch):
+        logits = model(**batch.inputs).logits
+    return lens, logits
+
+
+def rows(batch, keep):
+    """Some rows of a batch."""
+    keep = torch.as_tensor(keep)
+    return pid_lens.Batch(
+        inputs={name: value[keep] for name, value in batch.inputs.items()},
+        spans={name: mask[keep] for name, mask in batch.spans.items()},
+        options=batch.options[keep],
+        labels=batch.labels[keep],
+        ids=tuple(batch.ids[row] for row in keep),
+    )
+
+
+def padded(batch, side, by=3):
+    """The batch with padding on one side of every row."""
+    n = len(batch.inputs["input_ids"])
+
+    def pad(mask, value):
+        edge = torch.full((n, by), value, dtype=mask.dtype)
+        return torch.cat([edge, mask] if side == "left" else [mask, edge], 1)
+
+    ids = batch.inputs["input_ids"]
+    inputs = {
+        **batch.inputs,
+        "input_ids": pad(ids, 0),
+        "attention_mask": pad(torch.ones_like(ids), 0),
+    }
+    spans = {name: pad(mask, False) for name, mask in batch.spans.items()}
+    return replace(batch, inputs=inputs, spans=spans)
+
+
+def hooks(model):
+    """Those of ours: transformers leaves some of its own."""
+    every = [
+        h
+        for m in model.modules()
+        for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+    ]
+    return sum("pid_lens" in hook.__module__ for hook in every)
+
+
+def test_last_layer_is_the_models_own_answer(family):
+    model, batch, moments = family
+    lens, logits = read(model, batch, moments)
+    own = logits[:, -1].log_softmax(-1).gather(-1, batch.options)
+    torch.testing.assert_close(lens.reads.log_probs[-1, 0], own, atol=1e-5, rtol=0)
+
+
+def test_fork_gives_back_the_users_logits(family):
+    model, batch, moments = family
+    with torch.no_grad():
+        plain = model(**batch.inputs).logits
+    _, logits = read(model, batch, moments)
+    assert logits.shape == plain.shape
+    torch.testing.assert_close(logits, plain, atol=1e-5, rtol=0)
+
+
+def test_fork_equals_replay_and_replay_leaves_logits_alone(family):
+    model, batch, moments = family
+    fork, _ = read(model, batch, moments, draws=2)
+    replay = Lens(model, moments=moments, draws=2)
+    with torch.no_grad():
+        plain = model(**batch.inputs).logits
+        for view in replay.views(batch):
+            with view:
+                logits = model(**batch.inputs).logits
+            if view.condition == "full":
+                assert torch.equal(logits, plain)
+            else:
+                assert not torch.equal(logits, plain)
+    torch.testing.assert_close(fork.reads.log_probs, replay.reads.log_probs, atol=1e-5, rtol=0)
+    assert fork.reads.settings == replay.reads.settings
+
+
+def test_noised_modality_no_longer_matters(family):
+    """With the image noised its pixels change nothing; with the question noised its words."""
+    model, batch, moments = family
+    lens, _ = read(model, batch, moments)
+    pixels = next(name for name in ("pixel_values", "image_patches") if name in batch.inputs)
+    other = {**batch.inputs, pixels: torch.randn_like(batch.inputs[pixels])}
+    ids = batch.inputs["input_ids"].where(~batch.spans["question"], 222)
+    swapped_image, _ = read(model, replace(batch, inputs=other), moments)
+    swapped_words, _ = read(
+        model, replace(batch, inputs={**batch.inputs, "input_ids": ids}), moments
+    )
+    before, image = lens.reads.log_probs, swapped_image.reads.log_probs
+    words = swapped_words.reads.log_probs
+    assert torch.equal(before[:, 2], image[:, 2])
+    assert torch.equal(before[:, 1], words[:, 1])
+    assert not torch.allclose(before[:, 0], image[:, 0], atol=1e-4)
+    assert not torch.allclose(before[:, 0], words[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(llava, side, attention):
+    model, batch, moments = llava
+    model.set_attn_implementation(attention)
+    plain, _ = read(model, batch, moments)
+    wide, _ = read(model, padded(batch, side), moments)
+    torch.testing.assert_close(plain.reads.log_probs, wide.reads.log_probs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_batch_size_and_order_change_nothing(digits_model, digits_moments, size):
+    model, processor = digits_model
+    whole = Lens(model, processor, moments=digits_moments["synergy"])
+    parts = Lens(model, processor, moments=digits_moments["synergy"])
+    (batch,) = pid_lens.demo.batches("synergy", n=64, batch_size=64)
+    with torch.no_grad():
+        with whole(batch):
+            model(**batch.inputs)
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(size))
+        for keep in order.split(size):
+            with parts(rows(batch, keep)):
+                model(**rows(batch, keep).inputs)
+    shuffled = parts.reads.rows(map(parts.reads.ids.index, whole.reads.ids))
+    torch.testing.assert_close(shuffled.log_probs, whole.reads.log_probs, atol=1e-5, rtol=1e-5)
+    one, other = whole.spectrum(), parts.spectrum()
+    steady = (whole.reads.mass - 0.3).abs().amin((1, 2)) > 1e-4
+    assert steady[-1]
+    for atom in ("redundancy", "unique_vision", "unique_language", "synergy"):
+        change = (getattr(one, atom) - getattr(other, atom)).abs()[steady]
+        assert change.max() < 1e-4
+
+
+def test_plain_calls_find_spans_and_ids(digits_model, digits_moments):
+    """`with lens: model(**inputs)` reads the same as with everything said."""
+    model, processor = digits_model
+    moments = digits_moments["synergy"]
+    (batch,) = pid_lens.demo.batches("synergy", n=16)
+    plain = Lens(model, processor, choices=("A", "B"), moments=moments)
+    with plain, torch.no_grad():
+        model(**batch.inputs)
+    said = Lens(model, moments=moments)
+    with said(replace(batch, ids=None)), torch.no_grad():
+        model(**batch.inputs)
+    assert plain.reads.ids == said.reads.ids
+    assert torch.equal(plain.reads.log_probs, said.reads.log_probs)
+    assert (plain.reads.labels == -1).all()
+
+
+def test_positional_arguments(llava):
+    model, batch, moments = llava
+    by_name, _ = read(model, batch, moments)
+    lens = Lens(model, moments=moments)
+    with lens(batch), torch.no_grad():
+        model(batch.inputs["input_ids"], batch.inputs["pixel_values"])
+    assert torch.equal(lens.reads.log_probs, by_name.reads.log_probs)
+
+
+def test_reading_twice_changes_nothing(llava):
+    model, batch, moments = llava
+    lens, _ = read(model, batch, moments)
+    before = lens.reads
+    with lens(batch), torch.no_grad():
+        model(**batch.inputs)
+    assert lens.reads.n == before.n
+    assert torch.equal(lens.reads.log_probs, before.log_probs)
+
+
+def test_draws_are_averaged_as_probabilities(llava):
+    model, batch, moments = llava
+    both, _ = read(model, batch, moments, draws=2)
+    conditions = {"0": [Noise("image", draws=1)], "all": [Noise("image", draws=2)]}
+    apart, _ = read(model, batch, moments, conditions=conditions)
+    torch.testing.assert_close(
+        apart.reads.log_probs[:, 1], both.reads.log_probs[:, 2], atol=1e-6, rtol=0
+    )
+    assert not torch.allclose(apart.reads.log_probs[:, 0], apart.reads.log_probs[:, 1])
+
+
+def test_conditions_of_ones_own_leave_the_users_rows_untouched(llava):
+    model, batch, moments = llava
+    with torch.no_grad():
+        plain = model(**batch.inputs).logits
+    conditions = {"blind": [Noise("image")], "nothing": [Noise("image"), Noise("question")]}
+    lens, logits = read(model, batch, moments, conditions=conditions)
+    assert lens.reads.conditions == ("blind", "nothing")
+    assert lens.rows == ("", "blind", "nothing")
+    torch.testing.assert_close(logits, plain, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="full"):
+        lens.spectrum()
+
+
+@dataclass(frozen=True)
+class Zero:
+    """A user's own intervention."""
+
+    span: str
+    draws: int = 1
+
+    def complete(self, *, moments, seed, draws):
+        return self
+
+    def edit(self, embeddings, samples, draw):
+        return embeddings * ~samples.spans[self.span][..., None]
+
+
+def test_an_intervention_of_ones_own(llava):
+    model, batch, _ = llava
+    conditions = {"full": [], "vision": [Zero("question")], "language": [Zero("image")]}
+    lens, _ = read(model, batch, None, conditions=conditions)
+    black = {**batch.inputs, "pixel_values": torch.zeros_like(batch.inputs["pixel_values"])}
+    other, _ = read(model, replace(batch, inputs=black), None, conditions=conditions)
+    assert torch.equal(lens.reads.log_probs[:, 2], other.reads.log_probs[:, 2])
+    assert lens.spectrum().n == batch.n
+
+
+def test_options_differ_from_sample_to_sample(llava):
+    model, batch, moments = llava
+    options = torch.tensor([[3, 4, -1], [5, 6, 7], [3, 4, -1], [5, 6, 8]])
+    lens, logits = read(model, replace(batch, options=options), moments)
+    own = logits[:, -1].log_softmax(-1).gather(-1, options.clamp(min=0))
+    last = lens.reads.log_probs[-1, 0]
+    assert (last[options < 0] == -math.inf).all()
+    torch.testing.assert_close(last[options >= 0], own[options >= 0], atol=1e-5, rtol=0)
+
+
+def test_some_layers(llava):
+    model, batch, moments = llava
+    every, _ = read(model, batch, moments)
+    some, _ = read(model, batch, moments, layers=[-1, 1])
+    assert some.reads.layers == (1, 3)
+    assert torch.equal(some.reads.log_probs, every.reads.log_probs[[1, 3]])
+
+
+def test_pooled_states(llava):
+    model, batch, moments = llava
+    lens, _ = read(model, batch, moments, states=[Pooled("image"), Pooled("answer")])
+    with torch.no_grad():
+        hidden = model(**batch.inputs, output_hidden_states=True).hidden_states
+    image = hidden[2][batch.spans["image"]].view(batch.n, -1, 32).mean(1)
+    torch.testing.assert_close(lens.reads.states["image"][1], image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(lens.reads.states["answer"][1], hidden[2][:, -1], atol=1e-5, rtol=0)
+
+
+def test_estimators_run_inline(llava):
+    model, batch, moments = llava
+    inline = pid_lens.BROJA()
+    lens, _ = read(model, batch, moments, estimators=[inline])
+    assert torch.equal(inline.result().synergy, lens.spectrum().synergy)
+
+
+def test_every_tensor_of_the_output_has_the_users_rows(llava):
+    model, batch, moments = llava
+    model.set_attn_implementation("eager")
+    with Lens(model, moments=moments)(batch), torch.no_grad():
+        out = model(**batch.inputs, output_hidden_states=True, output_attentions=True)
+    assert {len(t) for t in (*out.hidden_states, *out.attentions, out.logits)} == {batch.n}
+    assert out.past_key_values is None
+
+
+def test_a_fresh_cache_keeps_the_users_rows_only(llava):
+    model, batch, moments = llava
+    plain, forked = DynamicCache(), DynamicCache()
+    with torch.no_grad():
+        model(**batch.inputs, past_key_values=plain)
+        with Lens(model, moments=moments)(batch):
+            model(**batch.inputs, past_key_values=forked)
+    torch.testing.assert_close(forked.layers[2].keys, plain.layers[2].keys, atol=1e-5, rtol=0)
+
+
+def test_a_filled_cache_and_generate_are_refused(llava):
+    model, batch, moments = llava
+    cache = DynamicCache()
+    with torch.no_grad():
+        model(**batch.inputs, past_key_values=cache)
+    lens = Lens(model, moments=moments)
+    with pytest.raises(ValueError, match="KV cache that holds 14 tokens"), lens(batch):
+        model(**batch.inputs, past_key_values=cache)
+    with pytest.raises(ValueError, match="generate"), lens(batch):
+        model.generate(**batch.inputs, max_new_tokens=3, do_sample=False)
+    assert hooks(model) == 0
+
+
+def test_gradients_flow_through_a_fork(llava):
+    model, batch, moments = llava
+    pixels = batch.inputs["pixel_values"].clone().requires_grad_()
+    with Lens(model, moments=moments)(batch):
+        logits = model(input_ids=batch.inputs["input_ids"], pixel_values=pixels).logits
+    (forked,) = torch.autograd.grad(logits[:, -1].logsumexp(-1).sum(), pixels)
+    logits = model(input_ids=batch.inputs["input_ids"], pixel_values=pixels).logits
+    (plain,) = torch.autograd.grad(logits[:, -1].logsumexp(-1).sum(), pixels)
+    assert plain.abs().max() > 0
+    torch.testing.assert_close(forked, plain, atol=1e-6, rtol=1e-4)
+
+
+def fail(hooked):
+    assert hooked > 0
+    raise RuntimeError("mine")
+
+
+def test_no_hook_is_left_after_an_exception(llava):
+    model, batch, moments = llava
+    lens = Lens(model, moments=moments)
+    with pytest.raises(RuntimeError, match="mine"), lens(batch):
+        fail(hooks(model))
+    assert hooks(model) == 0
+    with pytest.raises(ValueError, match="image token"), lens:
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+    assert hooks(model) == 0
+    with lens(batch), torch.no_grad():
+        model(**batch.inputs)
+    assert lens.reads.n == batch.n
+
+
+def test_an_interrupted_replay_leaves_no_record(llava):
+    model, batch, moments = llava
+    lens = Lens(model, moments=moments)
+    for view in lens.views(batch):
+        with view, torch.no_grad():
+            model(**batch.inputs)
+        if view.condition == "vision":
+            break
+    with pytest.raises(ValueError, match="no sample was read yet"):
+        lens.reads  # noqa: B018
+    with pytest.raises(ValueError, match="no forward pass ran in the view of 'full'"):
+        for _ in lens.views(batch):
+            pass
+
+
+def test_a_lens_opens_once(llava):
+    model, _, moments = llava
+    lens = Lens(model, moments=moments)
+    with pytest.raises(RuntimeError, match="open already"), lens, lens:
+        pass
+    assert hooks(model) == 0
+
+
+def test_half_precision(llava):
+    model, batch, _ = llava
+    model = model.to(torch.bfloat16)
+    moments = pid_lens.calibrate(model, [batch])
+    lens, logits = read(model, batch, moments)
+    own = logits[:, -1].float().log_softmax(-1).gather(-1, batch.options)
+    assert lens.reads.log_probs.dtype == torch.float32
+    torch.testing.assert_close(lens.reads.log_probs[-1, 0], own, atol=0.02, rtol=0)
+
+
+def test_training_mode_is_warned_of(llava):
+    model, batch, moments = llava
+    model.train()
+    with pytest.warns(UserWarning, match="training mode"):
+        read(model, batch, moments)
+
+
+def test_an_anatomy_by_hand(llava):
+    model, batch, moments = llava
+    known = pid_lens.dissect(model)
+    by_hand = pid_lens.Anatomy(
+        model=known.model,
+        decoder=known.decoder,
+        layers=list(known.layers),
+        norm=known.norm,
+        unembed=known.unembed,
+    )
+    lens = Lens(anatomy=by_hand, moments=moments)
+    with lens(batch), torch.no_grad():
+        model(**batch.inputs)
+    assert torch.equal(lens.reads.log_probs, read(model, batch, moments)[0].reads.log_probs)
+
+
+class Spoilt(torch.nn.Module):
+    def forward(self, states):
+        return states * math.nan
+
+
+ERRORS = {
+    "no moments": (lambda m, b, s: Lens(m), "needs the moments"),
+    "options share a token": (lambda m, b, s: Lens(m, choices=(3, 3), moments=s), "share a first"),
+    "text without processor": (lambda m, b, s: Lens(m, choices="AB", moments=s), "processor|list"),
+    "no such layer": (lambda m, b, s: Lens(m, moments=s, layers=[9]), r"0\.\.3"),
+    "no result yet": (lambda m, b, s: Lens(m, moments=s).spectrum(), "no sample was read yet"),
+    "no image": (
+        lambda m, b, s: read(m, pid_lens.Batch(inputs={"input_ids": torch.ones(1, 5).long()}), s),
+        "no image token",
+    ),
+    "no question": (
+        lambda m, b, s: read(m, replace(b, spans=None), s),
+        "without a processor the question cannot be found",
+    ),
+    "no options": (lambda m, b, s: read(m, replace(b, options=None), s), "no options"),
+    "spans of another shape": (
+        lambda m, b, s: read(m, replace(b, spans={k: v[:, 1:] for k, v in b.spans.items()}), s),
+        "as the input",
+    ),
+    "an empty span": (
+        lambda m, b, s: read(
+            m, replace(b, spans={**b.spans, "image": b.spans["image"] & False}), s
+        ),
+        "matches no token",
+    ),
+    "too few ids": (lambda m, b, s: read(m, replace(b, ids=("one",)), s), "as many ids"),
+    "too few labels": (lambda m, b, s: read(m, replace(b, labels=[0]), s), "as many labels"),
+    "no draws": (lambda m, b, s: Lens(m, moments=s, draws=0), "at least one draw"),
+    "moments of other spans": (
+        lambda m, b, s: Lens(m, moments=s, conditions={"full": [Noise("car")]}),
+        "no moments for span 'car'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_say_what_to_do(llava, case):
+    action, message = ERRORS[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        action(*llava)
+
+
+def test_moments_of_another_model_are_refused(llava):
+    _, _, moments = llava
+    other, _ = make("llava", seed=1)
+    with pytest.raises(ValueError, match="belong to model"):
+        Lens(other, moments=moments)
+
+
+def test_nan_logits_are_refused(llava):
+    model, batch, moments = llava
+    spoilt = replace(pid_lens.dissect(model), norm=Spoilt())
+    lens = Lens(anatomy=spoilt, moments=moments)
+    with lens(batch), torch.no_grad():
+        model(**batch.inputs)
+    with pytest.raises(ValueError, match="NaN in 4 of 4 samples, first at layer 0"):
+        lens.spectrum()
+
+
+def test_twins_in_a_batch_are_warned_of(llava):
+    model, batch, moments = llava
+    with pytest.warns(UserWarning, match="more than once"):
+        lens, _ = read(model, replace(batch, ids=("a", "a", "b", "c")), moments)
+    assert lens.reads.n == 3
+
+
+def test_reads_of_other_noise_do_not_mix(llava):
+    model, batch, moments = llava
+    one, _ = read(model, batch, moments, seed=0)
+    other, _ = read(model, batch, moments, seed=1)
+    with pytest.raises(ValueError, match="differ in their settings"):
+        Reads.concat([one.reads, other.reads])

@@ -1,0 +1,280 @@
+"""Tiny random vision-language models of many families, built in memory, with inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers as hf
+
+from pid_lens import Batch, Spans
+
+IMAGE = 290
+TEXT = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
+CLIP = {**VISION, "projection_dim": 32}
+FOUR = {**VISION, "num_hidden_layers": 2, "image_size": 56}
+
+Made = tuple[Any, dict[str, torch.Tensor]]
+
+
+def prompts(n: int, image: int = 4, before: int = 3, after: int = 7) -> torch.Tensor:
+    """Token ids: some text, an image, a question that differs from row to row, an end."""
+    generator = torch.Generator().manual_seed(n)
+    start = torch.randint(10, 200, (1, before), generator=generator).expand(n, -1)
+    question = torch.randint(10, 200, (n, after - 1), generator=generator)
+    end = torch.full((n, 1), 7)
+    return torch.cat([start, torch.full((n, image), IMAGE), question, end], 1)
+
+
+def llava(n: int) -> Made:
+    config = hf.LlavaConfig(
+        text_config=hf.LlamaConfig(**TEXT),
+        vision_config=hf.CLIPVisionConfig(**CLIP),
+        image_token_index=IMAGE,
+        image_seq_length=4,
+    )
+    inputs = {"input_ids": prompts(n), "pixel_values": torch.randn(n, 3, 28, 28)}
+    return hf.LlavaForConditionalGeneration(config), inputs
+
+
+def llava_next(n: int) -> Made:
+    config = hf.LlavaNextConfig(
+        text_config=hf.LlamaConfig(**TEXT),
+        vision_config=hf.CLIPVisionConfig(**CLIP),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[28, 28], [56, 28]],
+        image_seq_length=4,
+    )
+    return _anyres(hf.LlavaNextForConditionalGeneration(config), n)
+
+
+def llava_onevision(n: int) -> Made:
+    config = hf.LlavaOnevisionConfig(
+        text_config=hf.Qwen2Config(**TEXT),
+        vision_config=hf.SiglipVisionConfig(**VISION),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[28, 28], [56, 28]],
+    )
+    return _anyres(hf.LlavaOnevisionForConditionalGeneration(config), n)
+
+
+def _anyres(model: Any, n: int) -> Made:
+    pixels, sizes = torch.randn(n, 2, 3, 28, 28), torch.tensor([[28, 28]]).repeat(n, 1)
+    features = model.model.get_image_features(pixels, image_sizes=sizes).pooler_output
+    ids = prompts(n, image=len(features[0]))
+    return model, {"input_ids": ids, "pixel_values": pixels, "image_sizes": sizes}
+
+
+def qwen2_vl(n: int) -> Made:
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2}
+    return _qwen(hf.Qwen2VLConfig, hf.Qwen2VLForConditionalGeneration, vision, n)
+
+
+def qwen2_5_vl(n: int) -> Made:
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "out_hidden_size": 32,
+        "num_heads": 4,
+        "intermediate_size": 64,
+        "fullatt_block_indexes": [1],
+        "window_size": 56,
+    }
+    return _qwen(hf.Qwen2_5_VLConfig, hf.Qwen2_5_VLForConditionalGeneration, vision, n)
+
+
+def _qwen(config: Any, model: Any, vision: dict[str, Any], n: int) -> Made:
+    patches = {"patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2}
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
+    made = model(
+        config(
+            text_config={**TEXT, "rope_parameters": rope},
+            vision_config={**vision, **patches},
+            image_token_id=IMAGE,
+            video_token_id=291,
+            vision_start_token_id=292,
+            vision_end_token_id=293,
+        )
+    )
+    ids = prompts(n)
+    ids[:, 2], ids[:, 7] = 292, 293
+    return made, {
+        "input_ids": ids,
+        "pixel_values": torch.randn(16 * n, 3 * 2 * 14 * 14),
+        "image_grid_thw": torch.tensor([[1, 4, 4]]).repeat(n, 1),
+        "mm_token_type_ids": (ids == IMAGE).long(),
+        "attention_mask": torch.ones_like(ids),
+    }
+
+
+def internvl(n: int) -> Made:
+    vision = hf.InternVLVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=[56, 56],
+        patch_size=[14, 14],
+    )
+    config = hf.InternVLConfig(
+        text_config=hf.Qwen2Config(**TEXT), vision_config=vision, image_token_id=IMAGE
+    )
+    inputs = {"input_ids": prompts(n), "pixel_values": torch.randn(n, 3, 56, 56)}
+    return hf.InternVLForConditionalGeneration(config), inputs
+
+
+def gemma3(n: int) -> Made:
+    text = {**TEXT, "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}
+    config = hf.Gemma3Config(
+        text_config=hf.Gemma3TextConfig(**text),
+        vision_config=hf.SiglipVisionConfig(**{**VISION, "image_size": 56}),
+        mm_tokens_per_image=4,
+        image_token_index=IMAGE,
+        boi_token_index=291,
+        eoi_token_index=292,
+    )
+    model = hf.Gemma3ForConditionalGeneration(config)
+    # it starts at 0, and a model that cannot see would pass every test
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model, _typed(prompts(n), 56)
+
+
+def paligemma(n: int) -> Made:
+    config = hf.PaliGemmaConfig(
+        text_config=hf.GemmaConfig(**TEXT, head_dim=8),
+        vision_config=hf.SiglipVisionConfig(**VISION),
+        image_token_index=IMAGE,
+        projection_dim=32,
+    )
+    inputs = _typed(prompts(n, before=0), 28)
+    inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    return hf.PaliGemmaForConditionalGeneration(config), inputs
+
+
+def _typed(ids: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": ids,
+        "pixel_values": torch.randn(len(ids), 3, size, size),
+        "token_type_ids": (ids == IMAGE).long(),
+        "attention_mask": torch.ones_like(ids),
+    }
+
+
+def blip2(n: int) -> Made:
+    former = {k: v for k, v in VISION.items() if k not in ("image_size", "patch_size")}
+    text = {"vocab_size": 300, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 4}
+    config = hf.Blip2Config(
+        vision_config=VISION,
+        qformer_config={**former, "vocab_size": 300, "encoder_hidden_size": 32},
+        text_config=hf.OPTConfig(
+            **text, num_attention_heads=4, max_position_embeddings=128, word_embed_proj_dim=32
+        ).to_dict(),
+        num_query_tokens=4,
+        image_token_index=IMAGE,
+    )
+    inputs = {"input_ids": prompts(n, before=0), "pixel_values": torch.randn(n, 3, 28, 28)}
+    return hf.Blip2ForConditionalGeneration(config), inputs
+
+
+def fuyu(n: int) -> Made:
+    text = {k: v for k, v in TEXT.items() if k != "num_key_value_heads"}
+    config = hf.FuyuConfig(
+        text_config={"model_type": "persimmon", **text},
+        patch_size=14,
+        image_token_id=IMAGE,
+        **text,
+    )
+    ids = prompts(n, before=0)
+    places = torch.where(ids == IMAGE, torch.arange(ids.shape[1]), -1)
+    return hf.FuyuForCausalLM(config), {
+        "input_ids": ids,
+        "image_patches": torch.randn(n, 4, 14 * 14 * 3),
+        "image_patches_indices": places,
+    }
+
+
+def idefics3(n: int) -> Made:
+    config = hf.Idefics3Config(
+        text_config=hf.LlamaConfig(**TEXT).to_dict(),
+        vision_config=FOUR,
+        image_token_id=IMAGE,
+        scale_factor=2,
+    )
+    inputs = {"input_ids": prompts(n), "pixel_values": torch.randn(n, 1, 3, 56, 56)}
+    return hf.Idefics3ForConditionalGeneration(config), inputs
+
+
+def mistral3(n: int) -> Made:
+    config = hf.Mistral3Config(
+        text_config=hf.MistralConfig(**TEXT),
+        vision_config=hf.PixtralVisionConfig(**FOUR),
+        image_token_index=IMAGE,
+        spatial_merge_size=2,
+    )
+    return hf.Mistral3ForConditionalGeneration(config), {
+        "input_ids": prompts(n),
+        "pixel_values": torch.randn(n, 3, 56, 56),
+        "image_sizes": torch.tensor([[56, 56]]).repeat(n, 1),
+    }
+
+
+FAMILIES: dict[str, Callable[[int], Made]] = {
+    make.__name__: make
+    for make in (
+        llava,
+        llava_next,
+        llava_onevision,
+        qwen2_vl,
+        qwen2_5_vl,
+        internvl,
+        gemma3,
+        paligemma,
+        blip2,
+        fuyu,
+        idefics3,
+        mistral3,
+    )
+}
+
+
+def described(inputs: dict[str, torch.Tensor], options: Any = ((3, 4),), **more: Any) -> Batch:
+    """The inputs as a batch with spans; the question is all between the image and the end."""
+    ids = inputs["input_ids"]
+    n, tokens = ids.shape
+    image = ids == IMAGE
+    question = torch.zeros_like(image)
+    question[:, tokens - 6 : tokens - 1] = True
+    known = {"ids": tuple(f"sample {row}" for row in range(n)), "labels": torch.zeros(n).long()}
+    return Batch(
+        inputs=inputs,
+        spans=Spans(image=image, question=question & ~image),
+        options=torch.tensor(options).expand(n, -1),
+        **{**known, **more},
+    )
+
+
+def make(family: str, n: int = 4, seed: int = 0) -> tuple[Any, Batch]:
+    """A model of the family in eval mode, and a batch for it."""
+    torch.manual_seed(seed)
+    model, inputs = FAMILIES[family](n)
+    return model.eval(), described(inputs)
