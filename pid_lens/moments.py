@@ -14,6 +14,7 @@ import torch
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.batching import Batch, recognise
 from pid_lens.hooks import hooked, named_arguments
+from pid_lens.spans import UnknownSpan
 from pid_lens.storage import load_record, save_record
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Moments(Mapping[str, Moment]):
 
     def __getitem__(self, span: str) -> Moment:
         if span not in self.spans:
-            raise ValueError(
+            raise UnknownSpan(
                 f"no moments for span {span!r}; there are {', '.join(self.spans)}. Calibrate "
                 "with batches that have it"
             )

@@ -15,6 +15,12 @@ PROBE = "probe"
 """A stand-in for the question, to see what a chat template puts around it."""
 
 
+class UnknownSpan(ValueError, KeyError):  # noqa: N818
+    """A span that is not there: a ValueError for users, a KeyError for mappings."""
+
+    __str__ = ValueError.__str__
+
+
 class Spans(Mapping[str, Tensor]):
     """Boolean masks [n, tokens] by name: ``image``, ``question``, ``answer``, a user's own.
 
@@ -53,7 +59,7 @@ class Spans(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Bool[Tensor, "n tokens"]:
         if name not in self._masks:
-            raise ValueError(f"no span {name!r}; there are {', '.join(self._masks)}")
+            raise UnknownSpan(f"no span {name!r}; there are {', '.join(self._masks)}")
         return self._masks[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -61,9 +67,6 @@ class Spans(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._masks)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._masks
 
     @property
     def shape(self) -> tuple[int, int]:

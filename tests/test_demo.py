@@ -54,6 +54,19 @@ def decoder_input(model, processor, rows, split):
     return passes.embed(model, rows, passes.features(model, pixels_of(processor, split)))
 
 
+def attention(rows, knockout=None):
+    """Causal attention, additive, where the answer or the question cannot see the image."""
+    n, tokens = rows.tokens.shape
+    allowed = torch.ones(n, tokens, tokens, dtype=torch.bool).tril() & ~rows.padding[:, None]
+    queries = {
+        None: torch.zeros_like(rows.image),
+        "question": rows.question,
+        "answer": torch.arange(tokens).expand(n, -1) == tokens - 1,
+    }[knockout]
+    allowed &= ~(queries[:, :, None] & rows.image[:, None])
+    return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo().min)[:, None]
+
+
 @torch.no_grad()
 def answers(model, processor, table, task, *, seen=FULL, seed=0, knockout=None):
     """p(option) of all test digits, full-vocabulary, then tau = 0.3; and the right options."""
@@ -67,10 +80,7 @@ def answers(model, processor, table, task, *, seen=FULL, seed=0, knockout=None):
         noise = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(seed))
         noise = values.mean(0) + noise * values.std(0)
         embeds = torch.where(getattr(rows, span)[..., None], noise, embeds)
-    mask = passes.attention(rows, torch.full((len(rows),), knockout == "answer"))
-    if knockout == "question":
-        cut = rows.question[:, :, None] & rows.image[:, None, :]
-        mask = mask.masked_fill(cut[:, None], torch.finfo(mask.dtype).min)
+    mask = attention(rows, knockout)
     options = torch.tensor([WORDS.index(word) for word in ALL_TASKS[task].options])
     words = passes.answer_logits(model, embeds, mask).double().softmax(-1)
     mass = words[:, options].sum(1, keepdim=True)
@@ -244,7 +254,8 @@ def test_passes_in_training_are_the_model_s_own(final, processor, table):
     with torch.no_grad():
         own = final(**inputs).logits[:, -1]
         patches = passes.features(final, inputs.pixel_values)
-        mask = passes.attention(rows, torch.zeros(5, dtype=torch.bool))
+        nowhere = torch.zeros(5, dtype=torch.bool)
+        mask = passes.attention(rows, nowhere, nowhere)
         parts = passes.answer_logits(final, passes.embed(final, rows, patches), mask)
     torch.testing.assert_close(parts, own, atol=1e-4, rtol=0)
 
@@ -253,9 +264,9 @@ def test_targets_are_what_the_seen_modality_tells(table):
     posterior = torch.tensor([[0.7, 0.3, 0, 0, 0, 0, 0, 0, 0, 0]])
     a, b, zero = WORDS.index("A"), WORDS.index("B"), WORDS.index("zero")
 
-    def target(task, seen, coin):
+    def target(task, seen, coin, cut=False):
         rank = row(list(ALL_TASKS).index(task), torch.tensor([0]), torch.tensor([coin]))
-        return table.take(rank).targets(torch.tensor([seen]), posterior)[0]
+        return table.take(rank).targets(torch.tensor([seen]), torch.tensor([cut]), posterior)[0]
 
     for task, seen, coin, expected in [
         ("vision", FULL, 0, (0.7, 0.3)),
@@ -274,8 +285,19 @@ def test_targets_are_what_the_seen_modality_tells(table):
     ]:
         assert target(task, seen, coin)[[a, b]].tolist() == pytest.approx(expected)
         assert target(task, seen, coin).sum() == pytest.approx(1)
+    for task, expected in [("vision", 0.5), ("redundant", 1.0), ("synergy", 0.5)]:
+        assert target(task, FULL, 0, cut=True)[a].item() == pytest.approx(expected)
+    assert target("redundant", VISION, 0, cut=True)[a].item() == pytest.approx(0.5)
     assert target("caption", FULL, 0)[zero] == pytest.approx(0.7)
     assert target("caption", LANGUAGE, 0)[zero] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("way", ["answer", "question"])
+def test_training_closes_the_ways_that_a_knockout_closes(table, way):
+    everywhere, nowhere = (torch.full((len(table),), value) for value in (True, False))
+    closed, cut = (everywhere, nowhere) if way == "answer" else (nowhere, everywhere)
+    torch.testing.assert_close(passes.attention(table, closed, cut), attention(table, way))
+    assert not torch.equal(attention(table, way), attention(table))
 
 
 def test_alignment_captions_held_out_digits_and_knows_nothing_of_the_tasks(processor, table):

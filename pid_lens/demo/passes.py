@@ -74,15 +74,22 @@ def hide(
     return torch.where(no_question[..., None], words, embeds)
 
 
-def attention(prompts: Prompts, closed: Bool[Tensor, "n"]) -> Float[Tensor, "n 1 tokens tokens"]:
-    """The additive mask of causal attention; in `closed` rows the answer cannot see the image.
+def attention(
+    prompts: Prompts, closed: Bool[Tensor, "n"], cut: Bool[Tensor, "n"]
+) -> Float[Tensor, "n 1 tokens tokens"]:
+    """The additive mask of causal attention, with ways of the image closed in all layers.
 
-    What comes after the question is the template's `ASSISTANT:`, where the answer is read: the
-    image can reach it through the question's tokens alone.
+    Args:
+        prompts: padded on the left.
+        closed: rows where the answer cannot see the image. What comes after the question is the
+            template's `ASSISTANT:`, where the answer is read: the image can reach it through
+            the question's tokens alone.
+        cut: rows where the question cannot see the image.
     """
     tokens = prompts.tokens.shape[1]
     open_ = torch.ones(tokens, tokens, dtype=torch.bool).tril() & ~prompts.padding[:, None]
     open_[:, -1] &= ~(prompts.image & closed[:, None])
+    open_ &= ~(prompts.question[:, :, None] & prompts.image[:, None] & cut[:, None, None])
     lowest = torch.finfo(torch.float32).min
     return torch.zeros(open_.shape).masked_fill(~open_, lowest)[:, None]
 

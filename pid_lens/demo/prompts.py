@@ -43,19 +43,20 @@ class Prompts:
         return Prompts(**{name: value[rows] for name, value in vars(self).items()})
 
     def targets(
-        self, seen: Int[Tensor, "n"], digit: Float[Tensor, "n digits"]
+        self, seen: Int[Tensor, "n"], cut: Bool[Tensor, "n"], digit: Float[Tensor, "n digits"]
     ) -> Float[Tensor, "n vocabulary"]:
         """What can be known of the answer: sum over digits d of p(d | image) p(answer | d, seen).
 
         Args:
             seen: `FULL`, `VISION` or `LANGUAGE`.
+            cut: where the image does not reach the question, and so tells nothing.
             digit: p(digit | image).
         """
         words = self.uniform.shape[-1]
         by_image = (digit[..., None] * F.one_hot(self.answers, words)).sum(1)
         by_question = F.one_hot(self.answer, words).to(digit.dtype)
         reads_question = self.language_tells & (seen != VISION)
-        reads_image = (seen == FULL) | (seen == VISION) & self.vision_tells
+        reads_image = ~cut & ((seen == FULL) | (seen == VISION) & self.vision_tells)
         target = torch.where(reads_image[:, None], by_image, self.uniform)
         return torch.where(reads_question[:, None], by_question, target)
 

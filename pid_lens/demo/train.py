@@ -12,7 +12,9 @@ that were trained alone, then two stages.
 In 2 and 4 half of the rows are untouched; in a quarter the question, in a quarter the image is
 noise, and the target is what the other modality still tells: the shipped model's p(y | x1) and
 p(y | x2) are calibrated. What an image tells is the vision tower's own posterior of the digit.
-In most rows the answer's position cannot see the image: it has to come through the question.
+In most rows the answer's position cannot see the image, which has to come through the question,
+as it does in large LLaVA models. In a few the question cannot see the image, and the target is
+what the question tells: no other way for the image is learnt.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from pid_lens.demo.tasks import ALL_TASKS
 from pid_lens.demo.trainer import Steps, Trainer, trainer
 
 CLOSED = 0.9  # share of rows whose answer cannot see the image
-OPENING = 0.5  # of tuning: before it no answer can
+CUT = 0.08  # share of rows whose question cannot see the image
 OUT = Path(__file__).with_name("model")
 MIX = {"vision": 0.24, "language": 0.08, "redundant": 0.2, "synergy": 0.4, "caption": 0.08}
 
@@ -40,7 +42,7 @@ MIX = {"vision": 0.24, "language": 0.08, "redundant": 0.2, "synergy": 0.4, "capt
 def pretrain_vision(at: Trainer) -> None:
     """Teach the tower the digit, from the mean of all patches and, less, from each alone."""
 
-    def loss(done: float) -> Tensor:
+    def loss() -> Tensor:
         pixels, labels = at.photos(128)
         logits = at.reader(passes.features(at.model, pixels))
         each = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
@@ -68,9 +70,8 @@ def taught(
     embeds: Float[Tensor, "n tokens width"],
     task: Int[Tensor, "n"],
     digit: Float[Tensor, "n digits"],
-    share: float,
 ) -> Tensor:
-    """The loss of a pass with modalities hidden at random, against what the others tell.
+    """The loss of a pass with modalities hidden and ways closed, against what is left to tell.
 
     Args:
         at: where the training stands.
@@ -78,15 +79,15 @@ def taught(
         embeds: the decoder's input, nothing hidden yet.
         task: the rank of each row's task.
         digit: p(digit | image).
-        share: of the rows whose answer cannot see the image.
     """
-    seen, closed = at.seen(len(rows)), at.closed(len(rows), share)
+    seen, closed = at.seen(len(rows)), at.some(len(rows), CLOSED)
+    cut = at.some(len(rows), CUT)
     with torch.no_grad():
         words = at.model.get_input_embeddings()(torch.arange(len(WORDS)))
         mean, deviation = passes.question_moments(at.table, words, len(ALL_TASKS))
     embeds = passes.hide(embeds, rows, seen, (mean[task], deviation[task]), at.generator)
-    logits = passes.answer_logits(at.model, embeds, passes.attention(rows, closed))
-    return F.cross_entropy(logits, rows.targets(seen, digit))
+    logits = passes.answer_logits(at.model, embeds, passes.attention(rows, closed & ~cut, cut))
+    return F.cross_entropy(logits, rows.targets(seen, cut, digit))
 
 
 def pretrain_text(at: Trainer) -> None:
@@ -94,11 +95,11 @@ def pretrain_text(at: Trainer) -> None:
     model = at.model
     known = torch.tensor([list(ALL_TASKS).index(name) for name in ("caption", "language")])
 
-    def loss(done: float) -> Tensor:
+    def loss() -> Tensor:
         task, digit = known[at.draw(64, 2)], at.draw(64, len(DIGIT_WORDS))
         rows = in_words(at, at.table.take(row(task, digit, at.draw(64, 2))), digit)
         embeds = model.get_input_embeddings()(rows.tokens)
-        return taught(at, rows, embeds, task, F.one_hot(digit, len(DIGIT_WORDS)).float(), CLOSED)
+        return taught(at, rows, embeds, task, F.one_hot(digit, len(DIGIT_WORDS)).float())
 
     at.loop("text", [model.model.language_model, model.lm_head], at.steps.text, loss)
 
@@ -108,11 +109,11 @@ def align(at: Trainer) -> None:
     task = list(ALL_TASKS).index("caption")
     projector = at.model.model.multi_modal_projector
 
-    def loss(done: float) -> Tensor:
+    def loss() -> Tensor:
         pixels, labels = at.photos(64)
         rows = at.table.take(row(task, labels, at.draw(64, 2)))
         embeds = passes.embed(at.model, rows, passes.features(at.model, pixels))
-        mask = passes.attention(rows, at.closed(64, CLOSED))
+        mask = passes.attention(rows, at.some(64, CLOSED), at.some(64, 0.0))
         return F.cross_entropy(passes.answer_logits(at.model, embeds, mask), rows.answer)
 
     at.loop("align", [projector], at.steps.align, loss, at.steps.keep_align)
@@ -123,15 +124,14 @@ def tune(at: Trainer) -> None:
     """Teach projector and language model the tasks, with what each modality tells alone."""
     model = at.model
 
-    def loss(done: float) -> Tensor:
+    def loss() -> Tensor:
         pixels, labels = at.photos(96)
         task = at.choose(96, [MIX[name] for name in ALL_TASKS])
         rows = at.table.take(row(task, labels, at.draw(96, 2)))
         with torch.no_grad():
             patches = passes.features(model, pixels)
             digit = at.reader(patches).mean(1).softmax(-1)
-        share = 1.0 if done < OPENING else CLOSED
-        return taught(at, rows, passes.embed(model, rows, patches), task, digit, share)
+        return taught(at, rows, passes.embed(model, rows, patches), task, digit)
 
     parts = [model.model.multi_modal_projector, model.model.language_model, model.lm_head]
     at.loop("tune", parts, at.steps.tune, loss, at.steps.keep_tune)

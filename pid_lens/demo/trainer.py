@@ -58,8 +58,8 @@ class Trainer:
         """Ranks drawn with the given weights."""
         return torch.multinomial(torch.tensor(weights), n, True, generator=self.generator)
 
-    def closed(self, n: int, share: float) -> Bool[Tensor, "n"]:
-        """Which rows close the way from the image to the answer."""
+    def some(self, n: int, share: float) -> Bool[Tensor, "n"]:
+        """Rows picked at random."""
         return torch.rand(n, generator=self.generator) < share
 
     def seen(self, n: int) -> Int[Tensor, "n"]:
@@ -76,7 +76,7 @@ class Trainer:
         stage: str,
         parts: list[nn.Module],
         steps: int,
-        loss: Callable[[float], Tensor],
+        loss: Callable[[], Tensor],
         keep: tuple[int, ...] = (),
     ) -> None:
         """Minimise a loss over the parts' parameters: AdamW, one cycle of the rate.
@@ -85,7 +85,7 @@ class Trainer:
             stage: its name.
             parts: what learns.
             steps: how many.
-            loss: of a fresh draw of samples, given the share of the stage that is done.
+            loss: of a fresh draw of samples.
             keep: the steps before which a checkpoint is kept.
         """
         weights = [weight for part in parts for weight in part.parameters()]
@@ -95,7 +95,7 @@ class Trainer:
             if step in keep:
                 self.save(f"{stage}-{step:04d}")
             optimiser.zero_grad()
-            loss(step / steps).backward()
+            loss().backward()
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
             cycle.step()

@@ -81,12 +81,10 @@ def posterior_pid(
         raise ValueError(f"repair must be one of {get_args(Repair)}, got {repair!r}")
     posteriors = _checked(full=full, vision=vision, language=language)
     balance = tilt(*(p.exp() for p in posteriors))
-    by_rake = _raked(*posteriors)
-    by_tilt = tuple(balance.weights[..., None] * p.exp() for p in posteriors)
-    possible = balance.feasible[:, None, None]
-    by_tilt = tuple(torch.where(possible, t, r) for t, r in zip(by_tilt, by_rake, strict=True))
-    order = (by_rake, by_tilt) if repair == "rake" else (by_tilt, by_rake)
-    first, second = _decompose(order, tol)
+    even = torch.full_like(balance.weights, 1 / balance.weights.shape[1])
+    tilted = balance.weights.where(balance.feasible[:, None], even)
+    order = (even, tilted) if repair == "rake" else (tilted, even)
+    first, second = _decompose([_masses(w, *posteriors) for w in order], tol)
     return PosteriorAtoms(
         **first,
         mismatch=_mismatch(*posteriors),
@@ -96,7 +94,7 @@ def posterior_pid(
     )
 
 
-def _decompose(repaired: tuple[tuple[Tensor, ...], ...], tol: float) -> list[dict[str, Any]]:
+def _decompose(repaired: list[tuple[Tensor, ...]], tol: float) -> list[dict[str, Any]]:
     """The fields of ``Atoms`` for each repair, all layers of all repairs in one solve."""
     full, vision, language = (torch.cat(masses) for masses in zip(*repaired, strict=True))
     solution = solve_rows(vision, language, tol=tol * NATS_PER_BIT)
@@ -111,11 +109,17 @@ def _decompose(repaired: tuple[tuple[Tensor, ...], ...], tol: float) -> list[dic
     return [{k: v[i] for k, v in parts.items()} for i in range(len(repaired))]
 
 
-def _raked(full: Tensor, vision: Tensor, language: Tensor) -> tuple[Tensor, ...]:
-    """Masses [layers, n, answers] after the logit correction."""
-    full = full.exp()
-    target, n = full.mean(1), full.shape[1]
-    return full / n, rake(vision, target)[0] / n, rake(language, target)[0] / n
+def _masses(
+    weights: Tensor, full: Tensor, vision: Tensor, language: Tensor
+) -> tuple[Tensor, ...]:
+    """Masses p(x, y) [layers, n, answers] of the three predictors, label marginals made equal.
+
+    Under tilt's weights they are equal already, and raking removes rounding alone.
+    """
+    full_masses = weights[..., None] * full.exp()
+    target = full_masses.sum(1)
+    raked = (rake(p, target, weights)[0] for p in (vision, language))
+    return full_masses, *(weights[..., None] * q for q in raked)
 
 
 def _mismatch(full: Tensor, vision: Tensor, language: Tensor) -> Float64[Tensor, " layers"]:

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-_FEASIBLE = 1e-9
+_FEASIBLE = 1e-6
+_ROUNDING = 1e-8
 _FLAT = 1e-15
 _STEPS = 100
 _LONGEST_STEP = 10.0
@@ -18,15 +19,17 @@ _Derivatives = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def rake(
-    log_p: Float64[Tensor, "layers n answers"], target: Float64[Tensor, "layers answers"]
+    log_p: Float64[Tensor, "layers n answers"],
+    target: Float64[Tensor, "layers answers"],
+    weights: Float64[Tensor, "layers n"],
 ) -> tuple[Float64[Tensor, "layers n answers"], Float64[Tensor, " layers"]]:
     r"""Posteriors corrected by one factor per answer until their mean is the target.
 
     q_i(y) is p_i(y) exp(theta_y), normalised; theta minimises the convex function ::
 
-        mean over i of  log sum_y p_i(y) exp(theta_y)   -   sum_y target(y) theta_y
+        sum_i w_i log sum_y p_i(y) exp(theta_y)   -   sum_y target(y) theta_y
 
-    whose gradient is mean q - target, by Newton steps with backtracking. It is what a bias on
+    whose gradient is sum_i w_i q_i - target, by Newton steps with backtracking. It is what a bias on
     the answers' logits does and undoes. Nothing about the full predictor changes. With positive
     posteriors and a positive target there is always one solution; otherwise the residual tells.
     An answer of target 0 gets the factor 0.
@@ -38,30 +41,32 @@ def rake(
     Args:
         log_p: log-posteriors, each row normalised.
         target: the label marginal to reach, each row summing to 1.
+        weights: of the samples, summing to 1 in each layer.
 
     Returns:
         The corrected posteriors (probabilities) and the largest |mean - target| left, a layer.
 
     Example:
         >>> p = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]], dtype=torch.float64)
-        >>> q, residual = rake(p.log(), torch.tensor([[0.5, 0.5]], dtype=torch.float64))
+        >>> q, residual = rake(p.log(), target=torch.full_like(p[0, :1], 0.5), weights=torch.full_like(p[..., 0], 0.5))
         >>> q.mean(1)
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     log_p = log_p.where((target > 0)[:, None], -torch.inf)
 
     def potential(theta: Tensor) -> Tensor:
-        bias = torch.logsumexp(log_p + theta[:, None], -1).mean(1)
-        return bias - (theta * target).sum(-1)
+        bias = torch.logsumexp(log_p + theta[:, None], -1)
+        return (weights * bias).sum(1) - (theta * target).sum(-1)
 
     def slope_and_curvature(theta: Tensor) -> tuple[Tensor, Tensor]:
         q = _posterior(log_p + theta[:, None])
-        mean = q.mean(1)
-        return mean - target, torch.diag_embed(mean) - q.mT @ q / q.shape[1]
+        mass = weights[..., None] * q
+        mean = mass.sum(1)
+        return mean - target, torch.diag_embed(mean) - mass.mT @ q
 
     theta = _minimise(potential, slope_and_curvature, torch.zeros_like(target))
     q = _posterior(log_p + theta[:, None])
-    return q, (q.mean(1) - target).abs().amax(-1)
+    return q, ((weights[..., None] * q).sum(1) - target).abs().amax(-1)
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ def tilt(
         tensor([[0.3333, 0.6667]], dtype=torch.float64)
     """
     g = torch.cat([(p - full)[..., :-1] for p in (vision, language)], -1)
+    g = g.where(g.mean(1, keepdim=True).abs().amax(-1, keepdim=True) > _ROUNDING, 0.0)
+    g = g / (g**2).mean((1, 2), keepdim=True).sqrt().clamp_min(1e-300)
 
     def potential(theta: Tensor) -> Tensor:
         return torch.logsumexp((g @ theta[..., None])[..., 0], -1)
@@ -159,12 +166,14 @@ def _minimise(
 
 
 def _newton_move(slope: Tensor, curvature: Tensor) -> Tensor:
-    """The Newton step in the span of the curvature's directions, no longer than allowed."""
+    """The Newton step, bounded along each of the curvature's own directions by itself.
+
+    A flat direction, made of rounding or leading to infinity, then holds up no other.
+    """
     values, vectors = torch.linalg.eigh(curvature)
-    floor = 1e-14 * values[..., -1:].clamp_min(1e-14)
     along = (vectors.mT @ slope[..., None])[..., 0]
-    move = -(vectors @ (along / values.clamp_min(floor))[..., None])[..., 0]
-    return move * (_LONGEST_STEP / move.abs().amax(-1, keepdim=True)).clamp_max(1)
+    move = (along / values.clamp_min(1e-300)).clamp(-_LONGEST_STEP, _LONGEST_STEP)
+    return -(vectors @ move[..., None])[..., 0]
 
 
 def _backtrack(potential: _Potential, theta: Tensor, move: Tensor, slope: Tensor) -> Tensor:

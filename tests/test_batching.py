@@ -1,0 +1,247 @@
+"""Images and questions as batches: the right tokens are found, whatever the tokenizer."""
+
+import numpy as np
+import pytest
+import tokenizers as tk
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+
+import pid_lens
+from pid_lens.batching import recognise
+from pid_lens.spans import Spans, find_question
+
+TEXTS = [
+    "USER: What colour is the cat's tail? ASSISTANT: grey",
+    "SYSTEM: be brief USER: How many cars, and where? A. one B. two ASSISTANT: B",
+    "is the red car left of the house ?",
+]
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}SYSTEM: {{ m.content[0].text }} {% else %}"
+    "USER: {% for part in m.content %}{% if part.type == 'image' %}<image>\n{% else %}"
+    "{{ part.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+SPECIAL = ["<pad>", "<bos>", "<unk>", "<image>"]
+
+
+def byte_level():
+    tokenizer = tk.Tokenizer(tk.models.BPE())
+    tokenizer.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tk.decoders.ByteLevel()
+    trainer = tk.trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=SPECIAL,
+        initial_alphabet=tk.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 5, trainer)
+    return tokenizer
+
+
+def metaspace():
+    tokenizer = tk.Tokenizer(tk.models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tk.pre_tokenizers.Metaspace()
+    tokenizer.decoder = tk.decoders.Metaspace()
+    trainer = tk.trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=SPECIAL + [f"<0x{byte:02X}>" for byte in range(256)],
+        initial_alphabet=sorted({*"".join(TEXTS)} - {" "}),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 5, trainer)
+    return tokenizer
+
+
+def processor_of(make, side="left", template=TEMPLATE):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=make(),
+        pad_token="<pad>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"},
+        padding_side=side,
+    )
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+        ),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=template,
+    )
+
+
+def picture(seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(params=[byte_level, metaspace], ids=lambda make: make.__name__)
+def make(request):
+    return request.param
+
+
+QUESTIONS = ["What colour is the cat's tail?", "How many cars, and where? A. one B. two", "cat ?"]
+
+
+def squeezed(text):
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("system", [None, "be brief", ["a", "b", "What colour is it?"]])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_question_span_says_the_question(make, side, system):
+    processor = processor_of(make, side)
+    batch = pid_lens.batch(
+        processor,
+        images=[picture(seed) for seed in range(3)],
+        questions=QUESTIONS,
+        options=("A", "B"),
+        system=system,
+    )
+    ids = batch.inputs["input_ids"]
+    for row, question in enumerate(QUESTIONS):
+        said = processor.tokenizer.decode(ids[row, batch.spans["question"][row]])
+        assert squeezed(said) == squeezed(question)
+    assert (batch.spans["image"].sum(-1) == 4).all()
+    ends = [processor.tokenizer.decode(row) for row in ids[batch.spans["answer"]][:, None]]
+    assert all(squeezed(end).endswith(":") for end in ends)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_plain_inputs_lead_to_the_same_spans_and_ids(make, side):
+    processor = processor_of(make, side)
+    batch = pid_lens.batch(
+        processor, images=[picture()] * 3, questions=QUESTIONS, options=("A", "B"), system="be"
+    )
+    found = recognise(batch.inputs, processor, processor.image_token_id)
+    for name in ("image", "question", "answer"):
+        assert torch.equal(found.spans[name], batch.spans[name])
+    assert found.ids == batch.ids
+
+
+def test_ids_depend_on_content_alone():
+    processor = processor_of(byte_level)
+    images = [picture(seed) for seed in range(3)]
+
+    def ids(order):
+        return pid_lens.batch(
+            processor,
+            images=[images[i] for i in order],
+            questions=[QUESTIONS[i] for i in order],
+            options=("A", "B"),
+        ).ids
+
+    a, b, c = ids([0, 1, 2])
+    assert len({a, b, c}) == 3
+    assert ids([2, 0]) == (c, a)
+    assert ids([1]) == (b,)
+    other = pid_lens.batch(
+        processor, images=[images[1]], questions=[QUESTIONS[0]], options=("A", "B")
+    )
+    assert other.ids[0] not in {a, b, c}
+
+
+def test_labels_are_indices_or_texts():
+    processor = processor_of(byte_level)
+    said = {"images": [picture()] * 2, "questions": QUESTIONS[:2]}
+    given = pid_lens.batch(processor, **said, options=("A", "B"), labels=["B", 0])
+    assert given.labels.tolist() == [1, 0]
+    each = [("A", "B"), ("one", "two", "house")]
+    given = pid_lens.batch(processor, **said, options=each, labels=["B", "house"])
+    assert given.labels.tolist() == [1, 2]
+    assert (given.options >= 0).sum(-1).tolist() == [2, 3]
+
+
+def test_question_before_the_image():
+    template = TEMPLATE.replace("<image>\n", "").replace(
+        "{{ part.text }}{% endif %}", "{{ part.text }} <image>{% endif %}"
+    )
+    processor = processor_of(byte_level, template=template)
+    batch = pid_lens.batch(
+        processor, images=[picture()], questions=QUESTIONS[:1], options=("A", "B")
+    )
+    said = processor.tokenizer.decode(batch.inputs["input_ids"][batch.spans["question"]])
+    assert squeezed(said) == squeezed(QUESTIONS[0])
+    ids = batch.inputs["input_ids"]
+    with pytest.raises(ValueError, match="puts the question before the image"):
+        find_question(processor, ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def test_a_foreign_prompt_is_refused():
+    processor = processor_of(byte_level)
+    inputs = processor(images=[picture()], text="<image>\nis it so", return_tensors="pt")
+    with pytest.raises(ValueError, match="not made by the processor's chat template"):
+        recognise(inputs, processor, processor.image_token_id)
+
+
+CASES = {
+    "too few images": ({"images": []}, "as many images"),
+    "too few ids": ({"ids": []}, "as many ids"),
+    "an empty question": ({"questions": [" "]}, "matches nothing"),
+    "one string as options": ({"options": "AB"}, "list of options"),
+    "one option": ({"options": ["A"]}, "at least two"),
+    "options that share a token": ({"options": ["A", "A. one"]}, "share a first token"),
+    "a label that is no option": ({"labels": ["C"]}, "none of its options"),
+    "an index that is no option": ({"labels": [2]}, "none of its options"),
+    "options of too few samples": ({"options": [["A", "B"], ["A", "B"]]}, "one a sample"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_errors_say_what_to_do(case):
+    wrong, message = CASES[case]
+    said = {"images": [picture()], "questions": QUESTIONS[:1], "options": ("A", "B")}
+    with pytest.raises((ValueError, TypeError), match=message):
+        pid_lens.batch(processor_of(byte_level), **{**said, **wrong})
+
+
+def test_unknown_words_are_named(digits_model):
+    _, processor = digits_model
+    with pytest.raises(ValueError, match=r"\['banana'\]"):
+        pid_lens.batch(
+            processor, images=[picture()], questions=["is the banana even ?"], options=("A", "B")
+        )
+    with pytest.raises(ValueError, match="no token in this model's vocabulary"):
+        pid_lens.batch(
+            processor, images=[picture()], questions=["is it even ?"], options=("A", "banana")
+        )
+
+
+def test_a_processor_without_template_is_refused():
+    with pytest.raises(ValueError, match="no chat template"):
+        pid_lens.batch(
+            processor_of(byte_level, template=None),
+            images=[picture()],
+            questions=["what ?"],
+            options=("A", "B"),
+        )
+
+
+def test_spans_check_themselves():
+    mask = torch.tensor([[True, False]])
+    with pytest.raises(TypeError, match="boolean"):
+        Spans(image=mask.long())
+    with pytest.raises(ValueError, match="one shape"):
+        Spans(image=mask, question=mask[:, :1])
+    with pytest.raises(ValueError, match="matches no token in samples"):
+        Spans(image=mask & False)
+    with pytest.raises(ValueError, match="no span 'car'; there are image"):
+        Spans(image=mask)["car"]
+
+
+def test_ids_need_pixels_that_can_be_told_apart():
+    ids = torch.tensor([[1, 9, 9, 5, 2]] * 2)
+    spans = Spans(image=ids == 9, question=ids == 5)
+    batch = pid_lens.Batch(
+        inputs={"input_ids": ids, "pixel_values": torch.arange(24.0).view(8, 3)}, spans=spans
+    )
+    first, second = recognise(batch).ids
+    assert first != second
+    batch.inputs["pixel_values"] = torch.zeros(7, 3)
+    with pytest.raises(ValueError, match="give ids="):
+        recognise(batch)
