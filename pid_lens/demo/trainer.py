@@ -31,9 +31,9 @@ class Steps:
     vision: int = 3000
     text: int = 1000
     align: int = 800
-    tune: int = 2500
+    tune: int = 2000
     keep_align: tuple[int, ...] = (0, 50, 150)
-    keep_tune: tuple[int, ...] = (50, 100, 200, 400, 800, 1500)
+    keep_tune: tuple[int, ...] = (50, 100, 150, 250, 500, 1000)
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Trainer:
         loss: Callable[[], Tensor],
         keep: tuple[int, ...] = (),
     ) -> None:
-        """Minimise a loss over the parts' parameters: AdamW, one cycle of the rate.
+        """Minimise a loss by some parts, all else frozen: AdamW, one cycle of the rate.
 
         Args:
             stage: its name.
@@ -88,7 +88,8 @@ class Trainer:
             loss: of a fresh draw of samples.
             keep: the steps before which a checkpoint is kept.
         """
-        weights = [weight for part in parts for weight in part.parameters()]
+        self.model.requires_grad_(False)
+        weights = [weight.requires_grad_() for part in parts for weight in part.parameters()]
         optimiser = torch.optim.AdamW(weights, RATE, weight_decay=0.02)
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
         for step in tqdm(range(steps), desc=stage, mininterval=2):

@@ -14,25 +14,31 @@ if TYPE_CHECKING:
 MODEL = Path(__file__).with_name("model")
 
 
-def checkpoints() -> tuple[str, ...]:
+def checkpoints(*, folder: Path = MODEL) -> tuple[str, ...]:
     """The names that `load` knows, in the order of training.
 
     `align-0300` is what 300 steps of aligning the projector gave, `tune-1000` what 1,000 steps
     of instruction tuning gave; `final` is the trained model.
 
+    Args:
+        folder: what `python -m pid_lens.demo.train` wrote; the shipped model by default.
+
     Example:
         >>> checkpoints()[0], checkpoints()[-1]
         ('align-0000', 'final')
     """
-    names = [path.stem for path in (MODEL / "checkpoints").glob("*.safetensors")]
+    names = [path.stem for path in (folder / "checkpoints").glob("*.safetensors")]
     return tuple(sorted(names, key=lambda name: (name == "final", name)))
 
 
-def load(checkpoint: str = "final") -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def load(
+    checkpoint: str = "final", *, folder: Path = MODEL
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """The shipped model, float32, on the CPU, in evaluation mode, with its processor.
 
     Args:
         checkpoint: one of `checkpoints()`.
+        folder: what `python -m pid_lens.demo.train` wrote; the shipped model by default.
 
     Raises:
         ValueError: if the checkpoint is unknown.
@@ -42,14 +48,15 @@ def load(checkpoint: str = "final") -> tuple[LlavaForConditionalGeneration, Llav
         >>> model.config.text_config.num_hidden_layers
         6
     """
-    if checkpoint not in checkpoints():
-        known = ", ".join(checkpoints())
+    names = checkpoints(folder=folder)
+    if checkpoint not in names:
+        known = ", ".join(names) or f"there is none in {folder}"
         raise ValueError(f"unknown checkpoint {checkpoint!r}: choose one of {known}")
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    weights = load_file(MODEL / "checkpoints" / f"{checkpoint}.safetensors")
+    weights = load_file(folder / "checkpoints" / f"{checkpoint}.safetensors")
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced
-        model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(MODEL))
+        model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(folder))
     model.load_state_dict({name: weight.float() for name, weight in weights.items()})
     model.generation_config.max_new_tokens = 1  # the answer is one word
-    return model.eval(), LlavaProcessor.from_pretrained(MODEL)
+    return model.eval(), LlavaProcessor.from_pretrained(folder)

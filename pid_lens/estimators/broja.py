@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float64
@@ -109,7 +109,7 @@ def _strata(
     return [ordered[:, :, counts == k, : int(k)] for k in counts.unique()]
 
 
-def _mixed(parts: list[Atoms] | list[PosteriorAtoms], weights: Tensor) -> dict[str, Tensor]:
+def _mixed(parts: list[Atoms] | list[PosteriorAtoms], weights: Tensor) -> dict[str, Any]:
     return {name: _mean([getattr(p, name) for p in parts], weights) for name in _TOTALS}
 
 

@@ -15,7 +15,7 @@ from pid_lens.estimators.certificate import (
     shift_to_feasible,
     value_of,
 )
-from pid_lens.estimators.measures import entropy, mutual_information, ratio
+from pid_lens.estimators.measures import entropy, ratio
 from pid_lens.estimators.solution import Solution
 
 _NUMBERS_AT_ONCE = 2**24
@@ -103,7 +103,8 @@ class _Point:
 
     def moved(self, move: _Point, length: Float64[Tensor, " batch"]) -> _Point:
         far = length[:, None, None]
-        point = _Point(*(getattr(self, f.name) + far * getattr(move, f.name) for f in fields(self)))
+        names = [f.name for f in fields(self)]
+        point = _Point(*(getattr(self, k) + far * getattr(move, k) for k in names))
         slack = 1 - point.experts.sum(-1)
         return replace(point, s=torch.where(slack > 0.1 * point.s, slack, point.s))
 
@@ -372,9 +373,7 @@ def _put(x: Any, at: Tensor, values: Any) -> None:
 def _swapped(s: Solution) -> Solution:
     """Vision and language exchanged."""
     q = s.coupling if s.coupling is None else s.coupling.transpose(1, 2)
-    return replace(
-        s, coupling=q, dual_vision=s.dual_language, dual_language=s.dual_vision
-    )
+    return replace(s, coupling=q, dual_vision=s.dual_language, dual_language=s.dual_vision)
 
 
 def _joined(parts: list[Solution]) -> Solution:

@@ -109,9 +109,7 @@ def _decompose(repaired: list[tuple[Tensor, ...]], tol: float) -> list[dict[str,
     return [{k: v[i] for k, v in parts.items()} for i in range(len(repaired))]
 
 
-def _masses(
-    weights: Tensor, full: Tensor, vision: Tensor, language: Tensor
-) -> tuple[Tensor, ...]:
+def _masses(weights: Tensor, full: Tensor, vision: Tensor, language: Tensor) -> tuple[Tensor, ...]:
     """Masses p(x, y) [layers, n, answers] of the three predictors, label marginals made equal.
 
     Under tilt's weights they are equal already, and raking removes rounding alone.

@@ -29,10 +29,10 @@ def rake(
 
         sum_i w_i log sum_y p_i(y) exp(theta_y)   -   sum_y target(y) theta_y
 
-    whose gradient is sum_i w_i q_i - target, by Newton steps with backtracking. It is what a bias on
-    the answers' logits does and undoes. Nothing about the full predictor changes. With positive
-    posteriors and a positive target there is always one solution; otherwise the residual tells.
-    An answer of target 0 gets the factor 0.
+    whose gradient is sum_i w_i q_i - target, by Newton steps with backtracking. It is what a
+    bias on the answers' logits does and undoes. Nothing about the full predictor changes. With
+    positive posteriors and a positive target there is always one solution; otherwise the
+    residual tells. An answer of target 0 gets the factor 0.
 
     Source:
         On a least squares adjustment of a sampled frequency table when the expected marginal
@@ -48,7 +48,8 @@ def rake(
 
     Example:
         >>> p = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]], dtype=torch.float64)
-        >>> q, residual = rake(p.log(), target=torch.full_like(p[0, :1], 0.5), weights=torch.full_like(p[..., 0], 0.5))
+        >>> half = torch.full((1, 2), 0.5, dtype=torch.float64)
+        >>> q, residual = rake(p.log(), target=half, weights=half)
         >>> q.mean(1)
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
@@ -179,10 +180,11 @@ def _newton_move(slope: Tensor, curvature: Tensor) -> Tensor:
 def _backtrack(potential: _Potential, theta: Tensor, move: Tensor, slope: Tensor) -> Tensor:
     """Halves each step until it brings a fair share of the promised decrease."""
     start, promise = potential(theta), (slope * move).sum(-1)
+    rounding = 1e-15 * (1 + start.abs())
     length = torch.ones_like(start)
     for _ in range(30):
-        rounding = 1e-15 * (1 + start.abs())
-        short = potential(theta + length[:, None] * move) > start + 1e-4 * length * promise + rounding
+        least = start + 1e-4 * length * promise + rounding
+        short = potential(theta + length[:, None] * move) > least
         if not bool(short.any()):
             break
         length = torch.where(short, length / 2, length)

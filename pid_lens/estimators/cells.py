@@ -1,0 +1,143 @@
+"""Cells of posteriors: merging equal rows exactly, and near ones at the least loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from pid_lens.estimators.measures import ratio
+
+_LLOYD_ROUNDS = 8
+_ROWS_AT_ONCE = 2**23
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A partition of rows p(x, y) into cells."""
+
+    of: Int64[Tensor, " n"]
+    """The cell of each row."""
+    masses: Float64[Tensor, "cells answers"]
+    """p(cell, y), summed over the cell's rows."""
+
+    def __len__(self) -> int:
+        return len(self.masses)
+
+
+def gather_cells(joint: Float64[Tensor, "n answers"], of: Int64[Tensor, " n"]) -> Cells:
+    """Cells from labels; unused labels are dropped.
+
+    Args:
+        joint: masses p(x, y).
+        of: any integer label for each row.
+
+    Returns:
+        ``Cells`` numbered by the order of their labels.
+    """
+    used, of = of.unique(return_inverse=True)
+    masses = joint.new_zeros(len(used), joint.shape[1]).index_add_(0, of, joint)
+    return Cells(of, masses)
+
+
+def merge_equal(joint: Float64[Tensor, "n answers"]) -> Cells:
+    """One cell for each distinct posterior p(y|x): nothing is lost, I(X; Y) is the same.
+
+    Cells come sorted by posterior, so whatever is done with them afterwards does not depend on
+    the order of the samples.
+
+    Args:
+        joint: masses p(x, y), one row a sample. Rows without mass form one cell.
+
+    Returns:
+        ``Cells`` in canonical order.
+
+    Example:
+        >>> rows = torch.tensor([[0.1, 0.3], [0.2, 0.1], [0.1, 0.2]], dtype=torch.float64)
+        >>> merge_equal(torch.cat([rows, 2 * rows]) / 3).of.tolist()
+        [0, 2, 1, 0, 2, 1]
+    """
+    posterior = ratio(joint, joint.sum(1, keepdim=True).expand_as(joint))
+    same = (posterior * 2**40).round()
+    return gather_cells(joint, same.unique(dim=0, return_inverse=True)[1])
+
+
+def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
+    """At most ``count`` cells that keep as much of I(X; Y) as we can: KL k-means.
+
+    The loss of a partition is the mean KL divergence from a row's posterior to its cell's.
+    Centres are chosen one by one where w KL is largest, then moved to their cells' means in
+    turn. Deterministic; order-free if the rows come in canonical order.
+
+    Source:
+        Clustering with Bregman divergences (Banerjee, Merugu, Dhillon, Ghosh, 2005),
+        https://jmlr.org/papers/v6/banerjee05b.html
+
+    Args:
+        rows: masses p(x, y) with positive row sums, in canonical order.
+        count: the most cells to make.
+
+    Returns:
+        ``Cells``; as many as rows if those are not more than ``count``.
+    """
+    if len(rows) <= count:
+        return Cells(torch.arange(len(rows), device=rows.device), rows)
+    centres = rows.sum(0, keepdim=True)
+    nearest = divergence(rows, centres)[:, 0]
+    for _ in range(count - 1):
+        new = rows[nearest.argmax()][None]
+        centres = torch.cat([centres, new])
+        nearest = torch.minimum(nearest, divergence(rows, new)[:, 0])
+    return _settle(rows, centres[1:])
+
+
+def split(
+    rows: Float64[Tensor, "n answers"],
+    cells: Cells,
+    blame: Float64[Tensor, " n"],
+    count: int,
+) -> Cells:
+    """More cells where the blame lies: each most-blamed cell gets a second centre.
+
+    Args:
+        rows: masses p(x, y) in canonical order.
+        cells: their partition so far.
+        blame: what each row contributes to the width of the certified interval.
+        count: the most cells to have afterwards.
+
+    Returns:
+        The finer ``Cells``.
+    """
+    if len(rows) <= count:
+        return Cells(torch.arange(len(rows), device=rows.device), rows)
+    own = divergence(rows, cells.masses).gather(1, cells.of[:, None])[:, 0]
+    total = torch.zeros_like(cells.masses[:, 0]).index_add_(0, cells.of, blame.clamp_min(0))
+    worst = total.argsort(descending=True, stable=True)[: max(0, count - len(cells))]
+    inside = cells.of[None] == worst[:, None]
+    far = torch.where(inside, own, -1.0).max(1)
+    centres = torch.cat([cells.masses, rows[far.indices[far.values > 0]]])
+    return _settle(rows, centres)
+
+
+def divergence(
+    rows: Float64[Tensor, "n answers"], centres: Float64[Tensor, "cells answers"]
+) -> Float64[Tensor, "n cells"]:
+    """p(x) KL(p(y|x) || p(y|cell)), nats: what a row would lose in a cell."""
+    logs = ratio(centres, centres.sum(1, keepdim=True)).clamp_min(1e-45).log()
+    own = torch.xlogy(rows, ratio(rows, rows.sum(1, keepdim=True))).sum(1, keepdim=True)
+    return own - rows @ logs.mT
+
+
+def _settle(rows: Tensor, centres: Tensor) -> Cells:
+    """Rows to their nearest centres, centres to their rows' means, a few times."""
+    cells = gather_cells(rows, _nearest(rows, centres))
+    for _ in range(_LLOYD_ROUNDS):
+        cells = gather_cells(rows, _nearest(rows, cells.masses))
+    return cells
+
+
+def _nearest(rows: Tensor, centres: Tensor) -> Int64[Tensor, " n"]:
+    step = max(1, _ROWS_AT_ONCE // len(centres))
+    return torch.cat([divergence(part, centres).argmin(1) for part in rows.split(step)])

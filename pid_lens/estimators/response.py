@@ -1,0 +1,107 @@
+"""The best potentials of one source against given potentials of the other, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pid_lens.estimators.measures import ratio
+
+_STEPS = 25
+_NUMBERS_AT_ONCE = 2**22
+
+
+def respond(
+    rows: Float64[Tensor, "n answers"], others: Float64[Tensor, "m answers"]
+) -> Float64[Tensor, "n answers"]:
+    r"""The a(x) that maximise <a(x), p(x, .)> while sum_y exp(a(x, y) + b_j(y)) <= 1 for all j.
+
+    With u = exp(a) and B = exp(b) this is max sum_y p log u under B u <= 1, a small concave
+    problem for each row; primal-dual interior point, all rows at once, one system of
+    answers x answers each. The result is scaled to be exactly feasible, so that in the dual of
+    I_Q it can replace any a: the bound only rises, up to rounding and the steps' number.
+
+    Args:
+        rows: masses p(x, y), positive row sums.
+        others: potentials b_j, nats; -inf is allowed.
+
+    Returns:
+        a, nats; feasible together with ``others``.
+
+    Example:
+        >>> p = torch.tensor([[0.3, 0.1]], dtype=torch.float64)
+        >>> respond(p, torch.zeros(1, 2, dtype=torch.float64)).exp()
+        tensor([[0.7500, 0.2500]], dtype=torch.float64)
+    """
+    step = max(1, _NUMBERS_AT_ONCE // len(others))
+    shift = others.amax(0)
+    b = (others - shift).exp()
+    best = [_respond(ratio(part, part.sum(1, keepdim=True)), b) for part in rows.split(step)]
+    return torch.cat(best).log() - shift
+
+
+@dataclass(frozen=True)
+class _Point:
+    u: Float64[Tensor, "n answers"]
+    r: Float64[Tensor, "n m"]
+    s: Float64[Tensor, "n m"]
+
+
+def _respond(p: Tensor, b: Tensor) -> Float64[Tensor, "n answers"]:
+    """Exp(a) for posteriors p against b, whose columns have maximum 1."""
+    u = torch.full_like(p, 0.5 / p.shape[1])
+    point = _Point(u, p.new_full((len(p), len(b)), 1 / len(b)), 1 - u @ b.mT)
+    best, most = _scaled(point.u, b, p)
+    squares = (b[:, :, None] * b[:, None]).flatten(1)
+    for _ in range(_STEPS):
+        point = _step(point, p, b, squares)
+        u, value = _scaled(point.u, b, p)
+        better = value > most
+        best, most = torch.where(better, u, best), torch.where(better, value, most)
+        if float((point.r * point.s).sum(1).amax()) < 1e-9:
+            break
+    return best
+
+
+def _scaled(u: Tensor, b: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """U on the boundary of B u <= 1, and its value sum p log u; never NaN."""
+    u = u / (u @ b.mT).amax(1, keepdim=True)
+    value = torch.xlogy(p, u).sum(1, keepdim=True)
+    return u, value.where(value.isfinite(), -torch.inf)
+
+
+def _step(point: _Point, p: Tensor, b: Tensor, squares: Tensor) -> _Point:
+    """One predictor-corrector step of every row."""
+    u, r, s = point.u, point.r, point.s
+    hessian = ((r / s) @ squares).view(*u.shape, -1)
+    hessian.diagonal(dim1=-2, dim2=-1).add_(p / u**2)
+    factor = torch.linalg.cholesky_ex(hessian)[0]
+
+    def move(target: Tensor | float) -> _Point:
+        slope = p / u - r @ b - ((target - r * s) / s) @ b
+        du = torch.cholesky_solve(slope[..., None], factor)[..., 0]
+        ds = -du @ b.mT
+        return _Point(du, (target - r * s - r * ds) / s, ds)
+
+    mu = (r * s).mean(1, keepdim=True)
+    guess = move(0.0)
+    on_u, on_r = _reach(point, guess)
+    after = ((r + on_r * guess.r) * (s + on_u * guess.s)).mean(1, keepdim=True)
+    target = (after / mu).clamp(0, 1) ** 3 * mu - guess.r * guess.s * on_u * on_r
+    step = move(target.clamp_min(0))
+    on_u, on_r = (0.99 * x for x in _reach(point, step))
+    u = u + on_u * step.u
+    return replace(point, u=u, r=r + on_r * step.r, s=(1 - u @ b.mT).clamp_min(1e-16))
+
+
+def _reach(point: _Point, move: _Point) -> tuple[Tensor, Tensor]:
+    """The longest steps of (u, s) and of r that leave all of them positive."""
+
+    def inside(x: Tensor, dx: Tensor) -> Tensor:
+        return torch.where(dx < 0, -x / dx.clamp_max(-1e-300), 1e30).amin(1, keepdim=True)
+
+    on_u = torch.minimum(inside(point.u, move.u), inside(point.s, move.s))
+    return on_u.clamp_max(1), inside(point.r, move.r).clamp_max(1)

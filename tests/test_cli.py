@@ -1,0 +1,80 @@
+"""The command line, as its users run it."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pid_lens.cli import main
+
+ATOMS = ["redundancy", "unique_vision", "unique_language", "synergy"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One run of two tasks' worth of arguments, shared by the tests below."""
+    out = tmp_path_factory.mktemp("out")
+    report = out / "somewhere" / "report.json"
+    said = [sys.executable, "-m", "pid_lens.cli", "demo", "--task", "synergy", "--n", "120"]
+    done = subprocess.run(
+        [*said, "--seed", "3", "--out", str(out), "--json", str(report)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done, out, json.loads(report.read_text())
+
+
+def test_the_report_has_every_number(run):
+    task = run[2]["tasks"]["synergy"]
+    assert list(run[2]["tasks"]) == ["synergy"]
+    assert task["layers"] == [0, 1, 2, 3, 4, 5]
+    assert task["n"] == 120
+    for name in (*ATOMS, "information", "gap"):
+        assert len(task[name]) == 6
+    for layer in range(6):
+        total = sum(task[name][layer] for name in ATOMS)
+        assert total == pytest.approx(task["information"][layer], abs=1e-6)
+    assert 0.9 <= task["accuracy"] <= 1
+    assert 0 <= task["cross_entropy"] < 0.5
+
+
+def test_table_progress_picture_and_csv(run):
+    done, out, report = run
+    synergy = report["tasks"]["synergy"]["synergy"]
+    assert f"{synergy[-1]:.3f}" in done.stdout
+    assert f"{max(synergy):.2f} at {synergy.index(max(synergy))}" in done.stdout
+    assert "calibrating" in done.stderr
+    with Image.open(out / "demo.png") as picture:
+        assert min(picture.size) > 300
+    table = pd.read_csv(out / "demo.csv")
+    assert table["synergy"].tolist() == pytest.approx(synergy)
+    assert set(table["task"]) == {"synergy"}
+
+
+def test_the_same_seed_gives_the_same_numbers(run, tmp_path, capsys):
+    arguments = ["demo", "--task", "synergy", "--n", "120", "--out", str(tmp_path)]
+    assert main([*arguments, "--seed", "3"]) == 0
+    again = json.loads((tmp_path / "demo.json").read_text())
+    assert again == run[2]
+    assert main([*arguments, "--seed", "4"]) == 0
+    assert json.loads((tmp_path / "demo.json").read_text()) != again
+    capsys.readouterr()
+
+
+def test_errors_say_what_to_do(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "new")]
+    assert main(["demo", "--task", "hearing", *out]) == 2
+    assert "vision, language, redundant, synergy" in capsys.readouterr().err
+    assert main(["demo", "--n", "100000", *out]) == 2
+    assert "100000" in capsys.readouterr().err
+    (tmp_path / "file").write_text("in the way")
+    assert main(["demo", "--task", "vision", "--out", str(tmp_path / "file")]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["sing"])
+    assert stopped.value.code == 2
+    assert "demo" in capsys.readouterr().err
