@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float
     from torch import Tensor
 
@@ -66,6 +67,11 @@ class Anatomy:
         named = self.model.named_modules(remove_duplicate=False)
         path = next((name for name, module in named if module is self.decoder), "decoder")
         return f"{path}.inputs_embeds"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs."""
+        return next(self.model.parameters()).device
 
     def fingerprint(self) -> str:
         """A short hash that tells this model from any other, trained a step further included.

@@ -55,6 +55,11 @@ class Batch:
         """Number of samples."""
         return len(self.inputs["input_ids"])
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same with its inputs on another device; the rest follows where it is needed."""
+        inputs = {k: v.to(device) if hasattr(v, "to") else v for k, v in self.inputs.items()}
+        return replace(self, inputs=inputs)
+
     def __repr__(self) -> str:
         n, tokens = self.inputs["input_ids"].shape
         options = "no" if self.options is None else self.options.shape[-1]
@@ -128,7 +133,13 @@ def batch(
         "add_special_tokens": not prompts[0].startswith(processor.tokenizer.bos_token or "\0")
     }
     inputs = dict(
-        processor(images=list(images), text=prompts, padding=True, return_tensors="pt", **special)
+        processor(
+            images=[[image] for image in images],
+            text=prompts,
+            padding=True,
+            return_tensors="pt",
+            **special,
+        )
     )
     attended = _attended(inputs)
     question = torch.zeros_like(attended)
@@ -171,7 +182,7 @@ def recognise(
     if batch.spans is None:
         spans = {
             "image": find_image(input_ids, image_token),
-            "question": _question(processor, input_ids, attended),
+            "question": _question(processor, input_ids, attended, image_token),
         }
     else:
         spans = dict(batch.spans)
@@ -203,13 +214,15 @@ def _attended(inputs: Mapping[str, Any]) -> Bool[Tensor, "n tokens"]:
     return mask.bool()
 
 
-def _question(processor: Any, input_ids: Tensor, attended: Tensor) -> Tensor:
+def _question(
+    processor: Any, input_ids: Tensor, attended: Tensor, image_token: int | None
+) -> Tensor:
     if processor is None:
         raise ValueError(
             "without a processor the question cannot be found in token ids: hand over the "
             "processor, a Batch of pid_lens.batch, or spans={'image': mask, 'question': mask}"
         )
-    return find_question(processor, input_ids, attended)
+    return find_question(processor, input_ids, attended, image_token)
 
 
 def _known_words(processor: Any, text: str, tokens: list[int]) -> None:

@@ -198,7 +198,7 @@ class Lens:
                 "no sample was read yet: run the model inside the lens, `with lens: "
                 "model(**inputs)` (the lens must be open before the forward pass begins)"
             )
-        self._parts = [Reads.concat(self._parts).cpu()]
+        self._parts = [Reads.concat([part.cpu() for part in self._parts])]
         _refuse_nan(self._parts[0])
         return self._parts[0]
 
@@ -314,7 +314,7 @@ def spectrum(
     with torch.no_grad():
         for batch in tqdm(batches, "reading", delay=2, leave=False):
             with lens(batch):
-                lens.anatomy.model(**batch.inputs)
+                lens.anatomy.model(**batch.to(lens.anatomy.device).inputs)
     return lens.spectrum(estimator)
 
 

@@ -184,9 +184,9 @@ def calibrate(
     total: Moments | None = None
     empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
     for given in tqdm(batches, "calibrating", delay=2, leave=False):
-        samples = recognise(given, processor, anatomy.image_token)
-        inputs = given.inputs if isinstance(given, Batch) else given
-        embeddings = _decoder_input(anatomy, inputs)
+        batch = given if isinstance(given, Batch) else Batch(inputs=dict(given))
+        samples = recognise(batch, processor, anatomy.image_token)
+        embeddings = _decoder_input(anatomy, batch.to(anatomy.device).inputs)
         spans = {
             name: Moment.of(embeddings[mask.to(embeddings.device)])
             for name, mask in samples.spans.items()

@@ -121,7 +121,10 @@ def find_answer(attended: Bool[Tensor, "n tokens"]) -> Bool[Tensor, "n tokens"]:
 
 
 def find_question(
-    processor: Any, input_ids: Int[Tensor, "n tokens"], attended: Bool[Tensor, "n tokens"]
+    processor: Any,
+    input_ids: Int[Tensor, "n tokens"],
+    attended: Bool[Tensor, "n tokens"],
+    image_token: int | None,
 ) -> Bool[Tensor, "n tokens"]:
     """The question's tokens in prompts of the processor's chat template.
 
@@ -133,7 +136,6 @@ def find_question(
         ValueError: there is no template, or a prompt was not made by it.
     """
     before, after = _template(processor)
-    image_token = processor.image_token_id
     mask = torch.zeros_like(attended)
     for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attended.tolist(), strict=True)):
         positions = [at for at, yes in enumerate(seen) if yes]

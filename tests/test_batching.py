@@ -169,7 +169,7 @@ def test_question_before_the_image():
     assert squeezed(said) == squeezed(QUESTIONS[0])
     ids = batch.inputs["input_ids"]
     with pytest.raises(ValueError, match="puts the question before the image"):
-        find_question(processor, ids, torch.ones_like(ids, dtype=torch.bool))
+        find_question(processor, ids, torch.ones_like(ids, dtype=torch.bool), 3)
 
 
 def test_a_foreign_prompt_is_refused():

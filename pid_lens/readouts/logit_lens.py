@@ -48,5 +48,6 @@ class LogitLens:
     ) -> Float[Tensor, "n answers"]:
         """Full-vocabulary log-probabilities of the options, natural log, float32."""
         logits = anatomy.logits(state)
+        options = options.to(logits.device)
         chosen = logits.gather(-1, options.clamp(min=0)) - logits.logsumexp(-1, keepdim=True)
         return chosen.masked_fill(options < 0, -math.inf)
