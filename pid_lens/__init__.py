@@ -7,7 +7,7 @@ Example:
     Spectrum(layer 5: R=... U_vision=... U_language=... S=0.9... of I=0.9... bits; ...)
 """
 
-from pid_lens import demo
+from pid_lens import demo, truth
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.batching import Batch, batch
 from pid_lens.estimators import BROJA, discrete_pid, posterior_pid
@@ -45,4 +45,5 @@ __all__ = [
     "dissect",
     "posterior_pid",
     "spectrum",
+    "truth",
 ]

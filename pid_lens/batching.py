@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,12 @@ def batch(
         ...                options=("A", "B"), system="vision")
         Batch(1 samples, 26 tokens, 2 options, spans image question answer)
     """
+    for name, given in (("images", images), ("questions", questions), ("labels", labels)):
+        if isinstance(given, str) or (given is not None and not hasattr(given, "__len__")):
+            raise TypeError(f"{name} must be a list, one entry a sample; got one {given!r}")
     n = len(questions)
+    if not n:
+        raise ValueError("a batch needs at least one question")
     systems = [system] * n if system is None or isinstance(system, str) else list(system)
     for name, given in (("images", images), ("labels", labels), ("ids", ids), ("system", systems)):
         if given is not None and len(given) != n:
@@ -146,8 +151,8 @@ def batch(
     for row, (prompt, text) in enumerate(zip(prompts, questions, strict=True)):
         places = attended[row].nonzero().flatten()
         expanded = inputs["input_ids"][row, places].tolist()
+        _known_words(processor, prompt, expanded)
         found = question_tokens(processor, prompt, text, expanded, **special)
-        _known_words(processor, text, [expanded[at] for at in found])
         question[row, places[found]] = True
     table = option_table(options, n, processor)
     image = find_image(inputs["input_ids"], processor.image_token_id)
@@ -160,6 +165,21 @@ def batch(
     )
     known = recognise(made)
     return replace(made, spans=known.spans, ids=known.ids)
+
+
+def as_batches(given: Any) -> Iterable[Batch]:
+    """One batch or many, each as a `Batch`; what can be gone through again stays so.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(given, Batch):
+        return [given]
+    if isinstance(given, Mapping) and "input_ids" in given:
+        return [Batch(inputs=dict(given))]
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise TypeError(f"batches must be Batch records or mappings of inputs; got {given!r}")
+    return list(given) if isinstance(given, Iterator) else given
 
 
 def recognise(
@@ -191,7 +211,7 @@ def recognise(
         if mask.shape != input_ids.shape:
             raise ValueError(
                 f"span {name!r} must be [n, tokens] = {list(input_ids.shape)} as the input; got "
-                f"{list(mask.shape)}"
+                f"{list(mask.shape)}. Did another batch run than the one described?"
             )
     spans = {name: mask.to(input_ids.device) for name, mask in spans.items()}
     ids = _contents(batch.inputs, spans) if batch.ids is None else tuple(map(str, batch.ids))
@@ -225,12 +245,12 @@ def _question(
     return find_question(processor, input_ids, attended, image_token)
 
 
-def _known_words(processor: Any, text: str, tokens: list[int]) -> None:
+def _known_words(processor: Any, prompt: str, tokens: list[int]) -> None:
     unknown = processor.tokenizer.unk_token_id
     if unknown is not None and unknown in tokens:
-        words = [w for w in text.split() if unknown in processor.tokenizer(w)["input_ids"]]
+        words = [w for w in prompt.split() if unknown in processor.tokenizer(w)["input_ids"]]
         raise ValueError(
-            f"the question {text!r} has words that this model's tokenizer lacks: {words}"
+            f"the prompt {prompt!r} has words that this model's tokenizer lacks: {words}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.batching import Batch
+from pid_lens.batching import Batch, as_batches
 from pid_lens.conditions import CONDITIONS, Variation, variations
 from pid_lens.estimators import BROJA
 from pid_lens.instrument import Instrument, mean_probability
@@ -196,7 +196,8 @@ class Lens:
         if not self._parts:
             raise ValueError(
                 "no sample was read yet: run the model inside the lens, `with lens: "
-                "model(**inputs)` (the lens must be open before the forward pass begins)"
+                "model(**inputs)`; it must be open before the forward pass begins, and a loop "
+                "over lens.views() must run to its end"
             )
         self._parts = [Reads.concat([part.cpu() for part in self._parts])]
         _refuse_nan(self._parts[0])
@@ -208,6 +209,8 @@ class Lens:
         Raises:
             ValueError: nothing was read, or not under the conditions that the estimator needs.
         """
+        if isinstance(estimator, type | str):
+            raise TypeError(f"estimator must be an instance such as BROJA(); got {estimator!r}")
         return deepcopy(estimator or BROJA()).update(self.reads).result()
 
     def reset(self) -> Self:
@@ -271,7 +274,7 @@ class View:
 
 def spectrum(
     model: Any,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch] | Batch,
     *,
     processor: Any = None,
     choices: Sequence[str | int] | None = None,
@@ -305,9 +308,9 @@ def spectrum(
         >>> found.synergy.argmax().item() >= 2
         True
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
-    batches = list(batches) if isinstance(batches, Iterator) else batches
+    batches = as_batches(batches)
     if moments is None:
         moments = calibrate(model, batches, processor=processor)
     lens = Lens(model, processor, choices=choices, moments=moments, draws=draws, seed=seed)

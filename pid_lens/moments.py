@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.batching import Batch, recognise
+from pid_lens.batching import Batch, as_batches, recognise
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.spans import UnknownSpan
 from pid_lens.storage import load_record, save_record
@@ -162,7 +162,7 @@ def calibrate(
 
     Args:
         model: a vision-language model, or pass its ``anatomy``.
-        batches: `Batch` records, or mappings of the model's inputs.
+        batches: `Batch` records, or mappings of the model's inputs; one or many.
         processor: needed where a batch does not say its spans.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
@@ -178,12 +178,12 @@ def calibrate(
         >>> calibrate(model, pid_lens.demo.batches("synergy", split="train", n=64))
         Moments(image 1024 tokens, question 448 tokens, model ..., at model....inputs_embeds)
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     anatomy = anatomy or dissect(model)
     total: Moments | None = None
     empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
-    for given in tqdm(batches, "calibrating", delay=2, leave=False):
+    for given in tqdm(as_batches(batches), "calibrating", delay=2, leave=False):
         batch = given if isinstance(given, Batch) else Batch(inputs=dict(given))
         samples = recognise(batch, processor, anatomy.image_token)
         embeddings = _decoder_input(anatomy, batch.to(anatomy.device).inputs)

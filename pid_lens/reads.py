@@ -128,7 +128,7 @@ class Reads:
         if bool((self.labels < 0).any()):
             raise ValueError(
                 f"{int((self.labels < 0).sum())} of {self.n} samples have no label: give labels= "
-                "to pid_lens.batch or to the lens"
+                "to pid_lens.batch and say the batch, `with lens(batch): ...`, or lens(labels=...)"
             )
         return self.labels
 

@@ -25,6 +25,10 @@ TOTALS = (
 FLAGS = ("gap", "mismatch", "ess", "feasible")
 SHOWN = ("repair", "tau", "draws")
 """Settings without which a spectrum cannot be compared with another."""
+LEAST_SHARED = 1e-6
+"""Below this information there are no shares."""
+CONTRADICTION = 0.05
+"""By this much one modality alone may seem to tell more than both before it is doubtful."""
 LOW_ESS = 0.5
 """Below this share of effective samples a layer is called doubtful."""
 
@@ -99,8 +103,9 @@ class Atoms:
 
     @property
     def shares(self) -> dict[str, Tensor]:
-        """Each atom as a share of the information, [...]; NaN where there is none to share."""
-        return {name: getattr(self, name) / self.information for name in ATOMS}
+        """Each atom as a share of the information, [...]; NaN below 1e-6, nothing to share."""
+        whole = self.information.where(self.information > LEAST_SHARED, torch.nan)
+        return {name: getattr(self, name) / whole for name in ATOMS}
 
     def __repr__(self) -> str:
         if self.union.ndim:
@@ -148,12 +153,15 @@ class Spectrum(Atoms):
 
     @property
     def doubtful(self) -> Tensor:
-        """Layers whose three conditions disagree on the answers' marginal, bool [layers].
+        """Layers whose three conditions contradict each other, bool [layers]; drawn hollow.
 
-        There, atoms rest on the repair: tilting weights do not exist, or keep less than half of
-        the samples. They are drawn hollow.
+        Either they disagree on the answers' marginal, so that the atoms rest on the repair:
+        tilting weights do not exist, or keep less than half of the samples. Or one modality
+        alone seems to tell more than both, which three posteriors of one world cannot.
         """
-        return ~self.feasible | (self.ess < LOW_ESS)
+        alone = torch.maximum(self.information_vision, self.information_language)
+        contradiction = alone > self.information + CONTRADICTION
+        return ~self.feasible | (self.ess < LOW_ESS) | contradiction
 
     def __sub__(self, other: Spectrum) -> Spectrum:
         """The change of every number from ``other`` to this, over the same samples.

@@ -12,7 +12,14 @@ from torch import Tensor
 
 
 def save_record(path: str | Path, kind: str, tensors: dict[str, Tensor], about: dict) -> None:
-    """Writes tensors and whatever JSON can say about them to one file."""
+    """Writes tensors and whatever JSON can say about them to one file.
+
+    Raises:
+        FileNotFoundError: its folder is not there.
+    """
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"cannot save to {path}: there is no folder {folder}")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(whole, path, {"kind": kind, "about": json.dumps(about)})
 

@@ -188,6 +188,10 @@ CASES = {
     "options that share a token": ({"options": ["A", "A. one"]}, "share a first token"),
     "a label that is no option": ({"labels": ["C"]}, "none of its options"),
     "an index that is no option": ({"labels": [2]}, "none of its options"),
+    "one question": ({"questions": "what ?"}, "questions must be a list"),
+    "one image": ({"images": picture()}, "images must be a list"),
+    "one label": ({"labels": "A"}, "labels must be a list"),
+    "nothing": ({"questions": [], "images": []}, "at least one question"),
     "options of too few samples": ({"options": [["A", "B"], ["A", "B"]]}, "one a sample"),
 }
 
@@ -205,6 +209,14 @@ def test_unknown_words_are_named(digits_model):
     with pytest.raises(ValueError, match=r"\['banana'\]"):
         pid_lens.batch(
             processor, images=[picture()], questions=["is the banana even ?"], options=("A", "B")
+        )
+    with pytest.raises(ValueError, match=r"\['addition'\]"):
+        pid_lens.batch(
+            processor,
+            images=[picture()],
+            questions=["is it even ?"],
+            options=("A", "B"),
+            system="addition",
         )
     with pytest.raises(ValueError, match="no token in this model's vocabulary"):
         pid_lens.batch(

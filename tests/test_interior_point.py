@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from pid_lens.estimators.certificate import round_to_marginals, shift_to_feasible, value_of
+from pid_lens.estimators.certificate import (
+    round_to_marginals,
+    shift_to_feasible,
+    value_of,
+)
 from pid_lens.estimators.interior_point import solve
 from pid_lens.estimators.measures import entropy, mutual_information
 
@@ -70,7 +74,10 @@ def test_exchanging_the_sources_exchanges_the_proofs(problem):
 
 def test_padding_changes_nothing():
     p1, p2 = marginals(**KINDS["dense"])
-    padded = torch.nn.functional.pad(p1, (0, 0, 0, 3)), torch.nn.functional.pad(p2, (0, 0, 2, 0))
+    padded = (
+        torch.nn.functional.pad(p1, (0, 0, 0, 3)),
+        torch.nn.functional.pad(p2, (0, 0, 2, 0)),
+    )
     plain, more = solve(p1, p2, tol=1e-10), solve(*padded, tol=1e-10)
     assert torch.allclose(plain.upper, more.upper, atol=1e-9)
     assert torch.allclose(plain.lower, more.lower, atol=1e-9)

@@ -421,6 +421,11 @@ ERRORS = {
     ),
     "too few ids": (lambda m, b, s: read(m, replace(b, ids=("one",)), s), "as many ids"),
     "too few labels": (lambda m, b, s: read(m, replace(b, labels=[0]), s), "as many labels"),
+    "a batch of no kind": (lambda m, b, s: pid_lens.calibrate(m, "vision"), "Batch records"),
+    "an estimator's class": (
+        lambda m, b, s: Lens(m, moments=s).spectrum(pid_lens.BROJA),
+        "must be an instance",
+    ),
     "no draws": (lambda m, b, s: Lens(m, moments=s, draws=0), "at least one draw"),
     "moments of other spans": (
         lambda m, b, s: Lens(m, moments=s, conditions={"full": [Noise("car")]}),

@@ -117,6 +117,8 @@ def test_files_that_are_none(tmp_path):
         Reads.load(tmp_path / "text")
     with pytest.raises(FileNotFoundError):
         Reads.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        reads().save(tmp_path / "nowhere" / "reads")
 
 
 def test_shapes_are_checked():

@@ -23,6 +23,16 @@ def pair():
     return spectrum(0), spectrum(1)
 
 
+def agreeing(spectrum):
+    """The same as if the three conditions did not contradict each other."""
+    return replace(
+        spectrum,
+        information=torch.maximum(spectrum.information_vision, spectrum.information_language),
+        ess=torch.ones(4).double(),
+        feasible=torch.ones(4, dtype=torch.bool),
+    )
+
+
 def test_atoms_add_up(pair):
     for s in pair:
         total = s.redundancy + s.unique_vision + s.unique_language + s.synergy
@@ -93,7 +103,7 @@ def test_repr_is_one_line_that_says_the_settings(pair):
 
 
 def test_doubtful_layers_are_drawn_hollow(pair):
-    doubtful = replace(pair[0], ess=torch.tensor([0.1, 0.9, 0.9, 0.9]).double())
+    doubtful = replace(agreeing(pair[0]), ess=torch.tensor([0.1, 0.9, 0.9, 0.9]).double())
     doubtful = replace(doubtful, feasible=torch.tensor([True, True, False, True]))
     assert doubtful.doubtful.tolist() == [True, False, True, False]
     ax = doubtful.plot()
@@ -104,6 +114,18 @@ def test_doubtful_layers_are_drawn_hollow(pair):
     ]
     assert hollow == [[0, 2]] * 4
     plt.close(ax.figure)
+
+
+def test_a_contradiction_is_doubtful(pair):
+    sound = agreeing(pair[0])
+    assert not sound.doubtful.any()
+    spoilt = replace(sound, information=sound.information_vision - 0.06)
+    assert spoilt.doubtful.all()
+
+
+def test_nothing_has_no_shares(pair):
+    nothing = replace(pair[0], information=torch.full((4,), 1e-17).double())
+    assert all(share.isnan().all() for share in nothing.shares.values())
 
 
 def test_plots_draw_the_numbers(pair):

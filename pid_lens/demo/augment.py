@@ -10,6 +10,7 @@ from torch.nn import functional as F
 ANGLE = 0.22  # radians
 STRETCH = 0.14  # of the size, and as much shear
 SHIFT = 0.24  # of half the picture: almost one pixel
+DIM = 0.15  # of the brightness, up or down
 NOISE = 0.12  # of half the range of brightness
 
 
@@ -28,7 +29,7 @@ def affine(n: int, generator: torch.Generator) -> Float[Tensor, "n 2 3"]:
 def augment(
     pixels: Float[Tensor, "n 3 high wide"], generator: torch.Generator
 ) -> Float[Tensor, "n 3 high wide"]:
-    """Turn, stretch, shift and blur each picture at random, then add noise.
+    """Turn, stretch, shift and dim each picture at random, then add noise.
 
     Args:
         pixels: brightness from -1 (paper) to 1 (ink), three equal channels.
@@ -41,6 +42,6 @@ def augment(
     grey = pixels[:, :1] + 1  # paper is 0, and so is what comes in from outside
     grid = F.affine_grid(affine(len(grey), generator), list(grey.shape), align_corners=False)
     moved = F.grid_sample(grey, grid, mode="bilinear", align_corners=False)
-    dim = 1 + 0.15 * (torch.rand(len(grey), 1, 1, 1, generator=generator) * 2 - 1)
+    dim = 1 + DIM * (torch.rand(len(grey), 1, 1, 1, generator=generator) * 2 - 1)
     noise = NOISE * torch.randn(moved.shape, generator=generator)
     return (moved * dim - 1 + noise).expand_as(pixels)

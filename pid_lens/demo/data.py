@@ -3,9 +3,11 @@
 Source: "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998), UCI Machine
 Learning Repository, https://archive.ics.uci.edu/dataset/80, licence CC BY 4.0; the part of it that
 scikit-learn distributes as `load_digits`. Changes: stored as bytes, and divided into 1,347 digits
-for training and 450 for testing, the classes in equal shares.
+for training and 450 for testing, the classes in equal shares. The same people wrote both parts:
+the split says nothing of unknown hands.
 
-`python -m pid_lens.demo.data FILE` writes the shipped `digits.npz` again, from scikit-learn.
+`python -m pid_lens.demo.data FILE` writes the shipped `digits.npz` again, from scikit-learn
+(to the working folder if no file is named).
 """
 
 from __future__ import annotations
@@ -124,4 +126,4 @@ def build(path: Path, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    build(Path(*sys.argv[1:2] or ["digits.npz"]))

@@ -85,12 +85,13 @@ def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
     if len(rows) <= count:
         return Cells(torch.arange(len(rows), device=rows.device), rows)
     centres = rows.sum(0, keepdim=True)
-    nearest = divergence(rows, centres)[:, 0]
+    own = negative_entropy(rows)
+    loss = own - score(rows, centres)[:, 0]
     for _ in range(count - 1):
-        new = rows[nearest.argmax()][None]
+        new = rows[loss.argmax()][None]
         centres = torch.cat([centres, new])
-        nearest = torch.minimum(nearest, divergence(rows, new)[:, 0])
-    return _settle(rows, centres[1:])
+        loss = torch.minimum(loss, own - score(rows, new)[:, 0])
+    return _settle(rows, centres)
 
 
 def split(
@@ -112,22 +113,27 @@ def split(
     """
     if len(rows) <= count:
         return Cells(torch.arange(len(rows), device=rows.device), rows)
-    own = divergence(rows, cells.masses).gather(1, cells.of[:, None])[:, 0]
+    fit = score(rows, cells.masses).gather(1, cells.of[:, None])[:, 0]
+    loss = negative_entropy(rows) - fit
     total = torch.zeros_like(cells.masses[:, 0]).index_add_(0, cells.of, blame.clamp_min(0))
     worst = total.argsort(descending=True, stable=True)[: max(0, count - len(cells))]
     inside = cells.of[None] == worst[:, None]
-    far = torch.where(inside, own, -1.0).max(1)
+    far = torch.where(inside, loss, -1.0).max(1)
     centres = torch.cat([cells.masses, rows[far.indices[far.values > 0]]])
     return _settle(rows, centres)
 
 
-def divergence(
+def score(
     rows: Float64[Tensor, "n answers"], centres: Float64[Tensor, "cells answers"]
 ) -> Float64[Tensor, "n cells"]:
-    """p(x) KL(p(y|x) || p(y|cell)), nats: what a row would lose in a cell."""
-    logs = ratio(centres, centres.sum(1, keepdim=True)).clamp_min(1e-45).log()
-    own = torch.xlogy(rows, ratio(rows, rows.sum(1, keepdim=True))).sum(1, keepdim=True)
-    return own - rows @ logs.mT
+    """sum_y p(x, y) log p(y|cell), nats: the higher, the less a row loses in a cell."""
+    posterior = ratio(centres, centres.sum(1, keepdim=True).expand_as(centres))
+    return rows @ posterior.clamp_min(1e-45).log().mT
+
+
+def negative_entropy(rows: Float64[Tensor, "n answers"]) -> Float64[Tensor, " n"]:
+    """sum_y p(x, y) log p(y|x), nats: the score of a row in a cell of its own."""
+    return torch.xlogy(rows, ratio(rows, rows.sum(1, keepdim=True).expand_as(rows))).sum(1)
 
 
 def _settle(rows: Tensor, centres: Tensor) -> Cells:
@@ -140,4 +146,4 @@ def _settle(rows: Tensor, centres: Tensor) -> Cells:
 
 def _nearest(rows: Tensor, centres: Tensor) -> Int64[Tensor, " n"]:
     step = max(1, _ROWS_AT_ONCE // len(centres))
-    return torch.cat([divergence(part, centres).argmin(1) for part in rows.split(step)])
+    return torch.cat([score(part, centres).argmax(1) for part in rows.split(step)])

@@ -39,6 +39,7 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9) -> Atoms:
         ValueError: negative or NaN entries, fewer than three axes, tables not summing to 1.
 
     Example:
+        >>> import torch
         >>> xor = torch.zeros(2, 2, 2)
         >>> xor[[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0]] = 0.25
         >>> discrete_pid(xor)
@@ -79,6 +80,7 @@ def union_information(
         A ``Solution`` with one entry a problem.
 
     Example:
+        >>> import torch
         >>> bit = torch.eye(2, dtype=torch.float64)[None] / 2
         >>> union_information(bit, bit).upper / NATS_PER_BIT
         tensor([1.], dtype=torch.float64)

@@ -118,7 +118,8 @@ def tilt(
         >>> tilt(full, vision, full).weights
         tensor([[0.3333, 0.6667]], dtype=torch.float64)
     """
-    g = torch.cat([(p - full)[..., :-1] for p in (vision, language)], -1)
+    free = slice(max(1, full.shape[-1] - 1))
+    g = torch.cat([(p - full)[..., free] for p in (vision, language)], -1)
     g = g.where(g.mean(1, keepdim=True).abs().amax(-1, keepdim=True) > _ROUNDING, 0.0)
     g = g / (g**2).mean((1, 2), keepdim=True).sqrt().clamp_min(1e-300)
 

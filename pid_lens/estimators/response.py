@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pid_lens.estimators.measures import ratio
 
-_STEPS = 25
+_STEPS = 30
+_ENOUGH = 1e-7
 _NUMBERS_AT_ONCE = 2**22
 
 
@@ -61,7 +62,7 @@ def _respond(p: Tensor, b: Tensor) -> Float64[Tensor, "n answers"]:
         u, value = _scaled(point.u, b, p)
         better = value > most
         best, most = torch.where(better, u, best), torch.where(better, value, most)
-        if float((point.r * point.s).sum(1).amax()) < 1e-9:
+        if float(_error(point, p, b).amax()) <= _ENOUGH:
             break
     return best
 
@@ -73,16 +74,23 @@ def _scaled(u: Tensor, b: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     return u, value.where(value.isfinite(), -torch.inf)
 
 
+def _error(point: _Point, p: Tensor, b: Tensor) -> Float64[Tensor, "n 1"]:
+    """How far a row is from optimal: sum r s and sum |p - u B^T r|."""
+    slope = (p - point.u * (point.r @ b)).abs().sum(1, keepdim=True)
+    return slope + (point.r * point.s).sum(1, keepdim=True)
+
+
 def _step(point: _Point, p: Tensor, b: Tensor, squares: Tensor) -> _Point:
-    """One predictor-corrector step of every row."""
+    """One predictor-corrector step of every row; rows that are done or stuck stay."""
     u, r, s = point.u, point.r, point.s
-    hessian = ((r / s) @ squares).view(*u.shape, -1)
-    hessian.diagonal(dim1=-2, dim2=-1).add_(p / u**2)
+    hessian = ((r / s) @ squares).view(*u.shape, -1) * u[..., None] * u[:, None]
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+    diagonal.add_(p + 1e-13 * diagonal + 1e-30)
     factor = torch.linalg.cholesky_ex(hessian)[0]
 
     def move(target: Tensor | float) -> _Point:
-        slope = p / u - r @ b - ((target - r * s) / s) @ b
-        du = torch.cholesky_solve(slope[..., None], factor)[..., 0]
+        slope = p - u * (r @ b + ((target - r * s) / s) @ b)
+        du = u * torch.cholesky_solve(slope[..., None], factor)[..., 0]
         ds = -du @ b.mT
         return _Point(du, (target - r * s - r * ds) / s, ds)
 
@@ -93,15 +101,17 @@ def _step(point: _Point, p: Tensor, b: Tensor, squares: Tensor) -> _Point:
     target = (after / mu).clamp(0, 1) ** 3 * mu - guess.r * guess.s * on_u * on_r
     step = move(target.clamp_min(0))
     on_u, on_r = (0.99 * x for x in _reach(point, step))
-    u = u + on_u * step.u
-    return replace(point, u=u, r=r + on_r * step.r, s=(1 - u @ b.mT).clamp_min(1e-16))
+    new = _Point(u + on_u * step.u, r + on_r * step.r, s + on_u * step.s)
+    sound = torch.cat([new.u, new.r, new.s], 1).isfinite().all(1, keepdim=True)
+    go = sound & (_error(point, p, b) > _ENOUGH)
+    pairs = ((new.u, u), (new.r, r), (new.s, s))
+    return _Point(*(torch.where(go, x, y) for x, y in pairs))
 
 
 def _reach(point: _Point, move: _Point) -> tuple[Tensor, Tensor]:
     """The longest steps of (u, s) and of r that leave all of them positive."""
 
     def inside(x: Tensor, dx: Tensor) -> Tensor:
-        return torch.where(dx < 0, -x / dx.clamp_max(-1e-300), 1e30).amin(1, keepdim=True)
+        return 1 / (-dx / x).amax(1, keepdim=True).clamp_min(1)
 
-    on_u = torch.minimum(inside(point.u, move.u), inside(point.s, move.s))
-    return on_u.clamp_max(1), inside(point.r, move.r).clamp_max(1)
+    return torch.minimum(inside(point.u, move.u), inside(point.s, move.s)), inside(point.r, move.r)

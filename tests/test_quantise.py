@@ -1,0 +1,134 @@
+"""Cells lose what the interval says they lose, whatever the order of the samples."""
+
+import pytest
+import torch
+
+from pid_lens.estimators.cells import cluster, merge_equal, split
+from pid_lens.estimators.interior_point import solve
+from pid_lens.estimators.measures import entropy, mutual_information
+from pid_lens.estimators.quantise import solve_rows
+from pid_lens.estimators.repair import rake
+from pid_lens.estimators.response import respond
+
+
+def samples(n, answers, scale, layers=1, seed=0):
+    """Masses of two sources with one label marginal, every row distinct."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (layers, n, answers)
+    answer = torch.randint(answers, shape[:2], generator=generator)
+    evidence = scale * torch.nn.functional.one_hot(answer, answers)
+    logs = [
+        (evidence + scale * torch.randn(shape, generator=generator, dtype=torch.float64))
+        for _ in range(2)
+    ]
+    weights = torch.full(shape[:2], 1 / n, dtype=torch.float64)
+    target = torch.full((layers, answers), 1 / answers, dtype=torch.float64)
+    return tuple(rake(x.log_softmax(-1), target, weights)[0] / n for x in logs)
+
+
+def test_merging_equal_rows_loses_nothing():
+    rows, _ = samples(30, 3, 2.0)
+    again = rows[0].repeat(4, 1) / 4
+    cells = merge_equal(again)
+    assert len(cells) == 30
+    assert torch.allclose(mutual_information(cells.masses), mutual_information(rows[0]))
+    assert torch.allclose(
+        torch.zeros_like(cells.masses).index_add_(0, cells.of, again), cells.masses
+    )
+
+
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_clusters_do_not_depend_on_the_order(count):
+    rows = samples(200, 3, 2.0)[0][0]
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    one, other = (cluster(merge_equal(r).masses, count) for r in (rows, rows[order]))
+    assert len(one) <= count
+    assert torch.allclose(one.masses, other.masses, atol=1e-15)
+
+
+def test_more_cells_keep_more_information():
+    rows = merge_equal(samples(200, 4, 3.0)[0][0]).masses
+    kept = [float(mutual_information(cluster(rows, m).masses)) for m in (1, 4, 16, 64, 200)]
+    assert kept == sorted(kept)
+    assert kept[0] == pytest.approx(0, abs=1e-12)
+    assert kept[-1] == pytest.approx(float(mutual_information(rows)), abs=1e-12)
+
+
+def test_blamed_cells_are_split():
+    rows = merge_equal(samples(100, 3, 2.0)[0][0]).masses
+    cells = cluster(rows, 8)
+    blame = (cells.of == 2).double()
+    finer = split(rows, cells, blame, 9)
+    assert len(finer) == 9
+    assert len(finer.of[cells.of == 2].unique()) > 1
+
+
+@pytest.mark.parametrize(("answers", "scale"), [(3, 1.0), (4, 6.0)])
+def test_a_response_is_feasible_and_no_shift_betters_it(answers, scale):
+    (p1,), (p2,) = samples(40, answers, scale)
+    exact = solve(p1[None], p2[None], tol=1e-9)
+    a = respond(p1, exact.dual_language[0])
+    assert torch.logsumexp(a[:, None] + exact.dual_language[0], -1).max() < 1e-12
+    value = (a * p1).sum() + (exact.dual_language[0] * p2).sum() + entropy(p1.sum(0))
+    assert float(value) >= float(exact.lower) - 1e-8
+    assert float(value) <= float(exact.upper) + 1e-12
+
+
+@pytest.mark.parametrize("answers", [2, 3, 4])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_the_interval_holds_the_exact_optimum(answers, scale):
+    p1, p2 = samples(48, answers, scale, layers=2)
+    exact = solve(p1, p2, tol=1e-9)
+    for most in (8, 16):
+        result = solve_rows(p1, p2, tol=1e-6, start=8, most=most)
+        assert (result.lower <= exact.upper + 1e-12).all()
+        assert (exact.lower <= result.upper + 1e-12).all()
+        assert result.gap.max() < 0.2
+
+
+def test_refinement_narrows_the_interval():
+    p1, p2 = samples(150, 3, 2.0)
+    widths = [float(solve_rows(p1, p2, tol=1e-7, start=8, most=m).gap) for m in (8, 16, 32, 64)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < widths[0] / 3
+
+
+def test_refinement_stops_at_the_tolerance():
+    p1, p2 = samples(150, 3, 2.0)
+    wide = solve_rows(p1, p2, tol=0.1, start=8, most=64)
+    narrow = solve_rows(p1, p2, tol=1e-7, start=8, most=64)
+    assert 0.01 < float(wide.gap) <= 0.1
+    assert wide.iterations < narrow.iterations
+
+
+def test_potentials_of_the_rows_prove_the_lower_bound():
+    p1, p2 = samples(120, 3, 3.0)
+    result = solve_rows(p1, p2, tol=1e-3, start=16, most=32)
+    a, b = result.dual_vision, result.dual_language
+    assert torch.logsumexp(a[:, :, None] + b[:, None], -1).max() < 1e-12
+    value = (a * p1).sum() + (b * p2).sum() + entropy(p1[0].sum(0))
+    assert float(value) == pytest.approx(float(result.lower), abs=1e-12)
+
+
+def test_order_of_the_samples_does_not_matter():
+    p1, p2 = samples(200, 4, 4.0)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    one = solve_rows(p1, p2, tol=1e-4, start=16, most=32)
+    other = solve_rows(p1[:, order], p2[:, order.flip(0)], tol=1e-4, start=16, most=32)
+    assert torch.allclose(one.lower, other.lower, atol=1e-9)
+    assert torch.allclose(one.upper, other.upper, atol=1e-9)
+
+
+def test_layers_are_solved_as_if_alone():
+    p1, p2 = samples(60, 3, 3.0, layers=3)
+    whole = solve_rows(p1, p2, tol=1e-4, start=16, most=32)
+    for i in range(3):
+        alone = solve_rows(p1[i : i + 1], p2[i : i + 1], tol=1e-4, start=16, most=32)
+        assert float(alone.upper) == pytest.approx(float(whole.upper[i]), abs=1e-8)
+
+
+def test_many_samples_fit_in_memory():
+    p1, p2 = samples(20_000, 3, 3.0)
+    result = solve_rows(p1, p2, tol=0.1, start=16, most=16)
+    assert result.dual_vision.shape == p1.shape
+    assert float(result.gap) < 0.2
