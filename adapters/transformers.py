@@ -48,7 +48,6 @@ def dissect(model: nn.Module) -> Anatomy:
         norm=_child(decoder, NORMS, nn.Module),
         unembed=unembed,
         image_token=_image_token(config),
-        softcap=getattr(_text(config), "final_logit_softcapping", None),
     )
 
 
@@ -81,10 +80,6 @@ def _child(module: nn.Module, names: tuple[str, ...], kind: type) -> Any:
         f"{type(module).__name__} has none of {', '.join(names)}. Hand over its parts: "
         "anatomy=pid_lens.Anatomy(...)"
     )
-
-
-def _text(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _image_token(config: Any) -> int | None:

@@ -50,7 +50,9 @@ class Anatomy:
     image_token: int | None = None
     """The id that holds an image's place in ``input_ids``."""
     softcap: float | None = None
-    """c of the final soft-capping c tanh(logits / c), where the model has one."""
+    """c of a final soft-capping c tanh(logits / c), where the model applies one."""
+    scale: float = 1.0
+    """Factor on the logits, where the model has one."""
 
     def logits(self, state: Float[Tensor, "n width"]) -> Float[Tensor, "n vocabulary"]:
         """The model's own last step on a raw layer output, float32.
@@ -58,7 +60,7 @@ class Anatomy:
         Calls the modules' ``forward``, not the modules, so that nobody's hooks fire again.
         """
         normed = self.norm.forward(state).to(self.unembed.weight.dtype)
-        logits = self.unembed.forward(normed).float()
+        logits = self.scale * self.unembed.forward(normed).float()
         return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
     @property
@@ -84,6 +86,11 @@ class Anatomy:
             if parameter.device.type != "meta":
                 digest.update(_sampled(parameter.detach()).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def versions(self) -> int:
+        """A number that changes when a weight is changed in place, at next to no cost."""
+        return sum(parameter._version for parameter in self.model.parameters())
 
     def __repr__(self) -> str:
         weight: Any = self.unembed.weight
@@ -125,5 +132,6 @@ def dissect(model: Any) -> Anatomy:
     raise TypeError(
         f"no adapter knows {type(model).__module__}.{type(model).__name__} (known frameworks: "
         f"{', '.join(ADAPTERS)}). Hand over its parts: anatomy=pid_lens.Anatomy(model=..., "
-        "decoder=..., layers=..., norm=..., unembed=..., image_token=...)"
+        "decoder=..., layers=..., norm=..., unembed=..., image_token=...). If it wraps a model of "
+        "transformers (torch.compile, DataParallel, PEFT), hand over the wrapped model"
     )

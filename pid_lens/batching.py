@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,14 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.readouts.choices import Choice, option_table
-from pid_lens.spans import (
-    Spans,
-    find_answer,
-    find_image,
-    find_question,
-    question_tokens,
-    render,
-)
+from pid_lens.samples import attended_tokens, recognise
+from pid_lens.spans import Spans, find_image, question_tokens, render, special_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -65,21 +56,6 @@ class Batch:
         options = "no" if self.options is None else self.options.shape[-1]
         spans = "no" if self.spans is None else " ".join(self.spans)
         return f"Batch({n} samples, {tokens} tokens, {options} options, spans {spans})"
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Samples:
-    """All that an intervention or a readout may know of a batch."""
-
-    ids: tuple[str, ...]
-    spans: Spans
-    options: Int[Tensor, "n answers"]
-    labels: Int[Tensor, " n"]
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return len(self.ids)
 
 
 def batch(
@@ -134,9 +110,7 @@ def batch(
         if given is not None and len(given) != n:
             raise ValueError(f"{n} questions need as many {name}; got {len(given)}")
     prompts = [render(processor, q, s) for q, s in zip(questions, systems, strict=True)]
-    special = {
-        "add_special_tokens": not prompts[0].startswith(processor.tokenizer.bos_token or "\0")
-    }
+    special = special_tokens(processor, prompts[0])
     inputs = dict(
         processor(
             images=[[image] for image in images],
@@ -146,7 +120,7 @@ def batch(
             **special,
         )
     )
-    attended = _attended(inputs)
+    attended = attended_tokens(inputs)
     question = torch.zeros_like(attended)
     for row, (prompt, text) in enumerate(zip(prompts, questions, strict=True)):
         places = attended[row].nonzero().flatten()
@@ -154,95 +128,38 @@ def batch(
         _known_words(processor, prompt, expanded)
         found = question_tokens(processor, prompt, text, expanded, **special)
         question[row, places[found]] = True
-    table = option_table(options, n, processor)
     image = find_image(inputs["input_ids"], processor.image_token_id)
     made = Batch(
         inputs=inputs,
         spans=Spans(image=image, question=question),
-        options=table,
-        labels=None if labels is None else _label_indices(labels, options, table),
+        options=option_table(options, n, processor),
+        labels=None if labels is None else torch.tensor(_label_indices(labels, options, n)),
         ids=None if ids is None else tuple(map(str, ids)),
     )
     known = recognise(made)
-    return replace(made, spans=known.spans, ids=known.ids)
+    return replace(made, spans=known.spans, labels=known.labels, ids=known.ids)
 
 
-def as_batches(given: Any) -> Iterable[Batch]:
-    """One batch or many, each as a `Batch`; what can be gone through again stays so.
+def as_batch(given: Any) -> Batch:
+    """A batch, or a mapping of a model's inputs as one.
 
     Raises:
         TypeError: it is neither.
     """
     if isinstance(given, Batch):
-        return [given]
+        return given
     if isinstance(given, Mapping) and "input_ids" in given:
-        return [Batch(inputs=dict(given))]
-    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
-        raise TypeError(f"batches must be Batch records or mappings of inputs; got {given!r}")
-    return list(given) if isinstance(given, Iterator) else given
-
-
-def recognise(
-    batch: Batch | Mapping[str, Any],
-    processor: Any = None,
-    image_token: int | None = None,
-    choices: Int[Tensor, "1 answers"] | None = None,
-) -> Samples:
-    """The samples of a batch: whatever it does not say is found from its inputs.
-
-    Options are the batch's own, or the ``choices`` of all, or none ([n, 0]).
-
-    Raises:
-        ValueError: no image in a prompt, a question that cannot be found, ids that cannot be
-            made, or something of another length than the batch.
-    """
-    batch = batch if isinstance(batch, Batch) else Batch(inputs=dict(batch))
-    input_ids = batch.inputs["input_ids"]
-    n, attended = len(input_ids), _attended(batch.inputs)
-    if batch.spans is None:
-        spans = {
-            "image": find_image(input_ids, image_token),
-            "question": _question(processor, input_ids, attended, image_token),
-        }
-    else:
-        spans = dict(batch.spans)
-    spans.setdefault("answer", find_answer(attended))
-    for name, mask in spans.items():
-        if mask.shape != input_ids.shape:
-            raise ValueError(
-                f"span {name!r} must be [n, tokens] = {list(input_ids.shape)} as the input; got "
-                f"{list(mask.shape)}. Did another batch run than the one described?"
-            )
-    spans = {name: mask.to(input_ids.device) for name, mask in spans.items()}
-    ids = _contents(batch.inputs, spans) if batch.ids is None else tuple(map(str, batch.ids))
-    none = torch.empty(1, 0, dtype=torch.long) if choices is None else choices
-    options = (
-        none.expand(n, -1) if batch.options is None else option_table(batch.options, n, processor)
+        return Batch(inputs=dict(given))
+    raise TypeError(
+        f"a batch must be a Batch of pid_lens.batch or a mapping with input_ids; got {given!r}"
     )
-    labels = torch.full((n,), -1) if batch.labels is None else torch.as_tensor(batch.labels)
-    for name, of in (("ids", ids), ("labels", labels)):
-        if len(of) != n:
-            raise ValueError(f"{n} samples need as many {name}; got {len(of)}")
-    _no_twins(ids)
-    return Samples(ids=ids, spans=Spans(**spans), options=options, labels=labels)
 
 
-def _attended(inputs: Mapping[str, Any]) -> Bool[Tensor, "n tokens"]:
-    mask = inputs.get("attention_mask")
-    if mask is None or mask.ndim != 2:
-        return torch.ones_like(inputs["input_ids"], dtype=torch.bool)
-    return mask.bool()
-
-
-def _question(
-    processor: Any, input_ids: Tensor, attended: Tensor, image_token: int | None
-) -> Tensor:
-    if processor is None:
-        raise ValueError(
-            "without a processor the question cannot be found in token ids: hand over the "
-            "processor, a Batch of pid_lens.batch, or spans={'image': mask, 'question': mask}"
-        )
-    return find_question(processor, input_ids, attended, image_token)
+def as_batches(given: Any) -> Iterable[Any]:
+    """One batch or many; what can be gone through again stays so."""
+    if isinstance(given, Batch | str | Mapping) or not isinstance(given, Iterable):
+        return [as_batch(given)]
+    return list(given) if isinstance(given, Iterator) else given
 
 
 def _known_words(processor: Any, prompt: str, tokens: list[int]) -> None:
@@ -254,53 +171,12 @@ def _known_words(processor: Any, prompt: str, tokens: list[int]) -> None:
         )
 
 
-def _label_indices(labels: Sequence[Any], options: Sequence[Any], table: Tensor) -> Tensor:
-    rows = options if not isinstance(options[0], Choice) else [options] * len(labels)
+def _label_indices(labels: Sequence[Any], options: Sequence[Any], n: int) -> list[int]:
+    """Labels that are an option's text, as its index; indices as they are."""
+    rows = [options] * n if isinstance(options[0], Choice) else options
     found = []
-    for row, (label, choices, tokens) in enumerate(zip(labels, rows, table, strict=True)):
-        index = (
-            list(choices).index(label) if isinstance(label, str) and label in choices else label
-        )
-        if isinstance(index, str) or not -1 <= index < int((tokens >= 0).sum()):
+    for row, (label, choices) in enumerate(zip(labels, rows, strict=True)):
+        if isinstance(label, str) and label not in choices:
             raise ValueError(f"label {label!r} of sample {row} is none of its options {choices}")
-        found.append(int(index))
-    return torch.tensor(found)
-
-
-def _no_twins(ids: tuple[str, ...]) -> None:
-    twice = [name for name, count in Counter(ids).items() if count > 1]
-    if twice:
-        warnings.warn(
-            f"{len(twice)} samples of this batch stand in it more than once ({twice[0]}, ...): "
-            "the last of each counts. Give them ids= of their own to count them apart",
-            stacklevel=3,
-        )
-
-
-def _contents(inputs: Mapping[str, Any], spans: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """A hash of each sample's attended tokens and of its pixels, whatever the padding."""
-    input_ids, attended = inputs["input_ids"], _attended(inputs)
-    hashes = [
-        hashlib.sha256(ids[seen].cpu().numpy().tobytes())
-        for ids, seen in zip(input_ids, attended, strict=True)
-    ]
-    images = spans["image"].sum(-1).tolist()
-    for name in sorted(inputs):
-        value = inputs[name]
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            for digest, part in zip(hashes, _split(name, value, images), strict=True):
-                digest.update(part.float().cpu().contiguous().numpy().tobytes())
-    return tuple(digest.hexdigest()[:16] for digest in hashes)
-
-
-def _split(name: str, value: Tensor, images: list[int]) -> Sequence[Tensor]:
-    """A tensor's rows by sample: one each, or as many as its share of the image tokens."""
-    if len(value) == len(images):
-        return tuple(value)
-    each, rest = divmod(len(value), sum(images))
-    if rest or not each:
-        raise ValueError(
-            f"cannot tell which rows of {name} {list(value.shape)} belong to which of "
-            f"{len(images)} samples, so samples have no hash: give ids="
-        )
-    return value.split([each * count for count in images])
+        found.append(list(choices).index(label) if isinstance(label, str) else int(label))
+    return found

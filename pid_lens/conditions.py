@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pid_lens.interventions import Noise
 
@@ -12,15 +12,32 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.batching import Samples
     from pid_lens.protocols import Intervention
+    from pid_lens.samples import Samples
 
-CONDITIONS: Mapping[str, Iterable[Intervention]] = {
+CONDITIONS: Mapping[str, tuple[Intervention, ...]] = {
     "full": (),
     "vision": (Noise("question"),),
     "language": (Noise("image"),),
 }
 """What each default condition hides: what is left gives it its name."""
+
+
+def listed(conditions: Mapping[str, Any]) -> dict[str, tuple[Intervention, ...]]:
+    """Conditions by name, each with a tuple of interventions.
+
+    Raises:
+        TypeError: a condition is no list of interventions.
+        ValueError: there is no condition.
+    """
+    if not conditions:
+        raise ValueError("a Lens needs at least one condition; {'full': []} hides nothing")
+    for name, hidden in conditions.items():
+        if not isinstance(hidden, list | tuple):
+            raise TypeError(
+                f"condition {name!r} must be a list of interventions, [] for none; got {hidden!r}"
+            )
+    return {str(name): tuple(hidden) for name, hidden in conditions.items()}
 
 
 @dataclass(frozen=True)
@@ -36,13 +53,15 @@ class Variation:
     ) -> Float[Tensor, "n tokens width"]:
         """The embeddings with everything hidden that this condition hides."""
         for intervention in self.interventions:
-            draw = self.draw % (intervention.draws or 1)
-            embeddings = intervention.edit(embeddings, samples, draw)
+            embeddings = intervention.edit(embeddings, samples, self.draw)
         return embeddings
 
 
 def variations(conditions: Mapping[str, tuple[Intervention, ...]]) -> tuple[Variation, ...]:
     """Every condition and draw, an untouched one first: its rows are the caller's.
+
+    Raises:
+        ValueError: interventions of one condition with different numbers of draws.
 
     Example:
         >>> [v.condition for v in variations({"blind": (Noise("image", draws=2),), "full": ()})]
@@ -51,7 +70,18 @@ def variations(conditions: Mapping[str, tuple[Intervention, ...]]) -> tuple[Vari
     every = [
         Variation(name, draw, hidden)
         for name, hidden in conditions.items()
-        for draw in range(max((i.draws or 1 for i in hidden), default=1))
+        for draw in range(draws_of(name, hidden))
     ]
     plain = next((v for v in every if not v.interventions), Variation("", 0))
     return (plain, *(v for v in every if v is not plain))
+
+
+def draws_of(name: str, hidden: tuple[Intervention, ...]) -> int:
+    """How often a condition is drawn: what all its random interventions ask for."""
+    counts = {i.draws or 1 for i in hidden} - {1}
+    if len(counts) > 1:
+        raise ValueError(
+            f"condition {name!r} has interventions of {sorted(counts)} draws: give them the same "
+            "number, so that each draw counts alike"
+        )
+    return max(counts, default=1)

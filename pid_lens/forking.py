@@ -12,6 +12,9 @@ from torch import Tensor
 BY_BATCH = frozenset({"cache_position"})
 """Arguments without a row a sample, whatever their shape says."""
 
+HARMLESS = frozenset({"inputs_embeds", "attention_mask", "position_ids"})
+"""Floating arguments of a decoder that tell nothing of image or question but by embeddings."""
+
 
 def repeat_rows(arguments: Mapping[str, Any], n: int, times: int) -> dict[str, Any]:
     """A decoder's arguments with the batch of n samples repeated, variation by variation.
@@ -57,6 +60,29 @@ def keep_rows(output: Any, n: int, rows: int) -> Any:
     if isinstance(output, tuple | list):
         return type(output)(keep_rows(value, n, rows) for value in output)
     return output
+
+
+def ways_around(arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments by which image or question could reach a decoder besides its embeddings.
+
+    DeepStack's features, per-layer embeddings, cross-attention states: whatever carries
+    floating-point numbers and is neither embedding, mask, position nor cache.
+
+    Example:
+        >>> ways_around({"inputs_embeds": torch.zeros(1), "deepstack": [torch.zeros(1)]})
+        ['deepstack']
+    """
+    return [n for n, value in arguments.items() if n not in HARMLESS and _carries_numbers(value)]
+
+
+def _carries_numbers(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point()
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return False
+    return any(_carries_numbers(inner) for inner in value)
 
 
 def cached_tokens(arguments: Mapping[str, Any]) -> int:

@@ -36,6 +36,26 @@ def hooked(
         yield
 
 
+@contextmanager
+def without(module: nn.Module, method: str, reason: str) -> Iterator[None]:
+    """Makes a method of a module refuse to run, for the length of a block."""
+    if not callable(getattr(module, method, None)):
+        yield
+        return
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise ValueError(reason)
+
+    before = module.__dict__.get(method)
+    module.__dict__[method] = refuse
+    try:
+        yield
+    finally:
+        del module.__dict__[method]
+        if before is not None:
+            module.__dict__[method] = before
+
+
 def named_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The call's arguments by name, whether they came by position or by keyword."""
     if not args:

@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from einops import rearrange
 
-from pid_lens.batching import Batch, Samples, recognise
-from pid_lens.forking import cached_tokens, keep_rows, repeat_rows
-from pid_lens.hooks import hooked, named_arguments
-from pid_lens.readouts import Pooled
+from pid_lens.batching import Batch
+from pid_lens.forking import cached_tokens, keep_rows, repeat_rows, ways_around
+from pid_lens.hooks import hooked, named_arguments, without
 from pid_lens.reads import Reads
+from pid_lens.samples import Samples, recognise
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -25,15 +26,24 @@ if TYPE_CHECKING:
     from pid_lens.anatomy import Anatomy
     from pid_lens.conditions import Variation
     from pid_lens.protocols import Readout
+    from pid_lens.readouts import Pooled
+
+WHOLE_PROMPTS = (
+    "a Lens reads prompts whole, so `generate` and chats that go on cannot run inside it: call "
+    "model(**inputs) on the whole prompt inside the lens, and generate outside"
+)
+
+_in_use: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Instrument:
-    """What to read of a model, and how: four kinds of hooks, in the order in which they fire.
+    """What to read of a model, and how: the hooks, in the order in which they fire.
 
     `see` (before the model) recognises the samples; `fork` (before the decoder) repeats the rows
-    and hides what each variation hides; `read` (after each layer) takes the answer; `join`
-    (after the decoder) hands the reads on and gives the caller the rows that were asked for.
+    and hides what each variation hides; `reader` (after each layer) takes the answer; `join`
+    (after the decoder) gives the caller the rows that were asked for; `confirm` (after the
+    model) hands the reads on, and once holds the last layer's against the model's own logits.
     """
 
     anatomy: Anatomy
@@ -44,25 +54,49 @@ class Instrument:
     states: tuple[Pooled, ...]
     conditions: tuple[str, ...]
     settings: dict[str, Any]
+    confirmed: list[bool] = field(default_factory=lambda: [False])
+    """Whether the last layer's reads were found equal to the model's answer."""
 
     @contextmanager
     def attached(
-        self, variations: tuple[Variation, ...], given: Batch, sink: Callable[[Reads], None]
+        self,
+        variations: tuple[Variation, ...],
+        given: Batch | None,
+        sink: Callable[[Reads], None],
     ) -> Iterator[None]:
-        """Hooks the model for a block: every forward pass in it ends in one call of ``sink``."""
-        if self.anatomy.model.training:
+        """Hooks the model for a block: every forward pass in it ends in one call of ``sink``.
+
+        What is ``given`` of a batch holds for one batch: others are refused.
+
+        Raises:
+            RuntimeError: another lens is open on this model.
+        """
+        model, decoder = self.anatomy.model, self.anatomy.decoder
+        if decoder in _in_use:
+            raise RuntimeError(
+                "a lens is open already on this model: close it first. One lens can read several "
+                "conditions at once: Lens(..., conditions={...})"
+            )
+        if model.training:
             warnings.warn(
                 "the model is in training mode, so dropout may make conditions differ: call "
                 "model.eval()",
                 stacklevel=4,
             )
-        recording = _Recording(self, variations, given, sink)
-        layers = [(self.anatomy.layers[at], recording.reader(at)) for at in self.layers]
-        with hooked(
-            before=[(self.anatomy.model, recording.see), (self.anatomy.decoder, recording.fork)],
-            after=[*layers, (self.anatomy.decoder, recording.join)],
-        ):
-            yield
+        now = _Recording(self, variations, given, sink)
+        layers = [(self.anatomy.layers[at], now.reader(at)) for at in self.layers]
+        _in_use.add(decoder)
+        try:
+            with (
+                without(model, "generate", WHOLE_PROMPTS),
+                hooked(
+                    before=[(model, now.see), (decoder, now.fork)],
+                    after=[*layers, (decoder, now.join), (model, now.confirm)],
+                ),
+            ):
+                yield
+        finally:
+            _in_use.discard(decoder)
 
 
 @dataclass
@@ -71,37 +105,33 @@ class _Recording:
 
     how: Instrument
     variations: tuple[Variation, ...]
-    given: Batch
+    given: Batch | None
     sink: Callable[[Reads], None]
     samples: Samples | None = None
+    expected: Tensor | None = None
     answers: dict[int, Tensor] = field(default_factory=dict)
     states: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before the model: which samples are these?"""
         arguments = named_arguments(module, args, kwargs)
-        if cached_tokens(arguments):
-            raise ValueError(
-                f"a KV cache that holds {cached_tokens(arguments)} tokens came in: a Lens reads "
-                "prompts whole, so `generate` and chats that go on cannot run inside it. Call "
-                "model(**inputs) on the whole prompt inside the lens, and generate outside"
-            )
+        _refuse_caches(arguments)
         if arguments.get("input_ids") is None:
             raise ValueError("a Lens needs input_ids in the model's call to find the image's span")
+        self._same_input(arguments["input_ids"])
         self.samples = recognise(
-            replace(self.given, inputs=arguments),
+            replace(self.given or Batch(inputs={}), inputs=arguments),
             self.how.processor,
             self.how.anatomy.image_token,
             self.how.options,
         )
-        if not self.samples.options.numel():
-            raise ValueError("no options: Lens(..., choices=('A', 'B')), or lens(options=...)")
+        self._sound_options(self.samples.options)
         self.answers, self.states = {}, {}
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: repeats the rows and hides what each variation hides."""
         samples, times = self._seen(), len(self.variations)
-        if times == 1 and not self.variations[0].interventions:
+        if not any(variation.interventions for variation in self.variations) and times == 1:
             return None
         arguments = named_arguments(module, args, kwargs)
         embeddings = arguments["inputs_embeds"]
@@ -110,6 +140,11 @@ class _Recording:
                 f"the decoder was given [n, tokens] = {list(embeddings.shape[:2])} for an input "
                 f"of {list(samples.spans.shape)}: this model widens its prompt, which a Lens "
                 "cannot follow"
+            )
+        if ways_around(arguments):
+            raise ValueError(
+                f"this model's decoder is given {', '.join(ways_around(arguments))} besides its "
+                "embeddings: noise at its input would leak, so its conditions cannot be measured"
             )
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
@@ -130,17 +165,31 @@ class _Recording:
             options = samples.options.repeat(times, 1).to(states.device)
             answers = self.how.readout(states[rows, at], options, self.how.anatomy, layer)
             self.answers[layer] = rearrange(answers, "(v n) answers -> v n answers", v=times)
-            for pooled in self.how.states:
+            for pooled in self.how.states if self._untouched() else ():
                 self.states[layer, pooled.span] = pooled(states[: samples.n], samples.spans)
 
         return read
 
     def join(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-        """After the decoder: hands on what was read, gives back the caller's own rows."""
+        """After the decoder: gives back the caller's own rows."""
         n, times = self._seen().n, len(self.variations)
-        self.sink(self._reads(self._seen()))
-        self.samples = None
         return keep_rows(output, n, n * times) if times > 1 else None
+
+    @torch.no_grad()
+    def confirm(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """After the model: hands the reads on; once, the last layer's against the logits."""
+        samples = self._seen()
+        logits = output[0] if isinstance(output, tuple) else getattr(output, "logits", None)
+        last = len(self.how.anatomy.layers) - 1
+        known = last in self.answers and self._untouched() and not self.how.confirmed[0]
+        if known and logits is not None:
+            _confirm(self.answers[last][0], logits, samples, self.how)
+            self.how.confirmed[0] = True
+        self.sink(self._reads(samples))
+        self.samples = None
+
+    def _untouched(self) -> bool:
+        return not self.variations[0].interventions
 
     def _seen(self) -> Samples:
         if self.samples is None:
@@ -149,12 +198,34 @@ class _Recording:
             )
         return self.samples
 
+    def _same_input(self, input_ids: Tensor) -> None:
+        """What was said of one batch holds for that batch alone."""
+        if self.given is None:
+            return
+        if self.expected is None:
+            self.expected = self.given.inputs.get("input_ids", input_ids)
+        if not torch.equal(self.expected.to(input_ids.device), input_ids):
+            raise ValueError(
+                "these are not the inputs of the batch that this lens was opened with: open it "
+                "anew for each batch, `with lens(batch): model(**batch.inputs)`"
+            )
+
+    def _sound_options(self, options: Tensor) -> None:
+        if not options.numel():
+            raise ValueError("no options: Lens(..., choices=('A', 'B')), or lens(options=...)")
+        weight: Any = self.how.anatomy.unembed.weight
+        if int(options.max()) >= len(weight):
+            raise ValueError(
+                f"option {int(options.max())} is no token id: this model has {len(weight)} tokens"
+            )
+
     def _reads(self, samples: Samples) -> Reads:
         """One pass as Reads, draws averaged as probabilities."""
         answers = self._stacked([self.answers[layer] for layer in self.how.layers])
         of = [variation.condition for variation in self.variations]
-        names = [name for name in self.how.conditions if name in of]
+        names = [name for name in self.how.conditions if name in of] or of
         blocks = [answers[:, [i for i, c in enumerate(of) if c == name]] for name in names]
+        kept = [pooled.span for pooled in self.how.states if self._untouched()]
         return Reads(
             ids=samples.ids,
             conditions=tuple(names),
@@ -163,10 +234,8 @@ class _Recording:
             options=samples.options.to(answers.device),
             labels=samples.labels.to(answers.device),
             states={
-                pooled.span: self._stacked(
-                    [self.states[layer, pooled.span] for layer in self.how.layers]
-                )
-                for pooled in self.how.states
+                span: self._stacked([self.states[layer, span] for layer in self.how.layers])
+                for span in kept
             },
             settings=self.how.settings,
         )
@@ -183,3 +252,38 @@ def mean_probability(
     """Log of the mean over draws of the probabilities whose logs come."""
     draws = answers.shape[1]
     return answers[:, 0] if draws == 1 else answers.logsumexp(1) - math.log(draws)
+
+
+def _refuse_caches(arguments: dict[str, Any]) -> None:
+    cache = arguments.get("past_key_values")
+    if cached_tokens(arguments):
+        held = cached_tokens(arguments)
+        raise ValueError(f"a KV cache that holds {held} tokens came in, but {WHOLE_PROMPTS}")
+    if cache is not None and "DynamicCache" not in {c.__name__ for c in type(cache).__mro__}:
+        raise ValueError(
+            f"a {type(cache).__name__} cannot grow to the rows of several conditions: hand over "
+            "none inside a lens, or a DynamicCache"
+        )
+
+
+def _confirm(read: Tensor, logits: Tensor, samples: Samples, how: Instrument) -> None:
+    """The last layer's reads must be the model's own answer, or the anatomy is wrong."""
+    if type(how.readout).__name__ != "LogitLens" or logits.ndim != 3:
+        return
+    at = samples.spans.positions("answer").to(logits.device)
+    tokens = samples.spans.shape[1]
+    if logits.shape[1] == 1 and bool((at == tokens - 1).all()):
+        at = torch.zeros_like(at)
+    elif logits.shape[1] != tokens:
+        return
+    own = logits[torch.arange(len(at), device=at.device), at].float().log_softmax(-1)
+    options = samples.options.to(own.device)
+    own = own.gather(-1, options.clamp(min=0)).masked_fill(options < 0, -math.inf)
+    error = (own - read.to(own.device)).nan_to_num(nan=0.0).abs().max().item()
+    if error > (1e-2 if logits.dtype == torch.float32 else 0.5):
+        raise ValueError(
+            f"the last layer read through the final norm and the unembedding is {error:.2g} nats "
+            "off the model's own answer: something else comes after its last layer (a soft cap, a "
+            "scale, an edit). Hand over the model's parts: dataclasses.replace("
+            "pid_lens.dissect(model), softcap=..., scale=...) as anatomy="
+        )

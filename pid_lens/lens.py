@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.batching import Batch, as_batches
-from pid_lens.conditions import CONDITIONS, Variation, variations
+from pid_lens.batching import Batch, as_batch, as_batches
+from pid_lens.conditions import CONDITIONS, Variation, draws_of, listed, variations
 from pid_lens.estimators import BROJA
-from pid_lens.instrument import Instrument, mean_probability
+from pid_lens.instrument import Instrument
 from pid_lens.moments import Moments, calibrate
 from pid_lens.readouts import LogitLens, Pooled, option_table
 from pid_lens.reads import Reads
+from pid_lens.replay import View, described, joined
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
-    from torch import Tensor
-
     from pid_lens.protocols import Estimator, Intervention, Readout
     from pid_lens.spectra import Spectrum
 
@@ -88,9 +85,11 @@ class Lens:
     ) -> None:
         """See the class."""
         self.anatomy = anatomy or dissect(model)
+        if moments is not None and not isinstance(moments, Moments):
+            raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
         self.conditions = {
             name: tuple(i.complete(moments=moments, seed=seed, draws=draws) for i in hidden)
-            for name, hidden in (conditions or CONDITIONS).items()
+            for name, hidden in listed(CONDITIONS if conditions is None else conditions).items()
         }
         self.variations = variations(self.conditions)
         self.estimators = tuple(estimators)
@@ -107,13 +106,15 @@ class Lens:
             settings={
                 "model": model_hash,
                 "readout": repr(readout),
-                "draws": draws,
+                "draws": max(draws_of(*condition) for condition in self.conditions.items()),
                 "conditions": {name: list(map(repr, c)) for name, c in self.conditions.items()},
                 "moments": sorted({moments.fingerprint for moments in used}),
             },
         )
+        self._versions = self.anatomy.versions
         self._parts: list[Reads] = []
-        self._open: AbstractContextManager | None = None
+        self._whole = False
+        self._open: list[AbstractContextManager] = []
 
     def _moments_of(self, model: str) -> list[Moments]:
         """The moments behind the interventions, each of this model or refused."""
@@ -126,58 +127,71 @@ class Lens:
     # ---------------------------------------------------------------- opening
 
     def __enter__(self) -> Self:
-        self._start(self.variations, Batch(inputs={}), self._add)
+        opened = self._opened(self.variations, None, self._add)
+        opened.__enter__()
+        self._open.append(opened)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stop()
+    def __exit__(self, *error: Any) -> None:
+        self._open.pop().__exit__(*error)
 
     @contextmanager
-    def __call__(
-        self,
-        batch: Batch | None = None,
-        *,
-        ids: Sequence[Any] | None = None,
-        spans: Mapping[str, Bool[Tensor, "n tokens"]] | None = None,
-        options: Sequence[Any] | Tensor | None = None,
-        labels: Sequence[int] | Tensor | None = None,
-    ) -> Iterator[Self]:
+    def __call__(self, batch: Batch | None = None, **said: Any) -> Iterator[Self]:
         """The lens for one batch that you describe: ``with lens(batch): model(**batch.inputs)``.
 
-        Whatever is not given is found from the inputs.
+        Or say it in parts; whatever is not said is found from the inputs. A sample without an id
+        is named by a hash of its content, so read it always with its own id or always without:
+        under two names it counts twice.
+
+        Args:
+            batch: a `Batch`.
+            said: ``ids`` (n names), ``spans`` (masks [n, tokens] by name), ``options`` (one list,
+                or one a sample), ``labels`` (n indices of options).
+
+        Raises:
+            TypeError: something else was said.
+            ValueError: another batch runs inside than the one described.
         """
-        given = _described(batch, ids=ids, spans=spans, options=options, labels=labels)
-        self._start(self.variations, given, self._add)
-        try:
+        with self._opened(self.variations, described(batch, **said), self._add):
             yield self
-        finally:
-            self._stop()
 
-    def views(
-        self,
-        batch: Batch | None = None,
-        *,
-        ids: Sequence[Any] | None = None,
-        spans: Mapping[str, Bool[Tensor, "n tokens"]] | None = None,
-        options: Sequence[Any] | Tensor | None = None,
-        labels: Sequence[int] | Tensor | None = None,
-    ) -> Iterator[View]:
-        """Replay: one view a condition and draw; your block runs once in each.
+    def views(self, batch: Batch | None = None, **said: Any) -> Iterator[View]:
+        """Replay: one view a condition and draw; your block runs once in each, as it is.
 
-        ``for view in lens.views():`` ``with view: model(**inputs)``. The batch keeps its size;
-        the reads are taken over when the loop is done.
+        ``for view in lens.views(): with view: model(**inputs)``. The batch keeps its size; the
+        reads are taken over when the loop is done.
+
+        Args:
+            batch: as when the lens is called.
+            said: as when the lens is called.
 
         Raises:
             ValueError: a view in which no forward pass ran, or passes over other samples than
                 in the first.
         """
-        given = _described(batch, ids=ids, spans=spans, options=options, labels=labels)
-        views: list[View] = []
-        for variation in self.variations:
-            if variation.condition in self.conditions:
-                views.append(View(self, variation, given))
-                yield views[-1]
-        self._add(_joined(views))
+        given, views = described(batch, **said), []
+        needed = [v for v in self.variations if v.condition or self._instrument.states]
+        for variation in needed:
+            seen: list[Reads] = []
+            views.append(View(variation, seen, self._opened(variation, given, seen.append)))
+            yield views[-1]
+        self._add(joined(views, tuple(self.conditions)))
+
+    @contextmanager
+    def _opened(
+        self,
+        which: tuple[Variation, ...] | Variation,
+        given: Batch | None,
+        sink: Callable[[Reads], None],
+    ) -> Iterator[None]:
+        if self.anatomy.versions != self._versions:
+            raise ValueError(
+                "the model's weights were changed since this lens was made, and reads of two "
+                "models do not mix: make a new Lens (and calibrate anew)"
+            )
+        which = which if isinstance(which, tuple) else (which,)
+        with self._instrument.attached(which, given, sink):
+            yield
 
     # ---------------------------------------------------------------- results
 
@@ -191,7 +205,7 @@ class Lens:
         """Everything read so far, on the CPU.
 
         Raises:
-            ValueError: nothing was read, or the model's logits were NaN.
+            ValueError: nothing was read.
         """
         if not self._parts:
             raise ValueError(
@@ -199,15 +213,17 @@ class Lens:
                 "model(**inputs)`; it must be open before the forward pass begins, and a loop "
                 "over lens.views() must run to its end"
             )
-        self._parts = [Reads.concat([part.cpu() for part in self._parts])]
-        _refuse_nan(self._parts[0])
+        if len(self._parts) > 1 or not self._whole:
+            self._parts, self._whole = [Reads.concat([part.cpu() for part in self._parts])], True
         return self._parts[0]
 
     def spectrum(self, estimator: Estimator | None = None) -> Spectrum:
         """The information spectrum of everything read so far, by `BROJA` unless said otherwise.
 
         Raises:
-            ValueError: nothing was read, or not under the conditions that the estimator needs.
+            TypeError: the estimator is a class or a name.
+            ValueError: nothing was read, not under the conditions that the estimator needs, or
+                the model's logits were NaN.
         """
         if isinstance(estimator, type | str):
             raise TypeError(f"estimator must be an instance such as BROJA(); got {estimator!r}")
@@ -225,56 +241,16 @@ class Lens:
             f"conditions {' '.join(self.conditions)}, {n} samples)"
         )
 
-    # ---------------------------------------------------------------- inside
-
-    def _start(
-        self, which: tuple[Variation, ...], given: Batch, sink: Callable[[Reads], None]
-    ) -> None:
-        if self._open is not None:
-            raise RuntimeError("this lens is open already: close it first, or use another Lens")
-        opened = self._instrument.attached(which, given, sink)
-        opened.__enter__()
-        self._open = opened
-
-    def _stop(self) -> None:
-        opened, self._open = self._open, None
-        if opened is not None:
-            opened.__exit__(None, None, None)
-
     def _add(self, reads: Reads) -> None:
         self._parts.append(reads)
+        self._whole = False
         for estimator in self.estimators:
             estimator.update(reads)
 
 
-@dataclass
-class View:
-    """One condition and draw of a replay: a context in which your own block runs as it is."""
-
-    lens: Lens
-    variation: Variation
-    _given: Batch
-    _seen: list[Reads] = field(default_factory=list)
-
-    @property
-    def condition(self) -> str:
-        """Name of the condition."""
-        return self.variation.condition
-
-    def __enter__(self) -> Self:
-        self.lens._start((self.variation,), self._given, self._seen.append)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.lens._stop()
-
-    def __repr__(self) -> str:
-        return f"View({self.condition}, draw {self.variation.draw})"
-
-
 def spectrum(
     model: Any,
-    batches: Iterable[Batch] | Batch,
+    batches: Iterable[Batch | Mapping[str, Any]] | Batch,
     *,
     processor: Any = None,
     choices: Sequence[str | int] | None = None,
@@ -282,18 +258,21 @@ def spectrum(
     draws: int = 1,
     seed: int = 0,
     estimator: Estimator | None = None,
+    anatomy: Anatomy | None = None,
 ) -> Spectrum:
     """The information spectrum of a model on some batches, in one call.
 
     Args:
         model: a vision-language model.
-        batches: `Batch` records; run through twice if there are no ``moments``.
+        batches: `Batch` records or mappings of inputs, one or many; gone through twice if there
+            are no ``moments``.
         processor: needed where a batch does not say its spans.
         choices: the options, where a batch does not say them.
         moments: what the noise looks like; by default calibrated on the batches themselves.
         draws: noise draws to average over.
         seed: of the noise.
         estimator: `BROJA` unless said otherwise.
+        anatomy: the model's parts, for a model that `dissect` does not know.
 
     Returns:
         A `Spectrum`, one entry a layer.
@@ -312,10 +291,19 @@ def spectrum(
 
     batches = as_batches(batches)
     if moments is None:
-        moments = calibrate(model, batches, processor=processor)
-    lens = Lens(model, processor, choices=choices, moments=moments, draws=draws, seed=seed)
+        moments = calibrate(model, batches, processor=processor, anatomy=anatomy)
+    lens = Lens(
+        model,
+        processor,
+        choices=choices,
+        moments=moments,
+        draws=draws,
+        seed=seed,
+        anatomy=anatomy,
+    )
     with torch.no_grad():
-        for batch in tqdm(batches, "reading", delay=2, leave=False):
+        for given in tqdm(batches, "reading", delay=2, leave=False):
+            batch = as_batch(given)
             with lens(batch):
                 lens.anatomy.model(**batch.to(lens.anatomy.device).inputs)
     return lens.spectrum(estimator)
@@ -328,41 +316,3 @@ def _chosen_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
     if not chosen or chosen[0] < 0 or chosen[-1] >= count:
         raise ValueError(f"layers must lie in 0..{count - 1}; got {list(layers or [])}")
     return tuple(chosen)
-
-
-def _described(batch: Batch | None, **given: Any) -> Batch:
-    """What is known of a batch before its inputs come."""
-    known = {name: value for name, value in given.items() if value is not None}
-    return replace(batch or Batch(inputs={}), inputs={}, **known)
-
-
-def _joined(views: list[View]) -> Reads:
-    """Views as one record: draws averaged, conditions side by side."""
-    draws: dict[str, list[Reads]] = {}
-    for view in views:
-        if not view._seen:
-            raise ValueError(
-                f"no forward pass ran in the view of {view.condition!r}: run your block in every "
-                "view, `for view in lens.views(): with view: model(**inputs)`"
-            )
-        draws.setdefault(view.condition, []).append(Reads.concat(view._seen))
-    return Reads.join(**{name: _averaged(reads) for name, reads in draws.items()})
-
-
-def _averaged(draws: list[Reads]) -> Reads:
-    """Several draws of one condition over the same samples as one."""
-    whole = Reads.join(**{str(draw): reads for draw, reads in enumerate(draws)})
-    mean = mean_probability(whole.log_probs)
-    return replace(whole, log_probs=mean[:, None], conditions=draws[0].conditions)
-
-
-def _refuse_nan(reads: Reads) -> None:
-    bad = reads.log_probs.isnan()
-    if bool(bad.any()):
-        layer, condition, row, _ = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"the model's logits are NaN in {int(bad.any(-1).any(0).any(0).sum())} of {reads.n} "
-            f"samples, first at layer {reads.layers[layer]}, condition "
-            f"{reads.conditions[condition]!r}, sample {reads.ids[row]!r}: half precision that "
-            "overflows, or a fully masked row?"
-        )

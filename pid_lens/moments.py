@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.batching import Batch, as_batches, recognise
+from pid_lens.batching import Batch, as_batch, as_batches
 from pid_lens.hooks import hooked, named_arguments
+from pid_lens.samples import find_spans
 from pid_lens.spans import UnknownSpan
 from pid_lens.storage import load_record, save_record
 
@@ -170,7 +171,7 @@ def calibrate(
         `Moments` of every span of the batches but ``answer``; float64.
 
     Raises:
-        ValueError: no batch at all, or a batch whose spans cannot be found.
+        ValueError: no batch at all, a batch whose spans cannot be found, or one token in all.
 
     Example:
         >>> import pid_lens
@@ -184,19 +185,24 @@ def calibrate(
     total: Moments | None = None
     empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
     for given in tqdm(as_batches(batches), "calibrating", delay=2, leave=False):
-        batch = given if isinstance(given, Batch) else Batch(inputs=dict(given))
-        samples = recognise(batch, processor, anatomy.image_token)
+        batch = as_batch(given)
+        found = find_spans(batch, processor, anatomy.image_token)
         embeddings = _decoder_input(anatomy, batch.to(anatomy.device).inputs)
         spans = {
             name: Moment.of(embeddings[mask.to(embeddings.device)])
-            for name, mask in samples.spans.items()
+            for name, mask in found.items()
             if name != "answer"
         }
         total = (total or empty) + Moments(model=empty.model, site=empty.site, spans=spans)
     if total is None:
         raise ValueError("no batch came, so there is nothing to calibrate on")
     for name, moment in total.items():
-        if moment.count > 1 and not moment.std.any():
+        if moment.count < 2:
+            raise ValueError(
+                f"span {name!r} has one token in all: noise needs a deviation, so calibrate on "
+                "more samples"
+            )
+        if not moment.std.any():
             warnings.warn(
                 f"every embedding of span {name!r} is the same: is the model's projector "
                 "untrained? Its noise will be a constant",

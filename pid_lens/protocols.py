@@ -1,5 +1,8 @@
 """The three extension points. Anything with these methods plugs in; nothing is registered.
 
+Their ``repr`` must say their settings: it is how reads and results tell what they depend on.
+Frozen dataclasses do that by themselves.
+
 Data flow: an `Intervention` edits what the decoder is given, a `Readout` turns a layer's state
 into an answer, an `Estimator` turns many answers into information.
 """
@@ -13,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pid_lens.anatomy import Anatomy
-    from pid_lens.batching import Samples
     from pid_lens.moments import Moments
     from pid_lens.reads import Reads
+    from pid_lens.samples import Samples
     from pid_lens.spectra import Spectrum
 
 

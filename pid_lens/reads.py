@@ -115,7 +115,11 @@ class Reads:
         """Log-posterior of each option, given what a condition shows; sums to 1 over a sample's.
 
         Uniform where the mass lies below tau. float64, -inf where an option is absent.
+
+        Raises:
+            ValueError: NaN among the log-probabilities.
         """
+        self._refuse_nan()
         logs = self.log_probs.double()
         mass = logs.logsumexp(-1, keepdim=True)
         uniform = torch.where(
@@ -123,6 +127,17 @@ class Reads:
         )
         threshold = math.log(tau) if tau > 0 else -math.inf
         return torch.where(mass < threshold, uniform, logs - mass)
+
+    def _refuse_nan(self) -> None:
+        bad = self.log_probs.isnan()
+        if bool(bad.any()):
+            layer, condition, row, _ = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"the model's logits are NaN in {int(bad.any(-1).any(0).any(0).sum())} of "
+                f"{self.n} samples, first at layer {self.layers[layer]}, condition "
+                f"{self.conditions[condition]!r}, sample {self.ids[row]!r}: half precision that "
+                "overflows, or a fully masked row? reads.rows(...) picks the others"
+            )
 
     def _labelled(self) -> Tensor:
         if bool((self.labels < 0).any()):
@@ -292,6 +307,11 @@ class Reads:
 
 
 def _same_kind(one: Reads, other: Reads) -> None:
+    if tuple(one.states) != tuple(other.states):
+        raise ValueError(
+            f"these reads differ in the states that they keep, so they cannot be mixed: "
+            f"{tuple(one.states)} and {tuple(other.states)}"
+        )
     for name in ("conditions", "layers", "settings"):
         if getattr(one, name) != getattr(other, name):
             raise ValueError(

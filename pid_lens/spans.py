@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -128,14 +129,19 @@ def find_question(
 ) -> Bool[Tensor, "n tokens"]:
     """The question's tokens in prompts of the processor's chat template.
 
-    The template is rendered once around a stand-in; what follows the stand-in must end every
+    The processor makes one prompt around a stand-in; what follows the stand-in must end every
     prompt, what stands between the image and it must follow the last image token, and the
     question is all that lies between.
 
     Raises:
         ValueError: there is no template, or a prompt was not made by it.
     """
-    before, after = _template(processor)
+    if processor is None:
+        raise ValueError(
+            "without a processor the question cannot be found in token ids: hand over the "
+            "processor, a Batch of pid_lens.batch, or spans={'image': mask, 'question': mask}"
+        )
+    before, after = _template(processor, processor.chat_template, image_token)
     mask = torch.zeros_like(attended)
     for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attended.tolist(), strict=True)):
         positions = [at for at, yes in enumerate(seen) if yes]
@@ -201,20 +207,35 @@ def render(processor: Any, question: str, system: str | None = None) -> str:
     return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
-def _template(processor: Any) -> tuple[list[int], list[int]]:
-    """Token ids of the chat template between image and question, and behind the question."""
+@lru_cache(maxsize=16)
+def _template(
+    processor: Any, chat_template: str | None, image_token: int | None
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt between image and question, and behind the question.
+
+    Seen on a prompt that the processor itself makes, so that whatever it adds around an image is
+    there. Kept for each processor and template.
+    """
+    from PIL import Image
+
     prompt = render(processor, PROBE)
-    encoded = processor.tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=False)
-    ids, start = encoded["input_ids"], prompt.rindex(PROBE)
-    offsets = encoded["offset_mapping"]
-    head = [i for i, (_, b) in zip(ids, offsets, strict=True) if b <= start]
-    tail = [i for i, (a, _) in zip(ids, offsets, strict=True) if a >= start + len(PROBE)]
-    if processor.image_token_id not in head:
+    special = special_tokens(processor, prompt)
+    made = processor(images=[[Image.new("RGB", (336, 336))]], text=[prompt], **special)
+    ids = [int(token) for token in made["input_ids"][0]]
+    found = question_tokens(processor, prompt, PROBE, ids, **special)
+    if image_token not in ids[: found[0]]:
         raise ValueError(
             "the chat template puts the question before the image, so the question cannot be "
             "found from token ids alone: use pid_lens.batch, or hand over spans="
         )
-    return head[len(head) - head[::-1].index(processor.image_token_id) :], tail
+    last_image = found[0] - 1 - ids[: found[0]][::-1].index(image_token)
+    return ids[last_image + 1 : found[0]], ids[found[-1] + 1 :]
+
+
+def special_tokens(processor: Any, prompt: str) -> dict[str, bool]:
+    """How to call the tokenizer: a template that writes its own start wants no second one."""
+    start = processor.tokenizer.bos_token
+    return {"add_special_tokens": not (start and prompt.startswith(start))}
 
 
 def _strange(

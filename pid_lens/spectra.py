@@ -164,7 +164,10 @@ class Spectrum(Atoms):
         return ~self.feasible | (self.ess < LOW_ESS) | contradiction
 
     def __sub__(self, other: Spectrum) -> Spectrum:
-        """The change of every number from ``other`` to this, over the same samples.
+        """The change of the atoms from ``other`` to this, over the same samples.
+
+        Gaps add up; every flag is the worse of the two. Model and noise may differ: that is
+        what is compared. Settings are this one's.
 
         Raises:
             ValueError: other samples, layers, unit, estimator, repair or threshold.

@@ -8,7 +8,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 import pid_lens
-from pid_lens.batching import recognise
+from pid_lens.batching import Batch
+from pid_lens.samples import recognise
 from pid_lens.spans import Spans, find_question
 
 TEXTS = [
@@ -118,7 +119,7 @@ def test_plain_inputs_lead_to_the_same_spans_and_ids(make, side):
     batch = pid_lens.batch(
         processor, images=[picture()] * 3, questions=QUESTIONS, options=("A", "B"), system="be"
     )
-    found = recognise(batch.inputs, processor, processor.image_token_id)
+    found = recognise(Batch(inputs=batch.inputs), processor, processor.image_token_id)
     for name in ("image", "question", "answer"):
         assert torch.equal(found.spans[name], batch.spans[name])
     assert found.ids == batch.ids
@@ -176,7 +177,7 @@ def test_a_foreign_prompt_is_refused():
     processor = processor_of(byte_level)
     inputs = processor(images=[picture()], text="<image>\nis it so", return_tensors="pt")
     with pytest.raises(ValueError, match="not made by the processor's chat template"):
-        recognise(inputs, processor, processor.image_token_id)
+        recognise(Batch(inputs=inputs), processor, processor.image_token_id)
 
 
 CASES = {
@@ -192,6 +193,7 @@ CASES = {
     "one image": ({"images": picture()}, "images must be a list"),
     "one label": ({"labels": "A"}, "labels must be a list"),
     "nothing": ({"questions": [], "images": []}, "at least one question"),
+    "text that is no option": ({"options": [["A", "B"]], "labels": ["C"]}, "none of its options"),
     "options of too few samples": ({"options": [["A", "B"], ["A", "B"]]}, "one a sample"),
 }
 
@@ -246,14 +248,42 @@ def test_spans_check_themselves():
         Spans(image=mask)["car"]
 
 
-def test_ids_need_pixels_that_can_be_told_apart():
-    ids = torch.tensor([[1, 9, 9, 5, 2]] * 2)
-    spans = Spans(image=ids == 9, question=ids == 5)
-    batch = pid_lens.Batch(
-        inputs={"input_ids": ids, "pixel_values": torch.arange(24.0).view(8, 3)}, spans=spans
-    )
-    first, second = recognise(batch).ids
+def named(pixels, ids=None, **more):
+    ids = torch.tensor([[1, 9, 9, 5, 2]] * 2) if ids is None else ids
+    spans = {"image": ids == 9, "question": ids == 5}
+    return recognise(
+        Batch(inputs={"input_ids": ids, "pixel_values": pixels, **more}, spans=spans)
+    ).ids
+
+
+def test_pixels_of_several_rows_or_tiles_a_sample():
+    first, second = named(torch.arange(24.0).view(8, 3))
     assert first != second
-    batch.inputs["pixel_values"] = torch.zeros(7, 3)
+    tiles = torch.arange(1, 49.0).view(4, 1, 3, 4)
+    ids = torch.tensor([[9] * 16 + [5], [9] * 16 + [5]])
+    first, second = named(tiles, ids)
+    assert first != second
+    assert named(tiles.flip(0), ids) != (first, second)
     with pytest.raises(ValueError, match="give ids="):
-        recognise(batch)
+        named(torch.zeros(7, 3))
+    with pytest.raises(ValueError, match=r"no pixels .* give ids="):
+        named(torch.zeros(2, 3).long())
+
+
+def test_lists_of_pixels_are_content_too():
+    one, other = torch.ones(3, 4, 4), torch.zeros(3, 4, 4)
+    first, second = named([one, other])
+    assert first != second
+    assert named([other, one]) == (second, first)
+
+
+def test_padded_pixels_are_the_same_content():
+    """Processors pad images and tiles with zeros to the largest of a batch."""
+    image = torch.rand(1, 2, 3, 4, 5) + 0.1
+    ids = torch.tensor([[1, 9, 5, 2]])
+    wide = torch.zeros(1, 4, 3, 6, 8)
+    wide[:, :2, :, :4, :5] = image
+    sizes = torch.tensor([[4, 5]])
+    assert named(image, ids, image_sizes=sizes) == named(wide, ids, image_sizes=sizes)
+    assert named(image, ids, image_sizes=sizes) != named(wide, ids, image_sizes=sizes + 1)
+    assert named(image, ids.int(), image_sizes=sizes) == named(wide, ids, image_sizes=sizes)

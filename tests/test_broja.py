@@ -240,6 +240,21 @@ def test_a_missing_condition_is_named():
         BROJA().update(reads).result()
 
 
+def test_reads_of_another_kind_are_refused_at_once():
+    estimator = BROJA().update(Reads.from_posteriors(noisy(n=10, layers=2)))
+    with pytest.raises(ValueError, match="layers"):
+        estimator.update(Reads.from_posteriors(noisy(n=10, layers=3)))
+    assert estimator.result().n == 10
+
+
+def test_a_result_can_be_asked_for_in_between():
+    reads = Reads.from_posteriors(noisy(n=40))
+    estimator = BROJA().update(reads.rows(range(25)))
+    assert estimator.result().n == 25
+    later = estimator.update(reads.rows(range(20, 40))).result()
+    assert torch.allclose(atoms(later), atoms(BROJA().update(reads).result()), atol=1e-12)
+
+
 def test_other_settings_do_not_merge():
     with pytest.raises(ValueError, match="equal settings"):
         BROJA(tau=0.3).merge(BROJA(tau=0.0))

@@ -116,3 +116,17 @@ def test_any_pair_and_any_coupling_bound_the_optimum():
     a, b = (torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in (p1, p2))
     assert (value_of(round_to_marginals(q, p1, p2)) + prior > exact.upper).all()
     assert (shift_to_feasible(a, b, p1, p2)[2] + prior < exact.lower).all()
+
+
+def test_rows_of_next_to_no_mass_do_no_harm():
+    p1, p2 = marginals(batch=6, n1=6, n2=6, answers=4)
+    light1, light2 = (
+        torch.logspace(0, -60, 6, dtype=torch.float64)[:, None] * p for p in (p1, p2)
+    )
+    prior = torch.full((6, 1, 4), 0.25, dtype=torch.float64)
+    tables = []
+    for light in (light1, light2):
+        share = 0.1 * light / light.sum((1, 2), keepdim=True)
+        tables.append(torch.cat([share, prior - share.sum(1, keepdim=True)], 1))
+    solution = solve(*tables, tol=1e-9)
+    assert solution.gap.max() < 1e-8

@@ -1,12 +1,13 @@
 """The laws of an instrumented forward pass."""
 
 import math
+import pickle
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny import FAMILIES, make
-from transformers import DynamicCache
+from tiny import FAMILIES, IMAGE, LEAKING, described, make
+from transformers import DynamicCache, StaticCache
 
 import pid_lens
 from pid_lens import Lens, Noise, Pooled, Reads
@@ -297,8 +298,8 @@ def test_a_filled_cache_and_generate_are_refused(llava):
     lens = Lens(model, moments=moments)
     with pytest.raises(ValueError, match="KV cache that holds 14 tokens"), lens(batch):
         model(**batch.inputs, past_key_values=cache)
-    with pytest.raises(ValueError, match="generate"), lens(batch):
-        model.generate(**batch.inputs, max_new_tokens=3, do_sample=False)
+    with pytest.raises(ValueError, match="StaticCache cannot grow"), lens(batch):
+        model(**batch.inputs, past_key_values=StaticCache(model.config, max_cache_len=20))
     assert hooks(model) == 0
 
 
@@ -351,9 +352,12 @@ def test_an_interrupted_replay_leaves_no_record(llava):
 def test_a_lens_opens_once(llava):
     model, _, moments = llava
     lens = Lens(model, moments=moments)
-    with pytest.raises(RuntimeError, match="open already"), lens, lens:
+    for other in (lens, Lens(model, moments=moments), Lens(model, conditions={"full": []})):
+        with pytest.raises(RuntimeError, match="open already"), lens, other:
+            pass
+        assert hooks(model) == 0
+    with lens:
         pass
-    assert hooks(model) == 0
 
 
 def test_half_precision(llava):
@@ -397,7 +401,39 @@ class Spoilt(torch.nn.Module):
 ERRORS = {
     "no moments": (lambda m, b, s: Lens(m), "needs the moments"),
     "options share a token": (lambda m, b, s: Lens(m, choices=(3, 3), moments=s), "share a first"),
-    "text without processor": (lambda m, b, s: Lens(m, choices="AB", moments=s), "processor|list"),
+    "one text as options": (lambda m, b, s: Lens(m, choices="AB", moments=s), "list of options"),
+    "text without processor": (
+        lambda m, b, s: Lens(m, choices=("A", "B"), moments=s),
+        "hand over the processor",
+    ),
+    "an id that is none": (lambda m, b, s: Lens(m, choices=(-5, 3), moments=s), "no token id"),
+    "an id beyond the vocabulary": (
+        lambda m, b, s: read(m, replace(b, options=[3, 1000]), s),
+        "this model has 300 tokens",
+    ),
+    "no options at all": (lambda m, b, s: Lens(m, choices=[], moments=s), "at least two options"),
+    "a label beyond the options": (
+        lambda m, b, s: read(m, replace(b, labels=torch.tensor([0, 1, 2, 0])), s),
+        "label 2 of sample 2 is none of its options",
+    ),
+    "no list of interventions": (
+        lambda m, b, s: Lens(m, moments=s, conditions={"full": Noise("image")}),
+        "must be a list of interventions",
+    ),
+    "no conditions": (lambda m, b, s: Lens(m, moments=s, conditions={}), "at least one condition"),
+    "draws that differ": (
+        lambda m, b, s: Lens(
+            m,
+            moments=s,
+            conditions={"none": [Noise("image", draws=2), Noise("question", draws=3)]},
+        ),
+        "the same number",
+    ),
+    "moments of another kind": (lambda m, b, s: Lens(m, moments="file"), "must be Moments"),
+    "something a lens has no use for": (
+        lambda m, b, s: Lens(m, moments=s)(b, tau=3).__enter__(),
+        "ids, spans, options, labels",
+    ),
     "no such layer": (lambda m, b, s: Lens(m, moments=s, layers=[9]), r"0\.\.3"),
     "no result yet": (lambda m, b, s: Lens(m, moments=s).spectrum(), "no sample was read yet"),
     "no image": (
@@ -421,7 +457,10 @@ ERRORS = {
     ),
     "too few ids": (lambda m, b, s: read(m, replace(b, ids=("one",)), s), "as many ids"),
     "too few labels": (lambda m, b, s: read(m, replace(b, labels=[0]), s), "as many labels"),
-    "a batch of no kind": (lambda m, b, s: pid_lens.calibrate(m, "vision"), "Batch records"),
+    "a batch of no kind": (
+        lambda m, b, s: pid_lens.calibrate(m, "vision"),
+        "a batch must be a Batch",
+    ),
     "an estimator's class": (
         lambda m, b, s: Lens(m, moments=s).spectrum(pid_lens.BROJA),
         "must be an instance",
@@ -454,6 +493,7 @@ def test_nan_logits_are_refused(llava):
     lens = Lens(anatomy=spoilt, moments=moments)
     with lens(batch), torch.no_grad():
         model(**batch.inputs)
+    assert lens.reads.n == 4
     with pytest.raises(ValueError, match="NaN in 4 of 4 samples, first at layer 0"):
         lens.spectrum()
 
@@ -471,3 +511,161 @@ def test_reads_of_other_noise_do_not_mix(llava):
     other, _ = read(model, batch, moments, seed=1)
     with pytest.raises(ValueError, match="differ in their settings"):
         Reads.concat([one.reads, other.reads])
+
+
+def test_generate_is_refused_and_comes_back(digits_model, digits_moments):
+    model, processor = digits_model
+    lens = Lens(model, processor, choices=("A", "B"), moments=digits_moments["vision"])
+    (batch,) = pid_lens.demo.batches("vision", n=4)
+    before = model.generate(**batch.inputs)
+    for opened in (lens, lens(batch), next(lens.views(batch))):
+        with pytest.raises(ValueError, match="generate outside"), opened:
+            model.generate(**batch.inputs)
+    with pytest.raises(ValueError, match="no sample was read"):
+        lens.reads  # noqa: B018
+    assert torch.equal(model.generate(**batch.inputs), before)
+    assert "generate" not in vars(model)
+
+
+def test_another_batch_than_the_one_described_is_refused(llava):
+    model, batch, moments = llava
+    other = replace(batch, inputs={**batch.inputs, "input_ids": batch.inputs["input_ids"].flip(0)})
+    lens = Lens(model, moments=moments)
+    with pytest.raises(ValueError, match="not the inputs of the batch"), lens(batch):
+        model(**other.inputs)
+    with torch.no_grad(), lens(ids="abcd", spans=batch.spans, options=batch.options):
+        model(**batch.inputs)
+        with pytest.raises(ValueError, match="not the inputs of the batch"):
+            model(**other.inputs)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_fork_equals_replay_in_any_order_of_conditions(llava, plain):
+    model, batch, moments = llava
+    conditions = {"blind": [Noise("image")], "full": [], "deaf": [Noise("question")]}
+    if not plain:
+        del conditions["full"]
+    fork, _ = read(model, batch, moments, conditions=conditions, states=[Pooled("image")])
+    replay = Lens(model, moments=moments, conditions=conditions, states=[Pooled("image")])
+    for view in replay.views(batch):
+        with view, torch.no_grad():
+            model(**batch.inputs)
+    assert fork.reads.conditions == replay.reads.conditions == tuple(conditions)
+    torch.testing.assert_close(fork.reads.log_probs, replay.reads.log_probs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        fork.reads.states["image"], replay.reads.states["image"], atol=1e-5, rtol=0
+    )
+    assert Reads.concat([fork.reads, replay.reads]).n == batch.n
+
+
+def test_several_batches_in_a_view(digits_model, digits_moments):
+    model, processor = digits_model
+    lenses = [
+        Lens(model, processor, choices=("A", "B"), moments=digits_moments["synergy"])
+        for _ in range(2)
+    ]
+    batches = pid_lens.demo.batches("synergy", n=20, batch_size=7)
+    with lenses[0], torch.no_grad():
+        for batch in batches:
+            model(**batch.inputs)
+    for view in lenses[1].views():
+        with view, torch.no_grad():
+            for batch in batches:
+                model(**batch.inputs)
+    fork, replay = (lens.reads for lens in lenses)
+    assert fork.ids == replay.ids
+    torch.testing.assert_close(fork.log_probs, replay.log_probs, atol=1e-5, rtol=0)
+
+
+def test_wrong_readings_of_the_last_layer_are_refused():
+    """A soft cap that the model applies and the anatomy does not know, or the other way round."""
+    model, batch = make("llava")
+    torch.nn.init.normal_(model.lm_head.weight)
+    moments = pid_lens.calibrate(model, [batch])
+    anatomy = pid_lens.dissect(model)
+    for wrong in ({"softcap": 1.0}, {"scale": 0.25}):
+        lens = Lens(anatomy=replace(anatomy, **wrong), moments=moments)
+        with pytest.raises(ValueError, match="nats off the model's own answer"), lens(batch):
+            model(**batch.inputs)
+    lens = Lens(anatomy=anatomy, moments=moments)
+    with lens(batch), torch.no_grad():
+        model(**batch.inputs, logits_to_keep=1)
+    assert lens.reads.n == 4
+
+
+@pytest.mark.parametrize("family", LEAKING)
+def test_ways_around_the_embeddings_are_refused_by_behaviour(family):
+    """Even where no list names the family: its decoder is given more than embeddings."""
+    torch.manual_seed(0)
+    model, inputs = LEAKING[family](2)
+    batch, decoder = described(inputs), model.model.language_model
+    anatomy = pid_lens.Anatomy(
+        model=model.eval(),
+        decoder=decoder,
+        layers=decoder.layers,
+        norm=decoder.norm,
+        unembed=model.lm_head,
+        image_token=IMAGE,
+    )
+    batch = replace(batch, spans={"question": batch.spans["question"]})
+    moments = pid_lens.calibrate(model, [batch], anatomy=replace(anatomy, image_token=None))
+    conditions = {"full": [], "vision": [Noise("question")]}
+    lens = Lens(anatomy=anatomy, moments=moments, conditions=conditions)
+    with pytest.raises(ValueError, match=r"noise at its input would leak"), lens(batch):
+        model(**batch.inputs)
+
+
+def test_spans_said_in_part_are_completed(llava):
+    model, batch, moments = llava
+    every, _ = read(model, batch, moments)
+    lens = Lens(model, moments=moments, choices=torch.tensor([3, 4]))
+    question = batch.spans["question"].numpy()
+    with torch.no_grad(), lens(ids=torch.arange(4), spans={"question": question}):
+        model(**batch.inputs)
+    assert lens.reads.ids == ("0", "1", "2", "3")
+    assert torch.equal(lens.reads.log_probs[:, 0], every.reads.log_probs[:, 0])
+
+
+def test_changed_weights_are_refused(llava):
+    model, batch, moments = llava
+    lens, _ = read(model, batch, moments)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    with pytest.raises(ValueError, match="weights were changed"), lens:
+        pass
+
+
+def test_options_with_holes_keep_their_places(llava):
+    model, batch, moments = llava
+    holes = torch.tensor([[3, -1, 5]]).expand(4, -1)
+    lens, logits = read(model, replace(batch, options=holes, labels=torch.full((4,), 2)), moments)
+    own = logits[:, -1].log_softmax(-1)
+    torch.testing.assert_close(lens.reads.log_probs[-1, 0, :, 2], own[:, 5], atol=1e-5, rtol=0)
+    assert lens.reads.accuracy() == (own[:, 5] > own[:, 3]).double().mean()
+
+
+def test_settings_say_the_draws(llava):
+    model, batch, moments = llava
+    conditions = {"full": [], "vision": [Noise("question", draws=3)], "language": [Noise("image")]}
+    lens, _ = read(model, batch, moments, conditions=conditions)
+    assert lens.spectrum().settings["draws"] == 3
+    assert lens.rows == ("full", "vision", "vision", "vision", "language")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("more", [{"return_dict": False}, {"use_cache": True}], ids=str)
+def test_other_ways_to_call(llava, mode, more):
+    model, batch, moments = llava
+    plain, _ = read(model, batch, moments)
+    lens = Lens(model, moments=moments)
+    with mode(), lens(batch):
+        logits = model(**batch.inputs, **more)[0]
+    assert len(logits) == batch.n
+    assert torch.equal(lens.reads.log_probs, plain.reads.log_probs)
+
+
+def test_results_can_be_pickled(llava):
+    lens, _ = read(*llava)
+    again = pickle.loads(pickle.dumps((lens.reads, lens.spectrum())))
+    assert torch.equal(again[0].log_probs, lens.reads.log_probs)
+    assert repr(again[1]) == repr(lens.spectrum())

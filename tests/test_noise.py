@@ -7,9 +7,9 @@ from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Moments, Noise
-from pid_lens.batching import Samples
 from pid_lens.interventions.noise import gaussian
 from pid_lens.moments import Moment
+from pid_lens.samples import Samples
 from pid_lens.spans import Spans
 
 
@@ -171,6 +171,27 @@ def test_calibration_refuses_nothing_and_warns_of_constants(llava):
     torch.nn.init.zeros_(model.model.multi_modal_projector.linear_2.weight)
     with pytest.warns(UserWarning, match="every embedding of span 'image' is the same"):
         pid_lens.calibrate(model, [batch])
+
+
+def test_one_token_has_no_deviation(llava):
+    model, batch, _ = llava
+    one = torch.zeros_like(batch.spans["question"])
+    one[:, -2] = True
+    batch = pid_lens.Batch(
+        inputs={name: value[:1] for name, value in batch.inputs.items()},
+        spans={"question": one[:1]},
+    )
+    with pytest.raises(ValueError, match="'question' has one token in all"):
+        pid_lens.calibrate(model, batch)
+
+
+def test_calibration_takes_plain_inputs(digits_model):
+    model, processor = digits_model
+    (batch,) = pid_lens.demo.batches("synergy", n=32)
+    said = pid_lens.calibrate(model, [batch])
+    plain = pid_lens.calibrate(model, [batch.inputs], processor=processor)
+    alone = pid_lens.calibrate(model, dict(batch.inputs), processor=processor)
+    assert said.fingerprint == plain.fingerprint == alone.fingerprint
 
 
 def test_fingerprints_tell_a_training_step():

@@ -79,6 +79,22 @@ def test_only_the_same_kind_mixes(other):
         Reads.concat([reads(), reads(**other)])
 
 
+def test_states_are_kept_by_all_or_none():
+    with_states = reads()
+    with_states.states["image"] = torch.zeros(2, 5, 3)
+    for pair in ([with_states, reads(ids="abcde")], [reads(ids="abcde"), with_states]):
+        with pytest.raises(ValueError, match="states that they keep"):
+            Reads.concat(pair)
+
+
+def test_nan_is_refused_where_it_would_count():
+    spoilt = reads()
+    spoilt.log_probs[1, 2, 3] = math.nan
+    with pytest.raises(ValueError, match="1 of 5 samples, first at layer 1, condition 'language'"):
+        spoilt.posteriors()
+    assert torch.isfinite(spoilt.rows([0, 1, 2, 4]).posteriors()).all()
+
+
 def test_nothing_to_concat():
     with pytest.raises(ValueError, match="no reads"):
         Reads.concat([])

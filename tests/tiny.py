@@ -103,12 +103,12 @@ def qwen2_5_vl(n: int) -> Made:
     return _qwen(hf.Qwen2_5_VLConfig, hf.Qwen2_5_VLForConditionalGeneration, vision, n)
 
 
-def _qwen(config: Any, model: Any, vision: dict[str, Any], n: int) -> Made:
+def _qwen(config: Any, model: Any, vision: dict[str, Any], n: int, **text: int) -> Made:
     patches = {"patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2}
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
     made = model(
         config(
-            text_config={**TEXT, "rope_parameters": rope},
+            text_config={**TEXT, "rope_parameters": rope, **text},
             vision_config={**vision, **patches},
             image_token_id=IMAGE,
             video_token_id=291,
@@ -237,6 +237,58 @@ def mistral3(n: int) -> Made:
         "image_sizes": torch.tensor([[56, 56]]).repeat(n, 1),
     }
 
+
+def qwen3_vl(n: int) -> Made:
+    """DeepStack: image features are added again after early layers."""
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "out_hidden_size": 32,
+        "num_heads": 4,
+        "intermediate_size": 64,
+        "deepstack_visual_indexes": [0, 1],
+        "num_position_embeddings": 16,
+    }
+    return _qwen(hf.Qwen3VLConfig, hf.Qwen3VLForConditionalGeneration, vision, n, head_dim=8)
+
+
+def gemma4(n: int) -> Made:
+    """Per-layer embeddings: the words reach every layer."""
+    text = {
+        **TEXT,
+        "head_dim": 8,
+        "global_head_dim": 8,
+        "vocab_size_per_layer_input": 300,
+        "hidden_size_per_layer_input": 8,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 0,
+    }
+    vision = hf.Gemma4VisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        patch_size=14,
+        pooling_kernel_size=1,
+    )
+    config = hf.Gemma4Config(
+        text_config=hf.Gemma4TextConfig(**text),
+        vision_config=vision,
+        audio_config=None,
+        image_token_id=289,
+        boi_token_id=291,
+        eoi_token_id=292,
+        video_token_id=295,
+        audio_token_id=296,
+    )
+    return hf.Gemma4ForConditionalGeneration(config), {"input_ids": prompts(n)}
+
+
+LEAKING: dict[str, Callable[[int], Made]] = {"qwen3_vl": qwen3_vl, "gemma4": gemma4}
+"""Families whose decoder is given more than embeddings."""
 
 FAMILIES: dict[str, Callable[[int], Made]] = {
     make.__name__: make

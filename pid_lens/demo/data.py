@@ -6,13 +6,11 @@ scikit-learn distributes as `load_digits`. Changes: stored as bytes, and divided
 for training and 450 for testing, the classes in equal shares. The same people wrote both parts:
 the split says nothing of unknown hands.
 
-`python -m pid_lens.demo.data FILE` writes the shipped `digits.npz` again, from scikit-learn
-(to the working folder if no file is named).
+`build(path)` writes the shipped `digits.npz` again, from scikit-learn.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -123,7 +121,3 @@ def build(path: Path, seed: int = 0) -> None:
         source=SOURCE,
         licence=LICENCE,
     )
-
-
-if __name__ == "__main__":
-    build(Path(*sys.argv[1:2] or ["digits.npz"]))

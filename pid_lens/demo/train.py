@@ -1,6 +1,6 @@
 """Train the shipped model: `python -m pid_lens.demo.train [--seed 0] [--out DIR]`.
 
-Some 12 minutes on one thread. `pid_lens.demo.load(folder=DIR)` loads what it wrote; the shipped
+Some nine minutes on one thread. `pid_lens.demo.load(folder=DIR)` loads what it wrote; the shipped
 weights are seed 0 with `--out pid_lens/demo/model`.
 
 As LLaVA (Visual Instruction Tuning, Liu et al., 2023, https://arxiv.org/abs/2304.08485): parts

@@ -42,12 +42,18 @@ class BROJA:
     """What makes the three label marginals agree; the other is reported as ``sensitivity``."""
     tol: float = 1e-3
     """Width of the certified interval to reach, bits; with two options it is rounding."""
-    _seen: Reads | None = field(default=None, init=False, repr=False, compare=False)
+    _seen: list[Reads] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @torch.no_grad()
     def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced."""
-        self._seen = reads if self._seen is None else Reads.concat([self._seen, reads])
+        """Takes in more samples; one that came before is replaced.
+
+        Raises:
+            ValueError: these reads cannot be mixed with those before (`Reads.concat` says why).
+        """
+        if self._seen:
+            Reads.concat([self._seen[0].rows(()), reads.rows(())])
+        self._seen.append(reads)
         return self
 
     def merge(self, other: BROJA) -> Self:
@@ -58,7 +64,9 @@ class BROJA:
         """
         if self != other:
             raise ValueError(f"only estimators of equal settings merge, got {self} and {other}")
-        return self if other._seen is None else self.update(other._seen)
+        for reads in tuple(other._seen):
+            self.update(reads)
+        return self
 
     @torch.no_grad()
     def result(self) -> Spectrum:
@@ -67,9 +75,10 @@ class BROJA:
         Raises:
             ValueError: no sample was seen, or one of the three conditions was not read.
         """
-        if self._seen is None or not self._seen.ids:
+        if not any(reads.ids for reads in self._seen):
             raise ValueError("BROJA has seen no sample: call update(reads) first")
-        reads = self._seen
+        self._seen = [Reads.concat(self._seen)]
+        reads = self._seen[0].cpu()
         missing = [name for name in CONDITIONS if name not in reads.conditions]
         if missing:
             raise ValueError(
@@ -114,4 +123,4 @@ def _mixed(parts: list[Atoms] | list[PosteriorAtoms], weights: Tensor) -> dict[s
 
 
 def _mean(values: list[Tensor], weights: Tensor) -> Float64[Tensor, " layers"]:
-    return weights @ torch.stack(values).cpu()
+    return weights @ torch.stack(values)

@@ -21,6 +21,9 @@ from pid_lens.estimators.solution import Solution
 _NUMBERS_AT_ONCE = 2**24
 _PATIENCE = 12
 _CORRECTORS = 4
+_DUST = 1e-15
+_LOW = -45.0
+_PACE = 0.3
 
 
 def solve(
@@ -36,8 +39,9 @@ def solve(
     a(x1, y), b(x2, y), products of experts e = exp(a + b), slacks s of the constraints
     sum_y e <= 1 and their multipliers r, it follows::
 
-        sum over x2 of r e = p1     sum over x1 of r e = p2     sum_y e + s = 1     r s = mu -> 0
+        sum over x2 of r e = p1     sum over x1 of r e = p2     sum_y e + s = 1     r s = mu w -> 0
 
+    with fixed weights w ~ sqrt(p(x1) p(x2)), under which symbols of next to no mass do no harm.
     A Newton step has r (diag(e) + e e^T / s) for each pair (x1, x2); x1 is eliminated row by
     row and a dense system of n2 * answers is left, O((n1 + n2) n2^2 answers^3) a step. At the
     end r e is the coupling. Every iterate is mended into an exact coupling and an exactly
@@ -84,6 +88,17 @@ class _Tables:
     p2: Float64[Tensor, "batch n2 answers"]
 
     @property
+    def masses(self) -> Float64[Tensor, "batch n1 n2"]:
+        """p(x1) p(x2) of the pairs that have answers in common."""
+        return (self.p1.sum(-1)[:, :, None] * self.p2.sum(-1)[:, None]).where(self.pairs, 0.0)
+
+    @property
+    def weights(self) -> Float64[Tensor, "batch n1 n2"]:
+        """Shares of mu: between equal ones and masses, so that light rows hold up no step."""
+        root = self.masses.sqrt()
+        return root / root.sum((1, 2), keepdim=True)
+
+    @property
     def pairs(self) -> Bool[Tensor, "batch n1 n2"]:
         return ((self.p1 > 0)[:, :, None] & (self.p2 > 0)[:, None]).any(-1)
 
@@ -124,11 +139,13 @@ class _Run:
     """One batch of problems on its way; finished ones are left out of the next step."""
 
     def __init__(self, p1: Tensor, p2: Tensor) -> None:
-        self.tables = _Tables(p1, p2)
+        self.given = _Tables(p1, p2)
+        self.tables = _Tables(_without_dust(p1), _without_dust(p2))
         self.point = _start(self.tables)
-        self.best = _trivial(self.tables)
+        self.best = _trivial(self.given)
         self.iterations = torch.zeros(len(p1), dtype=torch.long, device=p1.device)
         self.idle = torch.zeros_like(self.iterations)
+        self.reached = torch.full_like(self.best.lower, torch.inf)
 
     def until(self, tol: float, max_iterations: int) -> Solution:
         """Steps until each problem is proven to ``tol``, stuck, or out of steps."""
@@ -144,15 +161,16 @@ class _Run:
 
     def _prove(self, live: Tensor, tol: float) -> Bool[Tensor, " live"]:
         """Keeps what improved; true where another step is worth it."""
-        tables, point, best = (_take(x, live) for x in (self.tables, self.point, self.best))
+        tables, point, best = (_take(x, live) for x in (self.given, self.point, self.best))
         q = round_to_marginals(point.r[..., None] * point.experts, tables.p1, tables.p2)
         upper = value_of(q)
-        a, b, lower = shift_to_feasible(point.a, point.b, tables.p1, tables.p2)
-        before = best.upper - best.lower
+        a, b = _with_dust(point.a, tables.p1), _with_dust(point.b, tables.p2)
+        a, b, lower = shift_to_feasible(a, b, tables.p1, tables.p2)
         better = _better(best, _Best(lower, upper, a, b, q))
         _put(self.best, live, better)
-        width = better.upper - better.lower
-        self.idle[live] = torch.where(width < 0.9 * before, 0, self.idle[live] + 1)
+        width, own = better.upper - better.lower, upper - lower
+        self.idle[live] = torch.where(own < 0.9 * self.reached[live], 0, self.idle[live] + 1)
+        self.reached[live] = torch.fmin(own, self.reached[live])
         alive = torch.stack([x.flatten(1).isfinite().all(1) for x in (point.r, point.s)]).all(0)
         return (width > tol) & alive & (self.idle[live] < _PATIENCE)
 
@@ -168,6 +186,16 @@ class _Run:
         )
 
 
+def _without_dust(p: Tensor) -> Tensor:
+    """Masses too small to matter would hold up every step: Newton does not see them."""
+    return p.where(p > _DUST, 0.0)
+
+
+def _with_dust(a: Tensor, p: Tensor) -> Tensor:
+    """A low potential for the masses left out, as a proof needs one for each."""
+    return a.where((p <= 0) | (p > _DUST), _LOW)
+
+
 def _start(tables: _Tables) -> _Point:
     """Independent given the answer: a = log p(y|x1) - log p(y) / 2, shifted inside."""
     p1, p2 = tables.p1, tables.p2
@@ -177,8 +205,7 @@ def _start(tables: _Tables) -> _Point:
     sums = (a[:, :, None] + b[:, None]).exp().sum(-1)
     a = a - (sums.amax((1, 2)).log().clamp_min(0) + 0.3)[:, None, None]
     s = 1 - (a[:, :, None] + b[:, None]).exp().sum(-1)
-    r = (p1.sum(-1)[:, :, None] * p2.sum(-1)[:, None]).clamp_min(1e-12)
-    return _Point(a, b, r.where(tables.pairs, 0.0), s)
+    return _Point(a, b, tables.masses, s)
 
 
 def _trivial(tables: _Tables) -> _Best:
@@ -218,12 +245,13 @@ def _better(old: _Best, new: _Best) -> _Best:
 def _step(tables: _Tables, point: _Point) -> _Point:
     """A predictor to see how far mu can fall, then correctors towards that mu."""
     newton = _Newton(tables, point)
-    count = tables.pairs.sum((1, 2)).clamp_min(1)[:, None, None]
-    mu = (point.r * point.s).sum((1, 2), keepdim=True) / count
+    mu = (point.r * point.s).sum((1, 2), keepdim=True)
     guess = newton.direction(torch.zeros_like(point.r))
     on_r, on_s = _inside(point.r, guess.r), _inside(point.s, guess.s)
-    after = _products(tables, point, guess, on_r, on_s)
-    aim = mu * (after.sum((1, 2), keepdim=True) / count / mu).clamp(0, 1) ** 3
+    after = _products(point, guess, on_r, on_s).sum((1, 2), keepdim=True)
+    sigma = (after / mu).clamp(0, 1) ** 3
+    sigma = torch.where(newton.violation > mu, sigma.clamp_min(_PACE), sigma)
+    aim = mu * sigma * tables.weights
     second_order = guess.r * guess.s * (on_r * on_s)[:, None, None]
     target = (aim - second_order).clamp_min(0).where(tables.pairs, 0.0)
     return _corrected(newton, aim, target)
@@ -240,7 +268,7 @@ def _corrected(newton: _Newton, aim: Tensor, target: Tensor) -> _Point:
     length = _length(point, move)
     for _ in range(_CORRECTORS):
         far = (1.5 * length + 0.1).clamp_max(1)
-        after = _products(tables, point, move, far, far)
+        after = _products(point, move, far, far)
         pull = (after.clamp(0.1 * aim, 10 * aim) - after).clamp_min(-10 * aim)
         pulled = target + pull.where(tables.pairs, 0.0)
         other = newton.direction(pulled)
@@ -254,11 +282,9 @@ def _corrected(newton: _Newton, aim: Tensor, target: Tensor) -> _Point:
 
 
 def _products(
-    tables: _Tables, point: _Point, move: _Point, on_r: Tensor, on_s: Tensor
+    point: _Point, move: _Point, on_r: Tensor, on_s: Tensor
 ) -> Float64[Tensor, "batch n1 n2"]:
-    r = point.r + on_r[:, None, None] * move.r
-    s = point.s + on_s[:, None, None] * move.s
-    return (r * s).where(tables.pairs, 0.0)
+    return (point.r + on_r[:, None, None] * move.r) * (point.s + on_s[:, None, None] * move.s)
 
 
 def _length(point: _Point, move: _Point) -> Float64[Tensor, " batch"]:
@@ -273,9 +299,10 @@ def _inside(x: Tensor, dx: Tensor) -> Float64[Tensor, " batch"]:
 
 
 def _trust(point: _Point, move: _Point) -> Float64[Tensor, " batch"]:
-    """No expert changes by more than e^3."""
-    change = (move.a[:, :, None] + move.b[:, None]).abs().amax((1, 2, 3))
-    return 3 / change.clamp_min(1e-300)
+    """No expert changes by more than e^3, unless it stays below the slack it draws on."""
+    change = (move.a[:, :, None] + move.b[:, None]).abs()
+    room = point.s.log()[..., None] - point.a[:, :, None] - point.b[:, None]
+    return 1 / (change / room.clamp_min(3.0)).amax((1, 2, 3)).clamp_min(1e-300)
 
 
 class _Newton:
@@ -292,6 +319,12 @@ class _Newton:
         self.row = _cholesky(self._diagonal(over_slack, 2, tables.p1))
         self.cross = self._cross(over_slack)
         self.schur = _cholesky(self._schur(self._diagonal(over_slack, 1, tables.p2)))
+
+    @property
+    def violation(self) -> Float64[Tensor, "batch 1 1"]:
+        """How far the marginals are off; mu must not run ahead of it, or steps lose meaning."""
+        short = self.short1.abs().sum((1, 2)) + self.short2.abs().sum((1, 2))
+        return short[:, None, None]
 
     def direction(self, target: Float64[Tensor, "batch n1 n2"]) -> _Point:
         """The move after which r s would be ``target`` and all else 0."""

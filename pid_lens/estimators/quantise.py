@@ -14,7 +14,6 @@ from pid_lens.estimators.cells import Cells, cluster, gather_cells, merge_equal,
 from pid_lens.estimators.certificate import pairing
 from pid_lens.estimators.interior_point import solve
 from pid_lens.estimators.measures import entropy, mutual_information, ratio
-from pid_lens.estimators.nested import nested_upper
 from pid_lens.estimators.response import respond
 from pid_lens.estimators.solution import Solution
 
@@ -28,7 +27,7 @@ def solve_rows(
     p2: Float64[Tensor, "layers n answers"],
     *,
     tol: float = 1e-3,
-    start: int = 32,
+    start: int = 64,
     most: int = 128,
 ) -> Solution:
     r"""I_Q of samples whose symbols are their posteriors, nats, with proof.
@@ -107,10 +106,7 @@ class _Layer:
             b = respond(self.rows2.masses, a)
             pair = pairing(a[None], self.rows1.masses[None])[0]
             lower = self.prior + pair + pairing(b[None], self.rows2.masses[None])[0]
-            parts = nested_upper(q, self.rows1, self.rows2, self.cells1, self.cells2)
-            inside = parts + self._loss(self.rows1, self.rows2)
-            print('DBG', float(upper), float(self._spread(q, a, b)), float(inside), float(lower))
-            upper = torch.minimum(upper, torch.minimum(self._spread(q, a, b), inside))
+            upper = torch.minimum(upper, self._spread(q, a, b))
         if lower > self.lower:
             self.lower, self.a, self.b = lower, a, b
         self.upper = torch.minimum(self.upper, upper)

@@ -23,7 +23,8 @@ def respond(
     With u = exp(a) and B = exp(b) this is max sum_y p log u under B u <= 1, a small concave
     problem for each row; primal-dual interior point, all rows at once, one system of
     answers x answers each. The result is scaled to be exactly feasible, so that in the dual of
-    I_Q it can replace any a: the bound only rises, up to rounding and the steps' number.
+    I_Q it can replace any a: the bound rises, or falls by what the last step left (the optimum
+    is met to about 1e-7 a row, less in at most 30 steps).
 
     Args:
         rows: masses p(x, y), positive row sums.
@@ -58,11 +59,11 @@ def _respond(p: Tensor, b: Tensor) -> Float64[Tensor, "n answers"]:
     best, most = _scaled(point.u, b, p)
     squares = (b[:, :, None] * b[:, None]).flatten(1)
     for _ in range(_STEPS):
-        point = _step(point, p, b, squares)
+        point, go = _step(point, p, b, squares)
         u, value = _scaled(point.u, b, p)
         better = value > most
         best, most = torch.where(better, u, best), torch.where(better, value, most)
-        if float(_error(point, p, b).amax()) <= _ENOUGH:
+        if not bool(go.any()):
             break
     return best
 
@@ -80,8 +81,8 @@ def _error(point: _Point, p: Tensor, b: Tensor) -> Float64[Tensor, "n 1"]:
     return slope + (point.r * point.s).sum(1, keepdim=True)
 
 
-def _step(point: _Point, p: Tensor, b: Tensor, squares: Tensor) -> _Point:
-    """One predictor-corrector step of every row; rows that are done or stuck stay."""
+def _step(point: _Point, p: Tensor, b: Tensor, squares: Tensor) -> tuple[_Point, Tensor]:
+    """One predictor-corrector step of every row, and which rows it moved: not done, not stuck."""
     u, r, s = point.u, point.r, point.s
     hessian = ((r / s) @ squares).view(*u.shape, -1) * u[..., None] * u[:, None]
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
@@ -105,7 +106,7 @@ def _step(point: _Point, p: Tensor, b: Tensor, squares: Tensor) -> _Point:
     sound = torch.cat([new.u, new.r, new.s], 1).isfinite().all(1, keepdim=True)
     go = sound & (_error(point, p, b) > _ENOUGH)
     pairs = ((new.u, u), (new.r, r), (new.s, s))
-    return _Point(*(torch.where(go, x, y) for x, y in pairs))
+    return _Point(*(torch.where(go, x, y) for x, y in pairs)), go
 
 
 def _reach(point: _Point, move: _Point) -> tuple[Tensor, Tensor]:

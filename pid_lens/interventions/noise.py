@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.batching import Samples
+    from pid_lens.samples import Samples
     from pid_lens.moments import Moments
 
 
@@ -43,7 +43,7 @@ class Noise:
     Example:
         >>> import torch
         >>> from pid_lens import Moments, Spans
-        >>> from pid_lens.batching import Samples
+        >>> from pid_lens.samples import Samples
         >>> from pid_lens.moments import Moment
         >>> x = torch.randn(1, 3, 4)
         >>> moments = Moments(model="m", site="s", spans={"image": Moment.of(torch.randn(9, 4))})

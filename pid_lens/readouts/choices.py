@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Choice = str | int
+ABSENT = -1
+"""Stands in the place of an option that a sample does not have."""
 
 
-def first_tokens(choices: Sequence[Choice], processor: Any = None) -> list[int]:
+def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> list[int]:
     """Token id of each option: itself, or the first token of its text.
 
     The text is tokenised as it stands, without special tokens: write ``" A"`` for models whose
@@ -31,11 +33,13 @@ def first_tokens(choices: Sequence[Choice], processor: Any = None) -> list[int]:
     """
     if isinstance(choices, str):
         raise TypeError(f"choices must be a list of options; got the one string {choices!r}")
-    if len(choices) < 2:
-        raise ValueError(f"a question needs at least two options; got {list(choices)}")
+    choices = choices.tolist() if hasattr(choices, "tolist") else list(choices)
     tokens = [_first_token(choice, processor) for choice in choices]
-    if len(set(tokens)) < len(tokens):
-        clash = [c for c, t in zip(choices, tokens, strict=True) if tokens.count(t) > 1]
+    present = [token for token in tokens if token != ABSENT]
+    if len(present) < 2:
+        raise ValueError(f"a question needs at least two options; got {choices}")
+    if len(set(present)) < len(present):
+        clash = [c for c, t in zip(choices, tokens, strict=True) if present.count(t) > 1]
         raise ValueError(
             f"options {clash} share a first token, so the model's answer cannot tell them apart: "
             "use option letters (A, B, ...) or options that begin differently"
@@ -45,6 +49,8 @@ def first_tokens(choices: Sequence[Choice], processor: Any = None) -> list[int]:
 
 def _first_token(choice: Choice, processor: Any) -> int:
     if not isinstance(choice, str):
+        if int(choice) < ABSENT:
+            raise ValueError(f"option {choice!r} is no token id: ids begin at 0, -1 is no option")
         return int(choice)
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:
@@ -72,12 +78,13 @@ def option_table(
         tensor([[ 3,  4, -1],
                 [ 3,  4,  5]])
     """
-    if isinstance(options, torch.Tensor):
-        options = [[t for t in row if t >= 0] for row in options.tolist()]
-    each = isinstance(options[0], Sequence) and not isinstance(options[0], str)
-    if each and len(options) != n:
-        raise ValueError(f"options must be one list, or one a sample: {n}; got {len(options)}")
+    if isinstance(options, str):
+        raise TypeError(f"options must be a list of options; got the one string {options!r}")
+    options = options.tolist() if hasattr(options, "tolist") else list(options)
+    each = bool(options) and isinstance(options[0], Sequence) and not isinstance(options[0], str)
     if not each:
         return torch.tensor(first_tokens(options, processor)).expand(n, -1).clone()
+    if len(options) != n:
+        raise ValueError(f"options must be one list, or one a sample: {n}; got {len(options)}")
     rows = [torch.tensor(first_tokens(row, processor)) for row in options]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=ABSENT)

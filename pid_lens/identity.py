@@ -1,0 +1,106 @@
+"""Identity: a name for each sample that depends on its content alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+MARK = "#"
+"""The first letter of every name that is a hash, so that given names are told apart."""
+
+
+def content_ids(
+    inputs: Mapping[str, Any],
+    attended: Bool[Tensor, "n tokens"],
+    image: Bool[Tensor, "n tokens"] | None,
+) -> tuple[str, ...]:
+    """A hash of each sample's attended tokens and of its pixels.
+
+    Padding does not count: neither of the tokens nor of the pixels, whose trailing zeros along
+    every axis are left out, since processors pad images and tiles to the largest of a batch.
+    Other precision is other content: bfloat16 pixels give other names than float32 ones.
+
+    Args:
+        inputs: the model's inputs.
+        attended: tokens that are no padding.
+        image: the image's tokens, which say how pixels are shared out where a tensor has no row
+            a sample.
+
+    Raises:
+        ValueError: the pixels cannot be told apart by sample, or there are none.
+
+    Example:
+        >>> ids = torch.tensor([[5, 9], [5, 9]])
+        >>> pixels = torch.tensor([[1.0], [2.0]])
+        >>> names = content_ids({"input_ids": ids, "pixel_values": pixels}, ids > 0, ids == 9)
+        >>> names[0] == names[1]
+        False
+    """
+    n = len(attended)
+    hashes = [
+        hashlib.sha256(row[seen].long().cpu().numpy().tobytes())
+        for row, seen in zip(inputs["input_ids"], attended, strict=True)
+    ]
+    counts = [1] * n if image is None else image.sum(-1).tolist()
+    pixels = {name: value for name, value in inputs.items() if _is_content(name, value, attended)}
+    if image is not None and not any(_is_floating(value) for value in pixels.values()):
+        raise ValueError(
+            f"no pixels among the inputs {', '.join(inputs)}, so samples have no hash of their "
+            "content: give ids="
+        )
+    for name in sorted(pixels):
+        for digest, part in zip(hashes, _by_sample(name, pixels[name], counts), strict=True):
+            for tensor in _tensors(part):
+                digest.update(_bytes(tensor))
+    return tuple(MARK + digest.hexdigest()[:15] for digest in hashes)
+
+
+def _is_content(name: str, value: Any, attended: Tensor) -> bool:
+    """Pixels, and the sizes and grids that belong to them; nothing that is one a token."""
+    if _is_floating(value):
+        return True
+    sizes = name.endswith(("_sizes", "_thw"))
+    return sizes and isinstance(value, Tensor) and value.shape[:2] != attended.shape
+
+
+def _is_floating(value: Any) -> bool:
+    return any(tensor.is_floating_point() for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in a tensor or in nested lists of them."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [tensor for inner in value for tensor in _tensors(inner)]
+    return []
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """Shape and numbers, without trailing zeros along any axis."""
+    tensor = tensor.detach().cpu()
+    for axis in range(tensor.ndim):
+        used = (tensor != 0).movedim(axis, 0).reshape(tensor.shape[axis], -1).any(1).nonzero()
+        last = int(used.max()) + 1 if len(used) else 0
+        tensor = tensor.narrow(axis, 0, last)
+    floats = tensor.float() if tensor.is_floating_point() else tensor
+    return str(tuple(tensor.shape)).encode() + floats.contiguous().numpy().tobytes()
+
+
+def _by_sample(name: str, value: Any, counts: list[int]) -> Sequence[Any]:
+    """What belongs to each sample: an entry, or a share in proportion to its image tokens."""
+    if len(value) == len(counts):
+        return list(value)
+    shares = [len(value) * count / max(1, sum(counts)) for count in counts]
+    if not isinstance(value, Tensor) or any(share != int(share) for share in shares):
+        raise ValueError(
+            f"cannot tell which of the {len(value)} rows of {name} belong to which of "
+            f"{len(counts)} samples, so samples have no hash of their content: give ids="
+        )
+    return value.split([int(share) for share in shares])

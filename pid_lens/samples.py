@@ -1,0 +1,140 @@
+"""Samples: all that a lens knows of the rows of a forward pass."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.identity import content_ids
+from pid_lens.readouts.choices import option_table
+from pid_lens.spans import Spans, find_answer, find_image, find_question
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+    from torch import Tensor
+
+    from pid_lens.batching import Batch
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Samples:
+    """What an intervention or a readout may know of a batch."""
+
+    ids: tuple[str, ...]
+    spans: Spans
+    options: Int[Tensor, "n answers"]
+    """Token id of each option, -1 where a sample has fewer."""
+    labels: Int[Tensor, " n"]
+    """Index of the right option, -1 where unknown."""
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+
+def attended_tokens(inputs: Mapping[str, Any]) -> Bool[Tensor, "n tokens"]:
+    """The tokens that are no padding."""
+    mask = inputs.get("attention_mask")
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+        return torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+    return mask.bool()
+
+
+def find_spans(batch: Batch, processor: Any = None, image_token: int | None = None) -> Spans:
+    """A batch's spans: those it says, and whatever else can be found in its inputs.
+
+    Raises:
+        ValueError: no image in a prompt, a question that cannot be found, or masks of another
+            shape than the input.
+    """
+    input_ids = batch.inputs["input_ids"]
+    attended = attended_tokens(batch.inputs)
+    spans = {name: torch.as_tensor(mask) for name, mask in (batch.spans or {}).items()}
+    if "image" not in spans and (image_token is not None or not spans):
+        spans["image"] = find_image(input_ids, image_token)
+    if "question" not in spans and (processor is not None or batch.spans is None):
+        spans["question"] = find_question(processor, input_ids, attended, image_token)
+    spans.setdefault("answer", find_answer(attended))
+    for name, mask in spans.items():
+        if mask.shape != input_ids.shape:
+            raise ValueError(
+                f"span {name!r} must be [n, tokens] = {list(input_ids.shape)} as the input; got "
+                f"{list(mask.shape)}. Did another batch run than the one described?"
+            )
+    return Spans(**{name: mask.to(input_ids.device) for name, mask in spans.items()})
+
+
+def recognise(
+    batch: Batch,
+    processor: Any = None,
+    image_token: int | None = None,
+    choices: Int[Tensor, "1 answers"] | None = None,
+) -> Samples:
+    """The samples of a batch: whatever it does not say is found from its inputs.
+
+    Options are the batch's own, or the ``choices`` of all, or none ([n, 0]).
+
+    Raises:
+        ValueError: as `find_spans`; ids that cannot be made; ids, options or labels of another
+            number than samples, or labels that are none of the options.
+    """
+    spans = find_spans(batch, processor, image_token)
+    n = spans.shape[0]
+    table = torch.empty(1, 0, dtype=torch.long) if choices is None else choices
+    if batch.options is not None:
+        table = option_table(batch.options, n, processor)
+    table = table.expand(n, -1)
+    ids = _ids(batch, spans)
+    _length("ids", ids, n)
+    return Samples(ids=ids, spans=spans, options=table, labels=label_indices(batch, table))
+
+
+def label_indices(batch: Batch, table: Int[Tensor, "n answers"]) -> Int[Tensor, " n"]:
+    """Labels as indices of options; -1 where unknown.
+
+    Raises:
+        ValueError: too few labels, or one that is none of its sample's options.
+    """
+    n = len(table)
+    if batch.labels is None:
+        return torch.full((n,), -1)
+    labels = torch.as_tensor(batch.labels).cpu()
+    _length("labels", labels, n)
+    known = torch.nn.functional.pad(table.cpu() >= 0, (1, 0), value=True)
+    inside = (labels >= -1) & (labels < table.shape[1])
+    inside &= known.gather(1, (labels.clamp(-1, table.shape[1] - 1) + 1)[:, None])[:, 0]
+    if table.shape[1] and not bool(inside.all()):
+        row = int((~inside).nonzero()[0])
+        raise ValueError(
+            f"label {int(labels[row])} of sample {row} is none of its options: labels are indices "
+            f"of options, 0 to {int((table[row] >= 0).sum()) - 1}, or -1 for unknown"
+        )
+    return labels
+
+
+def _ids(batch: Batch, spans: Spans) -> tuple[str, ...]:
+    if batch.ids is None:
+        attended = attended_tokens(batch.inputs)
+        ids = content_ids(batch.inputs, attended, spans.get("image"))
+    else:
+        given = batch.ids
+        ids = tuple(map(str, given.tolist() if hasattr(given, "tolist") else given))
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    if twice:
+        warnings.warn(
+            f"{len(twice)} samples stand more than once in this batch ({twice[0]}, ...): the last "
+            "of each counts. Give them ids= of their own to count them apart",
+            stacklevel=3,
+        )
+    return ids
+
+
+def _length(name: str, given: Sequence[Any] | Tensor, n: int) -> None:
+    if len(given) != n:
+        raise ValueError(f"{n} samples need as many {name}; got {len(given)}")
