@@ -21,7 +21,7 @@ STACKS = ("layers", "h", "blocks")
 NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
 
 
-def dissect(model: nn.Module) -> Anatomy:
+def dissect(model: Any) -> Anatomy:
     """The parts of a transformers model.
 
     Raises:
@@ -51,7 +51,7 @@ def dissect(model: nn.Module) -> Anatomy:
     )
 
 
-def _decoder(model: nn.Module) -> nn.Module:
+def _decoder(model: Any) -> Any:
     """The innermost module that holds the blocks: some families wrap it twice."""
     decoder = model.get_decoder()
     while not any(hasattr(decoder, name) for name in STACKS):

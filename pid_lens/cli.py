@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pid_lens.spectra import ATOMS
 
 if TYPE_CHECKING:
+    from pid_lens.batching import Batch
     from pid_lens.reads import Reads
     from pid_lens.spectra import Spectrum
 
@@ -50,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if all went well, 2 if the request cannot be served."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        run = options.prepare(options)
     except (ValueError, OSError) as error:
         print(f"pid-lens: {error}", file=sys.stderr)
         return 2
+    run()
     return 0
 
 
@@ -76,34 +78,42 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("pid-lens-demo"), metavar="DIR", help="where files go"
     )
     demo.add_argument("--json", type=Path, metavar="FILE", help="the report's place")
-    demo.set_defaults(run=run_demo)
+    demo.set_defaults(prepare=prepare_demo)
     return parser
 
 
-def run_demo(options: argparse.Namespace) -> None:
-    """Measures, prints a table, writes a picture, a CSV and a JSON report.
+def prepare_demo(options: argparse.Namespace) -> Callable[[], None]:
+    """Checks the request; what comes back measures, prints a table and writes the files.
 
     Raises:
         ValueError: an unknown task, or an n that the digits do not give.
-        OSError: the output folder cannot be written to.
+        OSError: the output folder or the report cannot be written to.
     """
+    import pid_lens
+
     tasks = [options.task] if options.task else ["vision", "language", "redundant", "synergy"]
     report = options.json or options.out / "demo.json"
+    plans = {t: pid_lens.demo.batches(t, n=options.n, seed=options.seed) for t in tasks}
     for folder in (options.out, report.parent):
         _writable(folder)
-    found = measure(tasks, options.n, options.seed)
-    print(table(found))
-    _write(found, options.out, report)
+    if report.is_dir():
+        raise IsADirectoryError(f"cannot write to {report}: it is a folder. Give --json a file")
+
+    def run() -> None:
+        found = measure(plans, options.seed)
+        print(table(found))
+        _write(found, options.out, report)
+
+    return run
 
 
-def measure(tasks: Sequence[str], n: int | None = None, seed: int = 0) -> dict[str, Found]:
-    """The shipped model's spectrum on every task, held-out digits."""
+def measure(plans: Mapping[str, Iterable[Batch]], seed: int = 0) -> dict[str, Found]:
+    """The shipped model's spectrum on each task's batches."""
     import torch
 
     import pid_lens
 
     begun = time.perf_counter()
-    plans = {task: pid_lens.demo.batches(task, n=n, seed=seed) for task in tasks}
     model, processor = pid_lens.demo.load()
     found = {}
     for task, batches in plans.items():

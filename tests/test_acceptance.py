@@ -23,12 +23,9 @@ def measured(request, digits_model):
         model, pid_lens.demo.batches(task, split="train"), processor=processor
     )
     lens = pid_lens.Lens(model, processor, choices=("A", "B"), moments=moments)
-    labels = {}
     with lens, torch.no_grad():
         for batch in pid_lens.demo.batches(task, split="test", batch_size=64):
             model(**batch.inputs)
-            found = lens.reads.ids[-len(batch.ids) :]
-            labels.update(zip(found, batch.labels.tolist(), strict=True))
     described = pid_lens.Lens(model, processor, moments=moments)
     with torch.no_grad():
         for batch in pid_lens.demo.batches(task, split="test", batch_size=64):

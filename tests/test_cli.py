@@ -74,6 +74,8 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert main(["demo", "--task", "vision", "--out", str(tmp_path / "file")]) == 2
     assert "cannot write to" in capsys.readouterr().err
+    assert main(["demo", "--task", "vision", "--json", str(tmp_path), *out]) == 2
+    assert "it is a folder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["sing"])
     assert stopped.value.code == 2

@@ -16,6 +16,7 @@ from pid_lens.estimators.certificate import (
     value_of,
 )
 from pid_lens.estimators.measures import entropy, ratio
+from pid_lens.estimators.newton import Newton, Point, Tables
 from pid_lens.estimators.solution import Solution
 
 _NUMBERS_AT_ONCE = 2**24
@@ -81,50 +82,6 @@ def solve(
 
 
 @dataclass(frozen=True)
-class _Tables:
-    """What a problem is given by, with the prior and the pairs that have answers in common."""
-
-    p1: Float64[Tensor, "batch n1 answers"]
-    p2: Float64[Tensor, "batch n2 answers"]
-
-    @property
-    def masses(self) -> Float64[Tensor, "batch n1 n2"]:
-        """p(x1) p(x2) of the pairs that have answers in common."""
-        return (self.p1.sum(-1)[:, :, None] * self.p2.sum(-1)[:, None]).where(self.pairs, 0.0)
-
-    @property
-    def weights(self) -> Float64[Tensor, "batch n1 n2"]:
-        """Shares of mu: between equal ones and masses, so that light rows hold up no step."""
-        root = self.masses.sqrt()
-        return root / root.sum((1, 2), keepdim=True)
-
-    @property
-    def pairs(self) -> Bool[Tensor, "batch n1 n2"]:
-        return ((self.p1 > 0)[:, :, None] & (self.p2 > 0)[:, None]).any(-1)
-
-
-@dataclass(frozen=True)
-class _Point:
-    """Potentials, multipliers and slacks; also a move from one such point to another."""
-
-    a: Float64[Tensor, "batch n1 answers"]
-    b: Float64[Tensor, "batch n2 answers"]
-    r: Float64[Tensor, "batch n1 n2"]
-    s: Float64[Tensor, "batch n1 n2"]
-
-    @property
-    def experts(self) -> Float64[Tensor, "batch n1 n2 answers"]:
-        return (self.a[:, :, None] + self.b[:, None]).exp()
-
-    def moved(self, move: _Point, length: Float64[Tensor, " batch"]) -> _Point:
-        far = length[:, None, None]
-        names = [f.name for f in fields(self)]
-        point = _Point(*(getattr(self, k) + far * getattr(move, k) for k in names))
-        slack = 1 - point.experts.sum(-1)
-        return replace(point, s=torch.where(slack > 0.1 * point.s, slack, point.s))
-
-
-@dataclass(frozen=True)
 class _Best:
     """The best proofs so far."""
 
@@ -139,8 +96,8 @@ class _Run:
     """One batch of problems on its way; finished ones are left out of the next step."""
 
     def __init__(self, p1: Tensor, p2: Tensor) -> None:
-        self.given = _Tables(p1, p2)
-        self.tables = _Tables(_without_dust(p1), _without_dust(p2))
+        self.given = Tables(p1, p2)
+        self.tables = Tables(_without_dust(p1), _without_dust(p2))
         self.point = _start(self.tables)
         self.best = _trivial(self.given)
         self.iterations = torch.zeros(len(p1), dtype=torch.long, device=p1.device)
@@ -196,7 +153,7 @@ def _with_dust(a: Tensor, p: Tensor) -> Tensor:
     return a.where((p <= 0) | (p > _DUST), _LOW)
 
 
-def _start(tables: _Tables) -> _Point:
+def _start(tables: Tables) -> Point:
     """Independent given the answer: a = log p(y|x1) - log p(y) / 2, shifted inside."""
     p1, p2 = tables.p1, tables.p2
     half = p1.sum(1, keepdim=True).log() / 2
@@ -205,10 +162,10 @@ def _start(tables: _Tables) -> _Point:
     sums = (a[:, :, None] + b[:, None]).exp().sum(-1)
     a = a - (sums.amax((1, 2)).log().clamp_min(0) + 0.3)[:, None, None]
     s = 1 - (a[:, :, None] + b[:, None]).exp().sum(-1)
-    return _Point(a, b, tables.masses, s)
+    return Point(a, b, tables.masses, s)
 
 
-def _trivial(tables: _Tables) -> _Best:
+def _trivial(tables: Tables) -> _Best:
     """Sources independent given the answer above, the better source alone below."""
     p1, p2 = tables.p1, tables.p2
     q = p1[:, :, None] * ratio(p2, p2.sum(1, keepdim=True).expand_as(p2))[:, None]
@@ -242,9 +199,9 @@ def _better(old: _Best, new: _Best) -> _Best:
     )
 
 
-def _step(tables: _Tables, point: _Point) -> _Point:
+def _step(tables: Tables, point: Point) -> Point:
     """A predictor to see how far mu can fall, then correctors towards that mu."""
-    newton = _Newton(tables, point)
+    newton = Newton(tables, point)
     mu = (point.r * point.s).sum((1, 2), keepdim=True)
     guess = newton.direction(torch.zeros_like(point.r))
     on_r, on_s = _inside(point.r, guess.r), _inside(point.s, guess.s)
@@ -257,7 +214,7 @@ def _step(tables: _Tables, point: _Point) -> _Point:
     return _corrected(newton, aim, target)
 
 
-def _corrected(newton: _Newton, aim: Tensor, target: Tensor) -> _Point:
+def _corrected(newton: Newton, aim: Tensor, target: Tensor) -> Point:
     """Pulls outlying products r s towards ``aim`` while that lets the step be longer.
 
     Source: Multiple centrality corrections in a primal-dual method for linear programming
@@ -282,12 +239,12 @@ def _corrected(newton: _Newton, aim: Tensor, target: Tensor) -> _Point:
 
 
 def _products(
-    point: _Point, move: _Point, on_r: Tensor, on_s: Tensor
+    point: Point, move: Point, on_r: Tensor, on_s: Tensor
 ) -> Float64[Tensor, "batch n1 n2"]:
     return (point.r + on_r[:, None, None] * move.r) * (point.s + on_s[:, None, None] * move.s)
 
 
-def _length(point: _Point, move: _Point) -> Float64[Tensor, " batch"]:
+def _length(point: Point, move: Point) -> Float64[Tensor, " batch"]:
     inside = torch.minimum(_inside(point.r, move.r), _inside(point.s, move.s))
     return torch.minimum(0.995 * inside, _trust(point, move)).clamp_max(1)
 
@@ -298,100 +255,20 @@ def _inside(x: Tensor, dx: Tensor) -> Float64[Tensor, " batch"]:
     return far.amin((1, 2)).clamp_max(1 / 0.995)
 
 
-def _trust(point: _Point, move: _Point) -> Float64[Tensor, " batch"]:
+def _trust(point: Point, move: Point) -> Float64[Tensor, " batch"]:
     """No expert changes by more than e^3, unless it stays below the slack it draws on."""
     change = (move.a[:, :, None] + move.b[:, None]).abs()
     room = point.s.log()[..., None] - point.a[:, :, None] - point.b[:, None]
     return 1 / (change / room.clamp_min(3.0)).amax((1, 2, 3)).clamp_min(1e-300)
 
 
-class _Newton:
-    """The linear system of one step, factored."""
-
-    def __init__(self, tables: _Tables, point: _Point) -> None:
-        self.point, self.tables = point, tables
-        self.e = point.experts
-        self.re = point.r[..., None] * self.e
-        self.short1 = tables.p1 - self.re.sum(2)
-        self.short2 = tables.p2 - self.re.sum(1)
-        self.excess = 1 - self.e.sum(-1) - point.s
-        over_slack = self.re / point.s[..., None]
-        self.row = _cholesky(self._diagonal(over_slack, 2, tables.p1))
-        self.cross = self._cross(over_slack)
-        self.schur = _cholesky(self._schur(self._diagonal(over_slack, 1, tables.p2)))
-
-    @property
-    def violation(self) -> Float64[Tensor, "batch 1 1"]:
-        """How far the marginals are off; mu must not run ahead of it, or steps lose meaning."""
-        short = self.short1.abs().sum((1, 2)) + self.short2.abs().sum((1, 2))
-        return short[:, None, None]
-
-    def direction(self, target: Float64[Tensor, "batch n1 n2"]) -> _Point:
-        """The move after which r s would be ``target`` and all else 0."""
-        p = self.point
-        t = (target - p.r * p.s - p.r * self.excess) / p.s
-        push = self.e * t[..., None]
-        f1, f2 = self.short1 - push.sum(2), self.short2 - push.sum(1)
-        batch, n2, answers = f2.shape
-        half = torch.linalg.solve_triangular(self.row, f1[..., None], upper=False)
-        right = f2.reshape(batch, -1, 1) - self.cross.mT @ half.reshape(batch, -1, 1)
-        b = torch.cholesky_solve(right, self.schur)
-        rest = half - (self.cross @ b).reshape(half.shape)
-        a = torch.linalg.solve_triangular(self.row.mT, rest, upper=True)[..., 0]
-        a = a.where(self.tables.p1 > 0, 0.0)
-        b = b.reshape(batch, n2, answers).where(self.tables.p2 > 0, 0.0)
-        change = (self.e * (a[:, :, None] + b[:, None])).sum(-1)
-        return _Point(a, b, t + p.r * change / p.s, self.excess - change)
-
-    def _diagonal(self, over_slack: Tensor, axis: int, p: Tensor) -> Tensor:
-        """Sum over the other source of r (diag(e) + e e^T / s), with 1 where p is 0."""
-        letters = "bxyk,bxyl->bxkl" if axis == 2 else "bxyk,bxyl->bykl"
-        blocks = torch.einsum(letters, over_slack, self.e)
-        blocks.diagonal(dim1=-2, dim2=-1).add_(self.re.sum(axis) + (p <= 0))
-        return blocks
-
-    def _cross(self, over_slack: Tensor) -> Float64[Tensor, "batch rows columns"]:
-        """The rows' factor applied to the off-diagonal blocks, [batch, n1 K, n2 K]."""
-        batch, n1, n2, answers = self.e.shape
-        blocks = over_slack[..., :, None] * self.e[..., None, :]
-        blocks.diagonal(dim1=-2, dim2=-1).add_(self.re)
-        blocks = blocks.transpose(2, 3).reshape(batch, n1, answers, n2 * answers)
-        solved = torch.linalg.solve_triangular(self.row, blocks, upper=False)
-        return solved.reshape(batch, n1 * answers, n2 * answers)
-
-    def _schur(self, blocks: Tensor) -> Float64[Tensor, "batch columns columns"]:
-        """What is left for b, with the free constants (a + c_y, b - c_y) pinned."""
-        p2 = self.tables.p2
-        batch, n2, answers = p2.shape
-        schur = -(self.cross.mT @ self.cross)
-        view = schur.view(batch, n2, answers, n2, answers)
-        at, of = torch.arange(n2, device=p2.device), torch.arange(answers, device=p2.device)
-        view[:, at, :, at] += blocks.transpose(0, 1)
-        pin = p2[:, :, None] * ratio(p2, p2.sum(1, keepdim=True).expand_as(p2))[:, None]
-        view[:, :, of, :, of] += pin.permute(3, 0, 1, 2)
-        return schur
-
-
-def _cholesky(matrices: Tensor) -> Tensor:
-    """The factor, with a ridge only where and as large as it is needed; NaN if none helps."""
-    factor, failed = torch.linalg.cholesky_ex(matrices)
-    for ridge in (1e-14, 1e-12, 1e-10, 1e-8, 1e-6):
-        if not bool(failed.any()):
-            return factor
-        lift = torch.diag_embed(ridge * matrices.diagonal(dim1=-2, dim2=-1).abs() + 1e-300)
-        again, still = torch.linalg.cholesky_ex(matrices + lift)
-        factor = torch.where((failed > 0)[..., None, None], again, factor)
-        failed = torch.where(failed > 0, still, 0)
-    return factor.where((failed == 0)[..., None, None], torch.nan)
-
-
 def _choose(which: Bool[Tensor, " batch"], yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(which.view(-1, *[1] * (yes.ndim - 1)), yes, no)
 
 
-def _chosen(which: Bool[Tensor, " batch"], yes: _Point, no: _Point) -> _Point:
-    names = (f.name for f in fields(_Point))
-    return _Point(*(_choose(which, getattr(yes, k), getattr(no, k)) for k in names))
+def _chosen(which: Bool[Tensor, " batch"], yes: Point, no: Point) -> Point:
+    names = (f.name for f in fields(Point))
+    return Point(*(_choose(which, getattr(yes, k), getattr(no, k)) for k in names))
 
 
 def _take(x: Any, at: Tensor) -> Any:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.samples import Samples
     from pid_lens.moments import Moments
+    from pid_lens.samples import Samples
 
 
 @dataclass(frozen=True)
