@@ -39,9 +39,9 @@ class Digits:
 
     pixels: UInt8[np.ndarray, "n 8 8"]
     """Brightness from 0 (paper) to 16 (ink)."""
-    labels: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, " n"]
     """The digit, 0 to 9."""
-    rows: Int[np.ndarray, "n"]
+    rows: Int[np.ndarray, " n"]
     """Where each stands in scikit-learn's `load_digits`."""
 
     @property

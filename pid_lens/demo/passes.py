@@ -49,7 +49,7 @@ def question_moments(
 def hide(
     embeds: Float[Tensor, "n tokens width"],
     prompts: Prompts,
-    seen: Int[Tensor, "n"],
+    seen: Int[Tensor, " n"],
     question: tuple[Float[Tensor, "n width"], Float[Tensor, "n width"]],
     generator: torch.Generator,
 ) -> Float[Tensor, "n tokens width"]:
@@ -75,7 +75,7 @@ def hide(
 
 
 def attention(
-    prompts: Prompts, closed: Bool[Tensor, "n"], cut: Bool[Tensor, "n"]
+    prompts: Prompts, closed: Bool[Tensor, " n"], cut: Bool[Tensor, " n"]
 ) -> Float[Tensor, "n 1 tokens tokens"]:
     """The additive mask of causal attention, with ways of the image closed in all layers.
 

@@ -28,22 +28,22 @@ class Prompts:
     """The question's tokens, without the template around them."""
     answers: Int[Tensor, "n digits"]
     """The answer's token if the image showed each of the ten digits."""
-    answer: Int[Tensor, "n"]
+    answer: Int[Tensor, " n"]
     """The answer's token."""
     uniform: Float[Tensor, "n vocabulary"]
     """The same probability for each of the task's options."""
-    vision_tells: Bool[Tensor, "n"]
-    language_tells: Bool[Tensor, "n"]
+    vision_tells: Bool[Tensor, " n"]
+    language_tells: Bool[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def take(self, rows: Int[Tensor, "m"]) -> Prompts:
+    def take(self, rows: Int[Tensor, " m"]) -> Prompts:
         """The rows asked for."""
         return Prompts(**{name: value[rows] for name, value in vars(self).items()})
 
     def targets(
-        self, seen: Int[Tensor, "n"], cut: Bool[Tensor, "n"], digit: Float[Tensor, "n digits"]
+        self, seen: Int[Tensor, " n"], cut: Bool[Tensor, " n"], digit: Float[Tensor, "n digits"]
     ) -> Float[Tensor, "n vocabulary"]:
         """What can be known of the answer: sum over digits d of p(d | image) p(answer | d, seen).
 
@@ -61,7 +61,9 @@ class Prompts:
         return torch.where(reads_question[:, None], by_question, target)
 
 
-def row(task: int | Tensor, digit: Int[Tensor, "n"], coin: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
+def row(
+    task: int | Tensor, digit: Int[Tensor, " n"], coin: Int[Tensor, " n"]
+) -> Int[Tensor, " n"]:
     """Where the table of `prompts` keeps a task (its rank), digit and coin.
 
     Example:
@@ -108,7 +110,7 @@ def _answer(task: Task, digit: int, coin: int, vocabulary: dict[str, int]) -> in
     return vocabulary[task.options[task.answer(digit, coin)]]
 
 
-def _options(task: Task, vocabulary: dict[str, int]) -> Float[Tensor, "vocabulary"]:
+def _options(task: Task, vocabulary: dict[str, int]) -> Float[Tensor, " vocabulary"]:
     options = torch.zeros(len(vocabulary))
     options[[vocabulary[word] for word in task.options]] = 1.0
     return options

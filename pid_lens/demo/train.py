@@ -61,7 +61,7 @@ def pretrain_vision(at: Trainer) -> None:
     at.loop("vision", [at.model.model.vision_tower, at.reader], at.steps.vision, loss)
 
 
-def in_words(at: Trainer, rows: Prompts, digit: Int[Tensor, "n"]) -> Prompts:
+def in_words(at: Trainer, rows: Prompts, digit: Int[Tensor, " n"]) -> Prompts:
     """The rows with words for an image: the digit's, and any others, as often as it happens."""
     n = len(rows)
     others = [i for i, word in enumerate(WORDS) if word not in {*SPECIAL, *ROLES, *DIGIT_WORDS}]
@@ -77,7 +77,7 @@ def taught(
     at: Trainer,
     rows: Prompts,
     embeds: Float[Tensor, "n tokens width"],
-    task: Int[Tensor, "n"],
+    task: Int[Tensor, " n"],
     digit: Float[Tensor, "n digits"],
 ) -> Tensor:
     """The loss of a pass with modalities hidden and ways closed, against what is left to tell.

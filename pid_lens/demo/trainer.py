@@ -44,29 +44,29 @@ class Trainer:
     reader: nn.Linear
     """Names the digit from the vision tower's features; not shipped."""
     pixels: Float[Tensor, "n 3 8 8"]
-    labels: Int[Tensor, "n"]
+    labels: Int[Tensor, " n"]
     table: Prompts
     generator: torch.Generator
     steps: Steps
     folder: Path
 
-    def draw(self, n: int, high: int) -> Int[Tensor, "n"]:
+    def draw(self, n: int, high: int) -> Int[Tensor, " n"]:
         """Whole numbers from 0 to high - 1."""
         return torch.randint(high, (n,), generator=self.generator)
 
-    def choose(self, n: int, weights: list[float]) -> Int[Tensor, "n"]:
+    def choose(self, n: int, weights: list[float]) -> Int[Tensor, " n"]:
         """Ranks drawn with the given weights."""
         return torch.multinomial(torch.tensor(weights), n, True, generator=self.generator)
 
-    def some(self, n: int, share: float) -> Bool[Tensor, "n"]:
+    def some(self, n: int, share: float) -> Bool[Tensor, " n"]:
         """Rows picked at random."""
         return torch.rand(n, generator=self.generator) < share
 
-    def seen(self, n: int) -> Int[Tensor, "n"]:
+    def seen(self, n: int) -> Int[Tensor, " n"]:
         """Which modalities each row sees."""
         return self.choose(n, list(SEEN.values()))
 
-    def photos(self, n: int) -> tuple[Float[Tensor, "n 3 8 8"], Int[Tensor, "n"]]:
+    def photos(self, n: int) -> tuple[Float[Tensor, "n 3 8 8"], Int[Tensor, " n"]]:
         """Augmented training digits with their labels."""
         picked = self.draw(n, len(self.labels))
         return augment(self.pixels[picked], self.generator), self.labels[picked]

@@ -46,7 +46,7 @@ class Point:
 
     @property
     def experts(self) -> Float64[Tensor, "batch n1 n2 answers"]:
-        """e = exp(a + b)."""
+        """The products exp(a + b)."""
         return (self.a[:, :, None] + self.b[:, None]).exp()
 
     def moved(self, move: Point, length: Float64[Tensor, " batch"]) -> Point:
