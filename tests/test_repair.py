@@ -105,6 +105,17 @@ def test_tilt_flags_what_no_weights_can_do():
     assert float(result.ess) < 0.5
 
 
+def test_tilt_does_not_mind_what_is_as_good_as_equal():
+    """Language is above full by 1e-5 in every sample; vision differs in earnest and evenly."""
+    full = torch.tensor([[[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]]], dtype=torch.float64)
+    shift = torch.tensor([1e-5, -1e-5], dtype=torch.float64)
+    apart = torch.tensor([[[0.1], [-0.2], [0.3]]], dtype=torch.float64) * torch.tensor([1.0, -1.0])
+    balance = tilt(full, full + apart, full + shift)
+    assert balance.feasible.all()
+    assert balance.residual.item() == pytest.approx(1e-5, rel=1e-6)
+    assert balance.ess > 0.5
+
+
 def test_an_infeasible_layer_leaves_the_others_alone():
     parts = [log_posteriors(2, 2, b, seed=s).exp() for s, b in enumerate((0, 0.1, 0))]
     before = tilt(*parts)

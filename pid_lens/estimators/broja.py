@@ -13,7 +13,7 @@ from pid_lens.estimators.posterior import PosteriorAtoms, Repair, posterior_pid
 from pid_lens.reads import TAU, Reads
 from pid_lens.spectra import Atoms, Spectrum
 
-CONDITIONS = ("full", "vision", "language")
+NEEDED = ("full", "vision", "language")
 _TOTALS = ("information", "information_vision", "information_language", "union", "gap")
 
 
@@ -79,16 +79,16 @@ class BROJA:
             raise ValueError("BROJA has seen no sample: call update(reads) first")
         self._seen = [Reads.concat(self._seen)]
         reads = self._seen[0].cpu()
-        missing = [name for name in CONDITIONS if name not in reads.conditions]
+        missing = [name for name in NEEDED if name not in reads.conditions]
         if missing:
             raise ValueError(
-                f"BROJA needs the conditions {', '.join(CONDITIONS)}; the reads have "
+                f"BROJA needs the conditions {', '.join(NEEDED)}; the reads have "
                 f"{', '.join(reads.conditions)} and lack {', '.join(missing)}"
             )
         return self._spectrum(reads)
 
     def _spectrum(self, reads: Reads) -> Spectrum:
-        log_p = reads.posteriors(self.tau)[:, [reads.index(name) for name in CONDITIONS]]
+        log_p = reads.posteriors(self.tau)[:, [reads.index(name) for name in NEEDED]]
         strata = _strata(log_p, reads.mask)
         parts = [posterior_pid(*p.unbind(1), tol=self.tol, repair=self.repair) for p in strata]
         shares = [p.shape[2] / len(reads.ids) for p in strata]

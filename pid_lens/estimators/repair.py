@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 _FEASIBLE = 1e-6
+_AGREEING = 1e-3
 _ROUNDING = 1e-8
 _FLAT = 1e-15
 _STEPS = 100
@@ -80,11 +81,8 @@ class Tilt:
     """Largest difference of the weighted label marginals that is left."""
     ess: Float64[Tensor, " layers"]
     """Effective sample size over n, 1 / (n sum w^2), in (0, 1]."""
-
-    @property
-    def feasible(self) -> Bool[Tensor, " layers"]:
-        """Whether such weights were found; never use them where this is False."""
-        return self.residual < _FEASIBLE
+    feasible: Bool[Tensor, " layers"]
+    """Whether such weights were found; never use them where this is False."""
 
 
 def tilt(
@@ -99,6 +97,10 @@ def tilt(
     lambda minimises log sum_i exp(g_i lambda): Newton steps with backtracking. No posterior
     changes, the population does. If 0 lies outside the hull of the g_i there are no such
     weights, lambda runs away, and residual, ``feasible`` and ess say so.
+
+    Two saturated predictors may differ by 1e-5 in one direction for every sample, which no
+    weights can undo and nobody minds: where there are no weights, answers that agree to 1e-3
+    unweighted are left as they are, and only the others balanced. The rest is ``residual``.
 
     Source:
         Entropy balancing for causal effects (Hainmueller, 2012),
@@ -120,8 +122,21 @@ def tilt(
     """
     free = slice(max(1, full.shape[-1] - 1))
     g = torch.cat([(p - full)[..., free] for p in (vision, language)], -1)
-    g = g.where(g.mean(1, keepdim=True).abs().amax(-1, keepdim=True) > _ROUNDING, 0.0)
-    g = g / (g**2).mean((1, 2), keepdim=True).sqrt().clamp_min(1e-300)
+    differing = g.mean(1, keepdim=True).abs()
+    w, left = _balance(g.where(differing.amax(-1, keepdim=True) > _ROUNDING, 0.0))
+    again, rest = _balance(g.where(differing > _AGREEING, 0.0))
+    short = left >= _FEASIBLE
+    w, left = torch.where(short[:, None], again, w), torch.where(short, rest, left)
+    means = [(w[..., None] * (p - full)).sum(1) for p in (vision, language)]
+    residual = torch.cat(means, -1).abs().amax(-1)
+    feasible = (left < _FEASIBLE) & (residual <= 2 * _AGREEING)
+    return Tilt(w, residual, 1 / (w.shape[1] * (w**2).sum(1)), feasible)
+
+
+def _balance(g: Float64[Tensor, "layers n differences"]) -> tuple[Tensor, Tensor]:
+    """Weights of largest entropy with a mean of 0, and the largest mean that is left."""
+    scale = (g**2).mean((1, 2), keepdim=True).sqrt().clamp_min(1e-300)
+    g = g / scale
 
     def potential(theta: Tensor) -> Tensor:
         return torch.logsumexp((g @ theta[..., None])[..., 0], -1)
@@ -134,9 +149,7 @@ def tilt(
 
     theta = _minimise(potential, slope_and_curvature, torch.zeros_like(g[:, 0]))
     w = torch.softmax((g @ theta[..., None])[..., 0], 1)
-    means = [(w[..., None] * (p - full)).sum(1) for p in (vision, language)]
-    residual = torch.cat(means, -1).abs().amax(-1)
-    return Tilt(w, residual, 1 / (w.shape[1] * (w**2).sum(1)))
+    return w, ((w[..., None] * g).sum(1) * scale[:, 0]).abs().amax(-1)
 
 
 def _posterior(logits: Tensor) -> Tensor:
