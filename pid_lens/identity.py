@@ -36,6 +36,7 @@ def content_ids(
         ValueError: the pixels cannot be told apart by sample, or there are none.
 
     Example:
+        >>> import torch
         >>> ids = torch.tensor([[5, 9], [5, 9]])
         >>> pixels = torch.tensor([[1.0], [2.0]])
         >>> names = content_ids({"input_ids": ids, "pixel_values": pixels}, ids > 0, ids == 9)

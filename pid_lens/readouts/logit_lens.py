@@ -35,7 +35,8 @@ class LogitLens:
         >>> anatomy = Anatomy(model=nn.Identity(), decoder=nn.Identity(), layers=[],
         ...                   norm=nn.Identity(), unembed=nn.Linear(2, 2, bias=False))
         >>> _ = nn.init.eye_(anatomy.unembed.weight)
-        >>> LogitLens()(torch.tensor([[5., 5.]]), torch.tensor([[0, 1]]), anatomy, layer=0).exp()
+        >>> state, options = torch.tensor([[5., 5.]]), torch.tensor([[0, 1]])
+        >>> LogitLens()(state, options, anatomy, layer=0).detach().exp()
         tensor([[0.5000, 0.5000]])
     """
 
