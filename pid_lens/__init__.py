@@ -9,7 +9,7 @@ Example:
 
 from pid_lens import demo, truth
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.batching import Batch, batch
+from pid_lens.batching import batch
 from pid_lens.estimators import BROJA, discrete_pid, posterior_pid
 from pid_lens.interventions import Noise
 from pid_lens.lens import Lens, spectrum
@@ -17,6 +17,7 @@ from pid_lens.moments import Moments, calibrate
 from pid_lens.protocols import Estimator, Intervention, Readout
 from pid_lens.readouts import LogitLens, Pooled
 from pid_lens.reads import Reads
+from pid_lens.samples import Batch
 from pid_lens.spans import Spans
 from pid_lens.spectra import Atoms, Spectrum
 

@@ -1,61 +1,19 @@
-"""Batch: model inputs, and what a Lens must know of them."""
+"""Your own images and questions, as a model takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pid_lens.readouts.choices import Choice, option_table
-from pid_lens.samples import attended_tokens, recognise
+from pid_lens.samples import Batch, attended_tokens, recognise
 from pid_lens.spans import Spans, find_image, question_tokens, render, special_tokens
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
     from PIL.Image import Image
-    from torch import Tensor
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Batch:
-    """Samples as a model takes them, with what a Lens needs to read them.
-
-    Example:
-        >>> import torch
-        >>> ids = torch.tensor([[1, 9, 5, 2]])
-        >>> Batch(inputs={"input_ids": ids}, spans=Spans(image=ids == 9, question=ids == 5),
-        ...       options=torch.tensor([[3, 4]]), ids=("one",))
-        Batch(1 samples, 4 tokens, 2 options, spans image question)
-    """
-
-    inputs: dict[str, Any]
-    """Keyword arguments of the model's forward."""
-    spans: Mapping[str, Bool[Tensor, "n tokens"]] | None = None
-    """Masks; None where they are to be found from the inputs."""
-    options: Int[Tensor, "n answers"] | None = None
-    """Token id of each option, -1 where absent; None where the Lens knows them."""
-    labels: Int[Tensor, " n"] | None = None
-    """Index of the right option, -1 where unknown."""
-    ids: tuple[str, ...] | None = None
-    """One name a sample; None stands for a hash of its content."""
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return len(self.inputs["input_ids"])
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same with its inputs on another device; the rest follows where it is needed."""
-        inputs = {k: v.to(device) if hasattr(v, "to") else v for k, v in self.inputs.items()}
-        return replace(self, inputs=inputs)
-
-    def __repr__(self) -> str:
-        n, tokens = self.inputs["input_ids"].shape
-        options = "no" if self.options is None else self.options.shape[-1]
-        spans = "no" if self.spans is None else " ".join(self.spans)
-        return f"Batch({n} samples, {tokens} tokens, {options} options, spans {spans})"
 
 
 def batch(
@@ -138,28 +96,6 @@ def batch(
     )
     known = recognise(made)
     return replace(made, spans=known.spans, labels=known.labels, ids=known.ids)
-
-
-def as_batch(given: Any) -> Batch:
-    """A batch, or a mapping of a model's inputs as one.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if isinstance(given, Batch):
-        return given
-    if isinstance(given, Mapping) and "input_ids" in given:
-        return Batch(inputs=dict(given))
-    raise TypeError(
-        f"a batch must be a Batch of pid_lens.batch or a mapping with input_ids; got {given!r}"
-    )
-
-
-def as_batches(given: Any) -> Iterable[Any]:
-    """One batch or many; what can be gone through again stays so."""
-    if isinstance(given, Batch | str | Mapping) or not isinstance(given, Iterable):
-        return [as_batch(given)]
-    return list(given) if isinstance(given, Iterator) else given
 
 
 def _known_words(processor: Any, prompt: str, tokens: list[int]) -> None:

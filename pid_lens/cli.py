@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pid_lens.spectra import ATOMS
 
 if TYPE_CHECKING:
-    from pid_lens.batching import Batch
     from pid_lens.reads import Reads
+    from pid_lens.samples import Batch
     from pid_lens.spectra import Spectrum
 
 SHORT = {

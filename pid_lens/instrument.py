@@ -13,11 +13,10 @@ from weakref import WeakSet
 import torch
 from einops import rearrange
 
-from pid_lens.batching import Batch
 from pid_lens.forking import cached_tokens, keep_rows, repeat_rows, ways_around
 from pid_lens.hooks import hooked, named_arguments, without
 from pid_lens.reads import Reads
-from pid_lens.samples import Samples, recognise
+from pid_lens.samples import Batch, Samples, recognise
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

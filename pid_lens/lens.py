@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.batching import Batch, as_batch, as_batches
 from pid_lens.conditions import CONDITIONS, Variation, draws_of, listed, variations
 from pid_lens.estimators import BROJA
 from pid_lens.instrument import Instrument
@@ -18,6 +17,7 @@ from pid_lens.moments import Moments, calibrate
 from pid_lens.readouts import LogitLens, Pooled, option_table
 from pid_lens.reads import Reads
 from pid_lens.replay import View, described, joined
+from pid_lens.samples import Batch, as_batch, as_batches
 
 if TYPE_CHECKING:
     from pid_lens.protocols import Estimator, Intervention, Readout

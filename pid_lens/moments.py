@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.batching import Batch, as_batch, as_batches
 from pid_lens.hooks import hooked, named_arguments
-from pid_lens.samples import find_spans
+from pid_lens.samples import Batch, as_batch, as_batches, find_spans
 from pid_lens.spans import UnknownSpan
 from pid_lens.storage import load_record, save_record
 

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from pid_lens.batching import Batch, as_batch
 from pid_lens.instrument import mean_probability
 from pid_lens.reads import Reads
+from pid_lens.samples import Batch, as_batch
 
 if TYPE_CHECKING:
     from pid_lens.conditions import Variation

@@ -8,8 +8,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 import pid_lens
-from pid_lens.batching import Batch
-from pid_lens.samples import recognise
+from pid_lens.samples import Batch, recognise
 from pid_lens.spans import Spans, find_question
 
 TEXTS = [

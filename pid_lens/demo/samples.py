@@ -16,7 +16,7 @@ from pid_lens.demo.tasks import COINS, Task, task
 if TYPE_CHECKING:
     from transformers import LlavaProcessor
 
-    from pid_lens.batching import Batch
+    from pid_lens.samples import Batch
 
 
 @cache
