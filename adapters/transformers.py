@@ -25,9 +25,14 @@ def dissect(model: Any) -> Anatomy:
     """The parts of a transformers model.
 
     Raises:
+        TypeError: it is no model.
         ValueError: the family leaks (`LEAKS`), or a part is not where families keep it.
     """
-    config = model.config
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"expected a model, got a {type(model).__name__}: are model and processor swapped?"
+        )
+    config: Any = model.config
     reason = LEAKS.get(config.model_type)
     if reason:
         raise ValueError(
@@ -35,7 +40,7 @@ def dissect(model: Any) -> Anatomy:
             "noising its input embeddings would leak"
         )
     decoder = _decoder(model)
-    unembed = model.get_output_embeddings()
+    unembed: Any = getattr(model, "get_output_embeddings", lambda: None)()
     if unembed is None:
         raise ValueError(
             f"{type(model).__name__} has no output embeddings: hand over the model with its "

@@ -17,7 +17,7 @@ from pid_lens.moments import Moments, calibrate
 from pid_lens.protocols import Estimator, Intervention, Readout
 from pid_lens.readouts import LogitLens, Pooled
 from pid_lens.reads import Reads
-from pid_lens.samples import Batch
+from pid_lens.samples import Batch, Samples
 from pid_lens.spans import Spans
 from pid_lens.spectra import Atoms, Spectrum
 
@@ -37,6 +37,7 @@ __all__ = [
     "Pooled",
     "Readout",
     "Reads",
+    "Samples",
     "Spans",
     "Spectrum",
     "batch",

@@ -90,7 +90,7 @@ class Anatomy:
     @property
     def versions(self) -> int:
         """A number that changes when a weight is changed in place, at next to no cost."""
-        return sum(parameter._version for parameter in self.model.parameters())
+        return sum(0 if p.is_inference() else p._version for p in self.model.parameters())
 
     def __repr__(self) -> str:
         weight: Any = self.unembed.weight

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pid_lens.samples import Batch
     from pid_lens.spectra import Spectrum
 
+TASKS = ("vision", "language", "redundant", "synergy")
 SHORT = {
     "redundancy": "R",
     "unique_vision": "U_vision",
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="pid-lens",
         description="Where a vision-language model's answer comes from, layer by layer.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('pid_lens')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
@@ -71,13 +74,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures the shipped model on held-out scanned digits: four tasks, each made "
         "so that its answer comes from one atom. Draws every layer.",
     )
-    demo.add_argument("--task", metavar="NAME", help="one task only")
+    demo.add_argument("--task", metavar="NAME", help=f"one task only: {', '.join(TASKS)}")
     demo.add_argument("--n", type=int, metavar="N", help="samples a task (default: every digit)")
     demo.add_argument("--seed", type=int, default=0, metavar="S", help="of coins and noise (0)")
     demo.add_argument(
-        "--out", type=Path, default=Path("pid-lens-demo"), metavar="DIR", help="where files go"
+        "--out",
+        type=Path,
+        default=Path("pid-lens-demo"),
+        metavar="DIR",
+        help="where picture, CSV and report go (pid-lens-demo)",
     )
-    demo.add_argument("--json", type=Path, metavar="FILE", help="the report's place")
+    demo.add_argument("--json", type=Path, metavar="FILE", help="the report (DIR/demo.json)")
     demo.set_defaults(prepare=prepare_demo)
     return parser
 
@@ -91,13 +98,13 @@ def prepare_demo(options: argparse.Namespace) -> Callable[[], None]:
     """
     import pid_lens
 
-    tasks = [options.task] if options.task else ["vision", "language", "redundant", "synergy"]
+    tasks = [options.task] if options.task else list(TASKS)
     report = options.json or options.out / "demo.json"
     plans = {t: pid_lens.demo.batches(t, n=options.n, seed=options.seed) for t in tasks}
-    for folder in (options.out, report.parent):
-        _writable(folder)
     if report.is_dir():
         raise IsADirectoryError(f"cannot write to {report}: it is a folder. Give --json a file")
+    for folder in (options.out, report.parent):
+        _writable(folder)
 
     def run() -> None:
         found = measure(plans, options.seed)
@@ -126,7 +133,8 @@ def measure(plans: Mapping[str, Iterable[Batch]], seed: int = 0) -> dict[str, Fo
                 model(**batch.inputs)
         _say(f"{task}: solving for the atoms")
         found[task] = Found(lens.spectrum(), lens.reads)
-    _say(f"{len(found)} tasks in {time.perf_counter() - begun:.0f} s\n")
+    tasks = "task" if len(found) == 1 else "tasks"
+    _say(f"{len(found)} {tasks} in {time.perf_counter() - begun:.0f} s\n")
     return found
 
 
@@ -138,7 +146,8 @@ def table(found: dict[str, Found]) -> str:
     )
     lines = [f"Last layer, {unit}:", head + f"{'information':>13}", "-" * (len(head) + 13)]
     for task, one in found.items():
-        atoms = "".join(f"{float(getattr(one.spectrum, name)[-1]):>12.3f}" for name in ATOMS)
+        last = [float(getattr(one.spectrum, name)[-1]) for name in ATOMS]
+        atoms = "".join(f"{round(value, 3) + 0.0:>12.3f}" for value in last)
         lines.append(
             f"{task:<10}{one.spectrum.n:>5}{one.reads.accuracy():>10.3f}  {atoms}"
             f"{float(one.spectrum.information[-1]):>13.3f}"
@@ -165,7 +174,8 @@ def _doubts(found: dict[str, Found]) -> list[str]:
         return []
     return [
         "",
-        f"Not to be relied on (the conditions disagree; drawn hollow): layers {'; '.join(named)}",
+        f"Not to be relied on (the conditions contradict each other or there is no answer yet; "
+        f"drawn hollow): layers {'; '.join(named)}",
     ]
 
 

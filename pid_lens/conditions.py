@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pid_lens.interventions import Noise
+from pid_lens.protocols import Intervention, said_by_settings
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.protocols import Intervention
     from pid_lens.samples import Samples
 
 CONDITIONS: Mapping[str, tuple[Intervention, ...]] = {
@@ -33,10 +33,13 @@ def listed(conditions: Mapping[str, Any]) -> dict[str, tuple[Intervention, ...]]
     if not conditions:
         raise ValueError("a Lens needs at least one condition; {'full': []} hides nothing")
     for name, hidden in conditions.items():
-        if not isinstance(hidden, list | tuple):
+        sound = isinstance(hidden, list | tuple)
+        if not sound or not all(isinstance(i, Intervention) for i in hidden):
             raise TypeError(
                 f"condition {name!r} must be a list of interventions, [] for none; got {hidden!r}"
             )
+        for intervention in hidden:
+            said_by_settings(intervention)
     return {str(name): tuple(hidden) for name, hidden in conditions.items()}
 
 
@@ -51,10 +54,22 @@ class Variation:
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples
     ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings with everything hidden that this condition hides."""
+        """The embeddings with everything hidden that this condition hides.
+
+        Interventions work on a copy: what other conditions and the caller see stays as it is.
+
+        Raises:
+            ValueError: an intervention returned embeddings of another shape.
+        """
+        edited = embeddings.clone() if self.interventions else embeddings
         for intervention in self.interventions:
-            embeddings = intervention.edit(embeddings, samples, self.draw)
-        return embeddings
+            edited = intervention.edit(edited, samples, self.draw)
+            if edited.shape != embeddings.shape:
+                raise ValueError(
+                    f"{intervention!r} must return embeddings of shape {list(embeddings.shape)}; "
+                    f"it returned {list(edited.shape)}"
+                )
+        return edited
 
 
 def variations(conditions: Mapping[str, tuple[Intervention, ...]]) -> tuple[Variation, ...]:

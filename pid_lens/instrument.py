@@ -15,6 +15,7 @@ from einops import rearrange
 
 from pid_lens.forking import cached_tokens, keep_rows, repeat_rows, ways_around
 from pid_lens.hooks import hooked, named_arguments, without
+from pid_lens.readouts import LogitLens
 from pid_lens.reads import Reads
 from pid_lens.samples import Batch, Samples, recognise
 
@@ -163,6 +164,11 @@ class _Recording:
             at = samples.spans.positions("answer").repeat(times).to(states.device)
             options = samples.options.repeat(times, 1).to(states.device)
             answers = self.how.readout(states[rows, at], options, self.how.anatomy, layer)
+            if answers.shape != options.shape:
+                raise ValueError(
+                    f"{self.how.readout!r} must return one number an option, "
+                    f"{list(options.shape)}; it returned {list(answers.shape)}"
+                )
             self.answers[layer] = rearrange(answers, "(v n) answers -> v n answers", v=times)
             for pooled in self.how.states if self._untouched() else ():
                 self.states[layer, pooled.span] = pooled(states[: samples.n], samples.spans)
@@ -227,6 +233,7 @@ class _Recording:
         kept = [pooled.span for pooled in self.how.states if self._untouched()]
         return Reads(
             ids=samples.ids,
+            contents=samples.contents,
             conditions=tuple(names),
             layers=self.how.layers,
             log_probs=torch.stack([mean_probability(block) for block in blocks], 1),
@@ -267,7 +274,7 @@ def _refuse_caches(arguments: dict[str, Any]) -> None:
 
 def _confirm(read: Tensor, logits: Tensor, samples: Samples, how: Instrument) -> None:
     """The last layer's reads must be the model's own answer, or the anatomy is wrong."""
-    if type(how.readout).__name__ != "LogitLens" or logits.ndim != 3:
+    if not isinstance(how.readout, LogitLens) or logits.ndim != 3:
         return
     at = samples.spans.positions("answer").to(logits.device)
     tokens = samples.spans.shape[1]

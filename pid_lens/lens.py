@@ -14,13 +14,14 @@ from pid_lens.conditions import CONDITIONS, Variation, draws_of, listed, variati
 from pid_lens.estimators import BROJA
 from pid_lens.instrument import Instrument
 from pid_lens.moments import Moments, calibrate
+from pid_lens.protocols import Estimator, said_by_settings
 from pid_lens.readouts import LogitLens, Pooled, option_table
 from pid_lens.reads import Reads
 from pid_lens.replay import View, described, joined
 from pid_lens.samples import Batch, as_batch, as_batches
 
 if TYPE_CHECKING:
-    from pid_lens.protocols import Estimator, Intervention, Readout
+    from pid_lens.protocols import Intervention, Readout
     from pid_lens.spectra import Spectrum
 
 
@@ -31,6 +32,10 @@ class Lens:
     rows are repeated once a condition, interventions are applied, a readout takes the answer
     position of every layer, and the caller gets the rows that were asked for, untouched. The
     vision tower runs once. With `views` the caller's own block runs once a condition instead.
+
+    During a fork, hooks of yours inside the decoder see the rows of all conditions, one block of
+    n rows each (`rows`). An edit meant for every row is right; one that names rows would hit one
+    condition alone: use `views` for it.
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
@@ -79,14 +84,13 @@ class Lens:
         seed: int = 0,
         layers: Iterable[int] | None = None,
         readout: Readout | None = None,
-        states: Iterable[Pooled] = (),
-        estimators: Iterable[Estimator] = (),
+        states: Sequence[Pooled] = (),
+        estimators: Sequence[Estimator] = (),
         anatomy: Anatomy | None = None,
     ) -> None:
         """See the class."""
         self.anatomy = anatomy or dissect(model)
-        if moments is not None and not isinstance(moments, Moments):
-            raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
+        _sound(moments=moments, draws=draws, seed=seed, states=states, estimators=estimators)
         self.conditions = {
             name: tuple(i.complete(moments=moments, seed=seed, draws=draws) for i in hidden)
             for name, hidden in listed(CONDITIONS if conditions is None else conditions).items()
@@ -105,7 +109,7 @@ class Lens:
             conditions=tuple(self.conditions),
             settings={
                 "model": model_hash,
-                "readout": repr(readout),
+                "readout": said_by_settings(readout),
                 "draws": max(draws_of(*condition) for condition in self.conditions.items()),
                 "conditions": {name: list(map(repr, c)) for name, c in self.conditions.items()},
                 "moments": sorted({moments.fingerprint for moments in used}),
@@ -140,8 +144,7 @@ class Lens:
         """The lens for one batch that you describe: ``with lens(batch): model(**batch.inputs)``.
 
         Or say it in parts; whatever is not said is found from the inputs. A sample without an id
-        is named by a hash of its content, so read it always with its own id or always without:
-        under two names it counts twice.
+        is named by a hash of its content; read with and without its id, it counts once.
 
         Args:
             batch: a `Batch`.
@@ -230,7 +233,7 @@ class Lens:
         return deepcopy(estimator or BROJA()).update(self.reads).result()
 
     def reset(self) -> Self:
-        """Forgets everything read so far."""
+        """Forgets everything read so far; inline ``estimators`` keep what they have seen."""
         self._parts = []
         return self
 
@@ -309,7 +312,29 @@ def spectrum(
     return lens.spectrum(estimator)
 
 
+def _sound(
+    *, moments: Any, draws: Any, seed: Any, states: Sequence[Any], estimators: Sequence[Any]
+) -> None:
+    """Refuses what would fail only in the forward pass.
+
+    Raises:
+        TypeError: something of another kind than asked for.
+    """
+    for name, value in (("draws", draws), ("seed", seed)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be a whole number; got {value!r}")
+    if moments is not None and not isinstance(moments, Moments):
+        raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
+    for name, given, kind in (("states", states, Pooled), ("estimators", estimators, Estimator)):
+        if not isinstance(given, list | tuple) or not all(
+            isinstance(one, kind) and not isinstance(one, type) for one in given
+        ):
+            raise TypeError(f"{name} must be a list of {kind.__name__} instances; got {given!r}")
+
+
 def _chosen_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
+    if isinstance(layers, str | int):
+        raise TypeError(f"layers must be a list of layer numbers; got {layers!r}")
     chosen = sorted(
         {i + count if i < 0 else i for i in (range(count) if layers is None else layers)}
     )

@@ -25,8 +25,8 @@ STYLE = {
 def plot_spectrum(spectrum: Spectrum, ax: Axes | None = None) -> Axes:
     """Draws the four atoms and their sum over the layers.
 
-    The band around a line spans the certified interval and the other repair's result. Hollow
-    markers: the conditions disagree on the answers' marginal there, so the repair decides.
+    The band around a line spans the certified interval and the other repair's result, where
+    there is one. Hollow markers: not to be relied on (`Spectrum.doubtful`).
 
     Example:
         >>> import pid_lens
@@ -88,7 +88,7 @@ def _draw_atom(ax: Axes, spectrum: Spectrum, name: str) -> None:
     low, high = value - half, value + half
     if spectrum.sensitivity is not None:
         other = getattr(spectrum.sensitivity, name)
-        low, high = low.minimum(other), high.maximum(other)
+        low, high = low.fmin(other), high.fmax(other)
     ax.fill_between(spectrum.layers, low, high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(spectrum.layers, value, color=colour, linewidth=1.6, zorder=2)
     for hollow in (False, True):

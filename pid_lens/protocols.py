@@ -9,7 +9,7 @@ into an answer, an `Estimator` turns many answers into information.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -36,7 +36,7 @@ class Intervention(Protocol):
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """New embeddings; the tensor that came is left as it is."""
+        """The embeddings with something hidden; they are a copy and may be changed in place."""
 
 
 @runtime_checkable
@@ -65,3 +65,19 @@ class Estimator(Protocol):
 
     def result(self) -> Spectrum:
         """The spectrum of everything seen; ValueError if that is nothing."""
+
+
+def said_by_settings(plugged_in: Any) -> str:
+    """The repr of something plugged in, which must say its settings.
+
+    Raises:
+        TypeError: it is a class, or its repr is an address in memory, which tells nothing about
+            it and is another one in every run.
+    """
+    said = repr(plugged_in)
+    if isinstance(plugged_in, type) or " at 0x" in said:
+        raise TypeError(
+            f"{said} must be an instance whose repr says its settings, so that reads tell what "
+            "they depend on: make it a frozen dataclass, or give it a __repr__"
+        )
+    return said

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+MOST_LOG_MASS = 1e-3
+"""Rounding that a sum of probabilities may have above 1."""
 TAU = 0.3
-"""Below this mass on the options an answer is taken for no answer (paper A's constant)."""
+"""Below this mass on the options an answer is taken for no answer, as in: A comprehensive
+information-decomposition analysis of large vision-language models (ICLR 2026),
+https://openreview.net/forum?id=6WsBGk4Iag"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,16 +53,23 @@ class Reads:
     """Index of the right option; -1 where unknown."""
     states: dict[str, Float[Tensor, "layers n width"]] = field(default_factory=dict)
     """Pooled states of the untouched pass, where somebody asked for them."""
+    contents: tuple[str, ...] = ()
+    """A hash of each sample's content, where known: it knows a sample again by either name."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What the reads depend on: model, noise, draws. Only reads of equal settings mix."""
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), len(self.conditions), *self.options.shape)
-        if self.log_probs.shape != expected or len(self.ids) != len(self.options):
+        n = len(self.options)
+        for name in ("ids", "labels", *(["contents"] if self.contents else [])):
+            if len(getattr(self, name)) != n:
+                raise ValueError(
+                    f"{n} samples need as many {name}; got {len(getattr(self, name))}"
+                )
+        if self.log_probs.shape != expected:
             raise ValueError(
-                "log_probs must be [layers, conditions, n, answers] = "
-                f"{list(expected)} with one id a sample; got {list(self.log_probs.shape)} and "
-                f"{len(self.ids)} ids"
+                f"log_probs must be [layers, conditions, n, answers] = {list(expected)}; got "
+                f"{list(self.log_probs.shape)}"
             )
 
     @classmethod
@@ -69,17 +80,41 @@ class Reads:
         conditions: Sequence[str] = ("full", "vision", "language"),
         ids: Sequence[Any] | None = None,
         labels: Sequence[int] | Tensor | None = None,
+        present: Bool[Tensor, "n answers"] | None = None,
         settings: dict[str, Any] | None = None,
     ) -> Self:
-        """Reads from log-probabilities that come from anywhere; absent options are -inf."""
+        """Reads from log-probabilities that come from anywhere.
+
+        Args:
+            log_p: natural logs, [layers, conditions, n, answers]; -inf is probability 0.
+            conditions: one name each.
+            ids: one name a sample; its number by default.
+            labels: indices of the right options.
+            present: which options each sample has; all by default.
+            settings: what the reads depend on.
+
+        Raises:
+            ValueError: another shape, or logs whose probabilities sum to more than 1.
+        """
         log_p = torch.as_tensor(log_p)
         if log_p.ndim != 4:
             raise ValueError(
                 "log_p must be [layers, conditions, samples, answers]; got a tensor of shape "
                 f"{list(log_p.shape)}"
             )
+        if log_p.shape[1] != len(conditions):
+            raise ValueError(
+                f"log_p has {log_p.shape[1]} conditions: name them, conditions=(...); got "
+                f"{tuple(conditions)}"
+            )
         layers, _, n, answers = log_p.shape
-        present = (log_p > -math.inf).any(0).any(0)
+        present = torch.ones(n, answers).bool() if present is None else torch.as_tensor(present)
+        log_p = log_p.masked_fill(~present, -math.inf)
+        if bool((log_p.double().logsumexp(-1) > MOST_LOG_MASS).any()):
+            raise ValueError(
+                "probabilities of a sample's options sum to more than 1: log_p takes natural logs "
+                "(p.log(), or logits.log_softmax(-1))"
+            )
         return cls(
             ids=tuple(map(str, range(n) if ids is None else ids)),
             conditions=tuple(conditions),
@@ -109,7 +144,11 @@ class Reads:
 
     def fallback(self, tau: float = TAU) -> Float[Tensor, "layers conditions"]:
         """Share of samples whose mass lies below tau: no answer yet, hence uniform."""
-        return (self.mass < tau).double().mean(-1)
+        return self._unanswered(tau).double().mean(-1)
+
+    def _unanswered(self, tau: float) -> Bool[Tensor, "layers conditions n"]:
+        mass = self.log_probs.double().logsumexp(-1)
+        return mass < math.log(tau) if tau > 0 else mass == -math.inf
 
     def posteriors(self, tau: float = TAU) -> Float[Tensor, "layers conditions n answers"]:
         """Log-posterior of each option, given what a condition shows; sums to 1 over a sample's.
@@ -125,8 +164,7 @@ class Reads:
         uniform = torch.where(
             self.mask, -self.mask.sum(-1, keepdim=True).double().log(), -math.inf
         )
-        threshold = math.log(tau) if tau > 0 else -math.inf
-        return torch.where(mass < threshold, uniform, logs - mass)
+        return torch.where(self._unanswered(tau)[..., None], uniform, logs - mass)
 
     def _refuse_nan(self) -> None:
         bad = self.log_probs.isnan()
@@ -148,7 +186,10 @@ class Reads:
         return self.labels
 
     def accuracy(self, layer: int = -1, condition: str = "full") -> float:
-        """Share of samples whose likeliest option is the right one."""
+        """Share of samples whose likeliest option is the right one.
+
+        ``layer`` is a position among the layers that were read, -1 the last of them.
+        """
         best = self.log_probs[layer, self.index(condition)].argmax(-1)
         return (best == self._labelled()).double().mean().item()
 
@@ -204,7 +245,9 @@ class Reads:
             options=torch.cat([part.options for part in parts]),
             labels=torch.cat([part.labels for part in parts]),
             states={k: torch.cat([p.states[k] for p in parts], 1) for k in parts[0].states},
+            contents=tuple(c for part in parts for c in part.contents or part.ids),
         )
+        whole = replace(whole, ids=_known_names(whole.ids, whole.contents))
         last = {name: row for row, name in enumerate(whole.ids)}
         return whole if len(last) == whole.n else whole.rows(last.values())
 
@@ -214,10 +257,13 @@ class Reads:
 
         Example:
             >>> import torch
-            >>> one = Reads.from_posteriors(torch.zeros(1, 1, 4, 2), conditions=["plain"])
+            >>> even = torch.full((1, 1, 4, 2), 0.5).log()
+        >>> one = Reads.from_posteriors(even, conditions=["plain"])
             >>> Reads.join(full=one, vision=one, language=one).conditions
             ('full', 'vision', 'language')
         """
+        if not conditions:
+            raise ValueError("nothing to join: Reads.join(full=..., vision=..., language=...)")
         first = next(iter(conditions.values()))
         for name, reads in conditions.items():
             missing = set(first.ids) ^ set(reads.ids)
@@ -242,6 +288,7 @@ class Reads:
             options=self.options[at],
             labels=self.labels[at],
             states={name: state[:, at] for name, state in self.states.items()},
+            contents=tuple(self.contents[row] for row in keep) if self.contents else (),
         )
 
     def _padded(self, answers: int) -> Reads:
@@ -278,6 +325,7 @@ class Reads:
             "conditions": self.conditions,
             "layers": self.layers,
             "settings": self.settings,
+            "contents": self.contents,
         }
         save_record(path, "pid_lens.Reads", tensors, about)
 
@@ -295,6 +343,7 @@ class Reads:
             conditions=tuple(about["conditions"]),
             layers=tuple(about["layers"]),
             settings=about["settings"],
+            contents=tuple(about["contents"]),
             states=states,
             **tensors,
         )
@@ -304,6 +353,12 @@ class Reads:
             f"Reads({self.n} samples, {len(self.layers)} layers, conditions "
             f"{' '.join(self.conditions)}, {self.options.shape[-1]} options)"
         )
+
+
+def _known_names(ids: tuple[str, ...], contents: tuple[str, ...]) -> tuple[str, ...]:
+    """A sample that was read under its content's hash and under a name goes by the name."""
+    names = {c: name for name, c in zip(ids, contents, strict=True) if name != c}
+    return tuple(names.get(name, name) for name in ids)
 
 
 def _same_kind(one: Reads, other: Reads) -> None:

@@ -55,7 +55,7 @@ class Batch:
 
     def __repr__(self) -> str:
         n, tokens = self.inputs["input_ids"].shape
-        options = "no" if self.options is None else self.options.shape[-1]
+        options = "no" if self.options is None else option_table(self.options, n).shape[-1]
         spans = "no" if self.spans is None else " ".join(self.spans)
         return f"Batch({n} samples, {tokens} tokens, {options} options, spans {spans})"
 
@@ -70,6 +70,8 @@ class Samples:
     """Token id of each option, -1 where a sample has fewer."""
     labels: Int[Tensor, " n"]
     """Index of the right option, -1 where unknown."""
+    contents: tuple[str, ...] = ()
+    """A hash of each sample's content; empty where it cannot be made."""
 
     @property
     def n(self) -> int:
@@ -151,9 +153,14 @@ def recognise(
     if batch.options is not None:
         table = option_table(batch.options, n, processor)
     table = table.expand(n, -1)
-    ids = _ids(batch, spans)
-    _length("ids", ids, n)
-    return Samples(ids=ids, spans=spans, options=table, labels=label_indices(batch, table))
+    ids, contents = _names(batch, spans)
+    return Samples(
+        ids=ids,
+        spans=spans,
+        options=table,
+        labels=label_indices(batch, table),
+        contents=contents,
+    )
 
 
 def label_indices(batch: Batch, table: Int[Tensor, "n answers"]) -> Int[Tensor, " n"]:
@@ -179,13 +186,19 @@ def label_indices(batch: Batch, table: Int[Tensor, "n answers"]) -> Int[Tensor, 
     return labels
 
 
-def _ids(batch: Batch, spans: Spans) -> tuple[str, ...]:
-    if batch.ids is None:
-        attended = attended_tokens(batch.inputs)
-        ids = content_ids(batch.inputs, attended, spans.get("image"))
-    else:
-        given = batch.ids
-        ids = tuple(map(str, given.tolist() if hasattr(given, "tolist") else given))
+def _names(batch: Batch, spans: Spans) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Each sample's id and the hash of its content; without an id the hash is the id."""
+    attended = attended_tokens(batch.inputs)
+    try:
+        contents = content_ids(batch.inputs, attended, spans.get("image"))
+    except ValueError:
+        if batch.ids is None:
+            raise
+        contents = ()
+    given: Any = batch.ids
+    given = given.tolist() if hasattr(given, "tolist") else given
+    ids = contents if given is None else tuple(map(str, given))
+    _length("ids", ids, len(attended))
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         warnings.warn(
@@ -193,7 +206,7 @@ def _ids(batch: Batch, spans: Spans) -> tuple[str, ...]:
             "of each counts. Give them ids= of their own to count them apart",
             stacklevel=3,
         )
-    return ids
+    return ids, contents
 
 
 def _length(name: str, given: Sequence[Any] | Tensor, n: int) -> None:

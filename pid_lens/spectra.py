@@ -22,13 +22,15 @@ TOTALS = (
     "information_language",
     "co_information",
 )
-FLAGS = ("gap", "mismatch", "ess", "feasible")
+FLAGS = ("gap", "mismatch", "ess", "feasible", "doubtful")
 SHOWN = ("repair", "tau", "draws")
 """Settings without which a spectrum cannot be compared with another."""
 LEAST_SHARED = 1e-6
 """Below this information there are no shares."""
-CONTRADICTION = 0.05
-"""By this much one modality alone may seem to tell more than both before it is doubtful."""
+TOO_MUCH = 0.05
+"""So much may one modality seem to tell beyond both, or an interval be wide, without doubt."""
+DIFFERENCE = "difference of "
+"""How the estimator's name begins in a difference of two spectra."""
 LOW_ESS = 0.5
 """Below this share of effective samples a layer is called doubtful."""
 
@@ -131,43 +133,64 @@ class Spectrum(Atoms):
     layers: tuple[int, ...]
     ids: tuple[str, ...]
     """The samples behind it, so that only spectra over the same ones are subtracted."""
-    conditions: tuple[str, ...]
+    conditions: tuple[str, ...] = ("full", "vision", "language")
     estimator: str
     settings: dict[str, Any] = field(default_factory=dict)
     """tau, repair, draws and whatever else the numbers depend on."""
-    mismatch: Tensor
+    mismatch: Tensor = None  # type: ignore[assignment]
     """Largest |mean p_condition - mean p_full| over the options, before repair; 0 is best."""
-    ess: Tensor
+    ess: Tensor = None  # type: ignore[assignment]
     """Effective sample size of the tilting weights over n, in (0, 1]; 1 is best."""
-    feasible: Tensor
-    """Whether tilting weights exist at all, bool."""
-    fallback: Tensor
+    feasible: Tensor = None  # type: ignore[assignment]
+    """Whether tilting weights were found, bool."""
+    fallback: Tensor = None  # type: ignore[assignment]
     """Share of samples below tau, [layers, conditions]."""
     sensitivity: Atoms | None = None
-    """The same atoms by the other repair."""
+    """The same atoms by the other repair; NaN where it is infeasible."""
+    doubtful: Tensor = None  # type: ignore[assignment]
+    """Layers not to be relied on, bool; drawn hollow. Unless said otherwise, where
+
+    - the three conditions disagree on the answers' marginal, so that the atoms rest on the
+      repair: no tilting weights were found, or they keep less than half of the samples;
+    - one modality alone seems to tell over .05 more than both, which no one world allows;
+    - more than half of the samples have no answer yet in the full condition (`fallback`);
+    - the certified interval is wider than .05.
+    """
+
+    def __post_init__(self) -> None:
+        count = len(self.layers)
+        best = {
+            "mismatch": torch.zeros(count, dtype=torch.float64),
+            "ess": torch.ones(count, dtype=torch.float64),
+            "feasible": torch.ones(count, dtype=torch.bool),
+            "fallback": torch.zeros(count, len(self.conditions), dtype=torch.float64),
+        }
+        for name, value in best.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.doubtful is None:
+            object.__setattr__(self, "doubtful", _doubts(self))
+
+    @property
+    def shares(self) -> dict[str, Tensor]:
+        """Each atom as a share of the information, [layers]; NaN where there is none.
+
+        NaN throughout for a difference, whose parts are no parts of a whole.
+        """
+        shares = super().shares
+        difference = self.estimator.startswith(DIFFERENCE)
+        return {k: v * torch.nan for k, v in shares.items()} if difference else shares
 
     @property
     def n(self) -> int:
         """Number of samples."""
         return len(self.ids)
 
-    @property
-    def doubtful(self) -> Tensor:
-        """Layers whose three conditions contradict each other, bool [layers]; drawn hollow.
-
-        Either they disagree on the answers' marginal, so that the atoms rest on the repair:
-        tilting weights do not exist, or keep less than half of the samples. Or one modality
-        alone seems to tell more than both, which three posteriors of one world cannot.
-        """
-        alone = torch.maximum(self.information_vision, self.information_language)
-        contradiction = alone > self.information + CONTRADICTION
-        return ~self.feasible | (self.ess < LOW_ESS) | contradiction
-
     def __sub__(self, other: Spectrum) -> Spectrum:
         """The change of the atoms from ``other`` to this, over the same samples.
 
         Gaps add up; every flag is the worse of the two. Model and noise may differ: that is
-        what is compared. Settings are this one's.
+        what is compared. Settings are this one's, the other's stand under ``minus``.
 
         Raises:
             ValueError: other samples, layers, unit, estimator, repair or threshold.
@@ -181,11 +204,13 @@ class Spectrum(Atoms):
         return replace(
             self,
             **_change(self, other),
-            estimator=f"difference of {self.estimator}",
+            estimator=f"{DIFFERENCE}{self.estimator}",
+            settings={**self.settings, "minus": other.settings},
             mismatch=torch.maximum(self.mismatch, other.mismatch),
             ess=torch.minimum(self.ess, other.ess),
             feasible=self.feasible & other.feasible,
             fallback=torch.maximum(self.fallback, other.fallback),
+            doubtful=self.doubtful | other.doubtful,
             sensitivity=sensitivity,
         )
 
@@ -196,6 +221,8 @@ class Spectrum(Atoms):
         columns = {name: getattr(self, name).numpy() for name in (*ATOMS, *TOTALS, *FLAGS)}
         for name, below in zip(self.conditions, self.fallback.T, strict=True):
             columns[f"fallback_{name}"] = below.numpy()
+        for name in ATOMS if self.sensitivity is not None else ():
+            columns[f"{name}_other_repair"] = getattr(self.sensitivity, name).numpy()
         return pd.DataFrame(columns, index=pd.Index(self.layers, name="layer"))
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -227,18 +254,19 @@ class Spectrum(Atoms):
         return cls(sensitivity=sensitivity, **tensors, **about)
 
     def __repr__(self) -> str:
-        doubt = int(self.doubtful.sum())
+        doubt, unanswered = int(self.doubtful.sum()), float(_unanswered(self)[-1])
         settings = ", ".join(f"{k}={v}" for k, v in self.settings.items() if k in SHOWN)
         return (
             f"Spectrum(layer {self.layers[-1]}: {self._line(-1)} of "
             f"I={float(self.information[-1]):.3f} {self.unit}; n={self.n}, "
             f"{len(self.layers)} layers, gap<={float(self.gap.max()):.1g}, {self.estimator}"
-            f"({settings}){f', {doubt} doubtful layers' if doubt else ''})"
+            f"({settings}){f', {doubt} doubtful layers' if doubt else ''}"
+            f"{f', {unanswered:.0%} below tau' if unanswered > 0.5 else ''})"
         )
 
 
 _ATOM_TENSORS = ("information", "information_vision", "information_language", "union", "gap")
-_TENSORS = (*_ATOM_TENSORS, "mismatch", "ess", "feasible", "fallback")
+_TENSORS = (*_ATOM_TENSORS, "mismatch", "ess", "feasible", "fallback", "doubtful")
 _ABOUT = ("unit", "layers", "ids", "conditions", "estimator", "settings")
 
 
@@ -246,6 +274,21 @@ def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
     """The fields of a difference; the widths of both intervals add up."""
     changed = {name: getattr(one, name) - getattr(other, name) for name in _ATOM_TENSORS}
     return changed | {"gap": one.gap + other.gap}
+
+
+def _doubts(spectrum: Spectrum) -> Tensor:
+    """Where a spectrum contradicts itself or its repair decides."""
+    alone = torch.maximum(spectrum.information_vision, spectrum.information_language)
+    contradiction = alone > spectrum.information + TOO_MUCH
+    unsure = ~spectrum.feasible | (spectrum.ess < LOW_ESS) | (spectrum.gap > TOO_MUCH)
+    return unsure | contradiction | (_unanswered(spectrum) > 0.5)
+
+
+def _unanswered(spectrum: Spectrum) -> Tensor:
+    """Share of samples without an answer in the full condition, [layers]."""
+    if "full" not in spectrum.conditions:
+        return torch.zeros_like(spectrum.information)
+    return spectrum.fallback[:, spectrum.conditions.index("full")]
 
 
 def _comparable(one: Spectrum, other: Spectrum) -> None:

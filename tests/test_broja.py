@@ -32,7 +32,8 @@ def noisy(answers=2, n=450, layers=6, scale=6.0, seed=0):
 
 
 def spectrum(log_p, **settings):
-    return BROJA(**settings).update(Reads.from_posteriors(log_p)).result()
+    present = (log_p > -torch.inf).any(0).any(0)
+    return BROJA(**settings).update(Reads.from_posteriors(log_p, present=present)).result()
 
 
 @pytest.mark.parametrize("repair", ["rake", "tilt"])
@@ -173,7 +174,7 @@ def test_batches_merges_and_repeats_give_one_result():
 def test_a_spectrum_says_how_it_was_made():
     reads = Reads.from_posteriors(noisy(n=30), settings={"draws": 4})
     result = BROJA(tau=0.2, repair="tilt").update(reads).result()
-    assert result.settings == {"draws": 4, "tau": 0.2, "repair": "tilt"}
+    assert result.settings == {"draws": 4, "tau": 0.2, "repair": "tilt", "tol": 1e-3}
     assert result.estimator == "BROJA"
     assert result.layers == reads.layers
     assert result.fallback.shape == (6, 3)
@@ -264,3 +265,21 @@ def test_independent_draws_of_a_gate():
     log_p = truth.posteriors_of(truth.gate("AND"), 4000, seed=0)
     result = spectrum(log_p)
     assert atoms(result)[0].tolist() == pytest.approx([0.311, 0, 0, 0.5], abs=0.03)
+
+
+@pytest.mark.parametrize("repair", ["rake", "tilt"])
+def test_an_infeasible_tilt_is_no_sensitivity(repair):
+    """A constant predictor has no weights: the other repair has no result, and says so."""
+    full = torch.tensor([[0.5, 0.5], [0.45, 0.55]], dtype=torch.float64).log()
+    constant = torch.tensor([0.8, 0.2], dtype=torch.float64).log().expand(2, 2)
+    result = spectrum(torch.stack([full, constant, full])[None], repair=repair)
+    assert not result.feasible.any()
+    assert result.doubtful.all()
+    assert atoms(result.sensitivity).isnan().all()
+    assert torch.isfinite(atoms(result)).all()
+
+
+@pytest.mark.parametrize("wrong", [{"tau": 2.0}, {"tau": -1}, {"repair": "hammer"}, {"tol": 0}])
+def test_settings_are_checked_at_once(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        BROJA(**wrong)

@@ -69,6 +69,9 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     out = ["--out", str(tmp_path / "new")]
     assert main(["demo", "--task", "hearing", *out]) == 2
     assert "vision, language, redundant, synergy" in capsys.readouterr().err
+    assert main(["demo", "--seed", "-1", *out]) == 2
+    assert "seed must be 0 or more" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
     assert main(["demo", "--n", "100000", *out]) == 2
     assert "100000" in capsys.readouterr().err
     (tmp_path / "file").write_text("in the way")

@@ -130,3 +130,27 @@ def test_rows_of_next_to_no_mass_do_no_harm():
         tables.append(torch.cat([share, prior - share.sum(1, keepdim=True)], 1))
     solution = solve(*tables, tol=1e-9)
     assert solution.gap.max() < 1e-8
+
+
+@pytest.mark.parametrize("dust", [8e-16, 8e-13, 1e-20])
+def test_dust_on_one_side_harms_nobody(dust):
+    """An answer that is next to impossible for one source must not stop the others."""
+    torch.manual_seed(0)
+    p = torch.rand(1, 10, 10, 3, dtype=torch.float64)
+    p[..., 2] = 0
+    p = p / p.sum()
+    clean = solve(p.sum(2), p.sum(1), tol=1e-10)
+    p[0, :, 0, 2] = dust
+    dusty = solve(p.sum(2), p.sum(1), tol=1e-10)
+    assert dusty.gap < 1e-9
+    assert abs(float(dusty.upper - clean.upper)) < 1e-9
+
+
+def test_dust_is_part_of_the_proof():
+    """One source alone tells everything, so that I_Q is its information exactly."""
+    p1 = torch.zeros(1, 1000, 3, dtype=torch.float64)
+    p1[0, :500, 0], p1[0, 500:, 1], p1[0, :, 2] = 1e-3, 1e-3, 9e-16
+    p1 = p1 / p1.sum()
+    found = solve(p1, p1.sum(1, keepdim=True))
+    known = mutual_information(p1)
+    assert found.lower - 1e-14 <= known <= found.upper + 1e-14

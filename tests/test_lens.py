@@ -236,6 +236,44 @@ def test_an_intervention_of_ones_own(llava):
     assert lens.spectrum().n == batch.n
 
 
+@dataclass(frozen=True)
+class InPlace(Zero):
+    """One that does not know better."""
+
+    def edit(self, embeddings, samples, draw):
+        embeddings[samples.spans[self.span]] = 0
+        return embeddings
+
+
+def test_editing_in_place_harms_nobody(llava):
+    model, batch, _ = llava
+    with torch.no_grad():
+        plain = model(**batch.inputs).logits
+    found = []
+    for kind in (Zero, InPlace):
+        conditions = {"full": [], "vision": [kind("question")], "language": [kind("image")]}
+        lens, logits = read(model, batch, None, conditions=conditions)
+        torch.testing.assert_close(logits, plain, atol=1e-5, rtol=0)
+        found.append(lens.reads.log_probs)
+    torch.testing.assert_close(*found, atol=1e-6, rtol=0)
+
+
+def test_a_sample_read_by_either_name_counts_once(digits_model, digits_moments):
+    model, processor = digits_model
+    lens = Lens(model, processor, choices=("A", "B"), moments=digits_moments["synergy"])
+    batches = pid_lens.demo.batches("synergy", n=20, batch_size=8)
+    with torch.no_grad():
+        with lens:
+            for batch in batches:
+                model(**batch.inputs)
+        for batch in batches:
+            with lens(batch):
+                model(**batch.inputs)
+    assert lens.reads.n == 20
+    assert set(lens.reads.ids) == {name for batch in batches for name in batch.ids}
+    assert lens.reads.accuracy() > 0.9
+
+
 def test_options_differ_from_sample_to_sample(llava):
     model, batch, moments = llava
     options = torch.tensor([[3, 4, -1], [5, 6, 7], [3, 4, -1], [5, 6, 8]])
@@ -393,6 +431,14 @@ def test_an_anatomy_by_hand(llava):
     assert torch.equal(lens.reads.log_probs, read(model, batch, moments)[0].reads.log_probs)
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """A readout that forgets the options."""
+
+    def __call__(self, state, options, anatomy, layer):
+        return state.sum(-1)
+
+
 class Spoilt(torch.nn.Module):
     def forward(self, states):
         return states * math.nan
@@ -428,6 +474,33 @@ ERRORS = {
             conditions={"none": [Noise("image", draws=2), Noise("question", draws=3)]},
         ),
         "the same number",
+    ),
+    "swapped": (lambda m, b, s: Lens(object(), m), "anatomy="),
+    "layers by name": (lambda m, b, s: Lens(m, moments=s, layers="all"), "list of layer numbers"),
+    "half a draw": (lambda m, b, s: Lens(m, moments=s, draws=2.5), "whole number"),
+    "interventions by name": (
+        lambda m, b, s: Lens(m, moments=s, conditions={"x": ["image"]}),
+        "must be a list of interventions",
+    ),
+    "no list of estimators": (
+        lambda m, b, s: Lens(m, moments=s, estimators=pid_lens.BROJA()),
+        "list of Estimator instances",
+    ),
+    "states by name": (
+        lambda m, b, s: Lens(m, moments=s, states=["image"]),
+        "list of Pooled instances",
+    ),
+    "a readout's class": (
+        lambda m, b, s: Lens(m, moments=s, readout=pid_lens.LogitLens),
+        "must be an instance",
+    ),
+    "a readout that says nothing": (
+        lambda m, b, s: Lens(m, moments=s, readout=lambda *_: 0),
+        "must be an instance",
+    ),
+    "a readout of another shape": (
+        lambda m, b, s: read(m, b, s, readout=Wrong()),
+        "one number an option",
     ),
     "moments of another kind": (lambda m, b, s: Lens(m, moments="file"), "must be Moments"),
     "something a lens has no use for": (

@@ -153,7 +153,7 @@ def test_moments_survive_a_file(tmp_path):
     again = Moments.load(tmp_path / "moments.safetensors")
     assert again.fingerprint == known.fingerprint
     assert (again.model, again.site, again["image"].count) == ("m", "s", 500)
-    pid_lens.Reads.from_posteriors(torch.zeros(1, 3, 2, 2)).save(tmp_path / "reads")
+    pid_lens.Reads.from_posteriors(torch.full((1, 3, 2, 2), -1.0)).save(tmp_path / "reads")
     with pytest.raises(ValueError, match=r"holds pid_lens\.Reads, not a pid_lens\.Moments"):
         Moments.load(tmp_path / "reads")
 

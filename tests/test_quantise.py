@@ -1,5 +1,6 @@
 """Cells lose what the interval says they lose, whatever the order of the samples."""
 
+import cvxpy
 import pytest
 import torch
 
@@ -132,3 +133,36 @@ def test_many_samples_fit_in_memory():
     result = solve_rows(p1, p2, tol=0.1, start=16, most=16)
     assert result.dual_vision.shape == p1.shape
     assert float(result.gap) < 0.2
+
+
+@pytest.mark.parametrize("answers", [2, 3])
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_an_independent_solver_agrees_on_posterior_rows(answers, scale):
+    """The exponential-cone programme of the same rows, by Clarabel."""
+    torch.manual_seed(answers)
+    n = 8
+    p1, p2 = (torch.softmax(scale * torch.randn(n, answers).double(), -1) / n for _ in range(2))
+    p2 = p2 * (p1.sum(0) / p2.sum(0))
+    q = [cvxpy.Variable((n, n), nonneg=True) for _ in range(answers)]
+    total = sum(q)
+    cost = sum(cvxpy.sum(cvxpy.rel_entr(part, total)) for part in q)
+    bounds = [
+        constraint
+        for y, part in enumerate(q)
+        for constraint in (
+            cvxpy.sum(part, axis=1) == p1[:, y].numpy(),
+            cvxpy.sum(part, axis=0) == p2[:, y].numpy(),
+        )
+    ]
+    problem = cvxpy.Problem(cvxpy.Minimize(cost), bounds)
+    value = problem.solve(solver="CLARABEL") + float(entropy(p1.sum(0)))
+    found = solve_rows(p1[None], p2[None], tol=1e-9)
+    assert found.lower - 1e-6 <= value <= found.upper + 1e-6
+    assert found.gap < 1e-6
+
+
+def test_marginals_that_differ_are_refused():
+    p1 = torch.tensor([[[0.5, 0.0], [0.0, 0.5]]], dtype=torch.float64)
+    p2 = torch.tensor([[[0.4, 0.6]]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="label marginals differ by 0.1"):
+        solve_rows(p1, p2)

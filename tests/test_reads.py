@@ -1,6 +1,7 @@
 """The durable record: thresholds, scores, and putting records together."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,12 +32,38 @@ def test_the_threshold_is_applied_once_and_late():
 
 def test_uniform_over_the_options_that_a_sample_has():
     p = torch.tensor([[0.1, 0.1, 0.0], [0.1, 0.05, 0.05]]).log()
-    record = Reads.from_posteriors(p.expand(1, 3, 2, 3))
+    present = torch.tensor([[True, True, False], [True] * 3])
+    record = Reads.from_posteriors(p.expand(1, 3, 2, 3), present=present)
     assert record.mask.tolist() == [[True, True, False], [True] * 3]
     assert record.posteriors()[0, 0].exp().tolist() == [
         [0.5, 0.5, 0.0],
         pytest.approx([1 / 3] * 3),
     ]
+
+
+def test_impossible_is_not_absent():
+    sure = torch.eye(2).log().expand(1, 3, 2, 2)
+    record = Reads.from_posteriors(sure)
+    assert record.mask.all()
+    found = BROJA(tau=0).update(record).result()
+    assert found.redundancy.item() == pytest.approx(1, abs=1e-9)
+    with pytest.raises(ValueError, match="takes natural logs"):
+        Reads.from_posteriors(torch.eye(2).expand(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.3, 0.5, 0.7])
+def test_the_share_below_tau_is_what_was_done(tau):
+    """Also for masses at the threshold itself."""
+    p = torch.tensor([[tau * 0.9, tau * 0.1], [tau * 0.4, tau * 0.5]]).double().log()
+    record = Reads.from_posteriors(p.expand(1, 3, 2, 2))
+    uniform = ((record.posteriors(tau).exp() - 0.5).abs() < 1e-12).all(-1).double().mean(-1)
+    assert torch.equal(record.fallback(tau), uniform)
+
+
+def test_no_mass_at_all_is_uniform_whatever_tau():
+    record = Reads.from_posteriors(torch.full((1, 3, 2, 2), -math.inf))
+    assert (record.posteriors(0).exp() - 0.5).abs().max() < 1e-15
+    assert record.fallback(0).tolist() == [[1.0, 1.0, 1.0]]
 
 
 def test_scores_of_a_known_predictor():
@@ -60,6 +87,18 @@ def test_the_last_record_of_a_sample_stays():
     again = Reads.concat([both, both])
     assert again.ids == both.ids
     assert torch.equal(again.log_probs, both.log_probs)
+
+
+def test_a_sample_is_known_by_its_content_too():
+    """Read without a name and with one, in either order: one sample, by its name."""
+    hashed = replace(reads(seed=0), ids=tuple("#abcde"[1:]), contents=tuple("#abcde"[1:]))
+    named = replace(reads(seed=1), ids=tuple("vwxyz"), contents=hashed.contents)
+    for pair in ([hashed, named], [named, hashed]):
+        both = Reads.concat(pair)
+        assert both.ids == named.ids
+        assert torch.equal(both.log_probs, pair[1].log_probs)
+    twins = replace(reads(seed=2), ids=tuple("12345"), contents=hashed.contents)
+    assert Reads.concat([named, twins]).n == 10
 
 
 def test_concat_pads_options():
@@ -140,7 +179,13 @@ def test_files_that_are_none(tmp_path):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"log_p must be \[layers"):
         Reads.from_posteriors(torch.zeros(3, 2, 2))
-    with pytest.raises(ValueError, match="one id a sample"):
-        Reads.from_posteriors(torch.zeros(1, 3, 2, 2), ids=["a"])
+    even = torch.full((1, 3, 2, 2), 0.5).log()
+    for name in ("ids", "labels"):
+        with pytest.raises(ValueError, match=f"as many {name}"):
+            Reads.from_posteriors(even, **{name: [0]})
+    with pytest.raises(ValueError, match="name them, conditions="):
+        Reads.from_posteriors(even[:, :2])
+    with pytest.raises(ValueError, match="nothing to join"):
+        Reads.join()
     with pytest.raises(ValueError, match="no condition 'blind'"):
         reads().index("blind")

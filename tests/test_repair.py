@@ -123,3 +123,17 @@ def test_an_infeasible_layer_leaves_the_others_alone():
     after = tilt(*parts)
     assert after.feasible.tolist() == [True, False, True]
     assert torch.allclose(before.weights[::2], after.weights[::2], atol=1e-9)
+
+
+@pytest.mark.parametrize("order", [[2, 1, 0], [1, 2, 0]])
+@pytest.mark.parametrize("shift", [4e-4, 9e-4])
+def test_tilt_does_not_know_the_order_of_the_answers(order, shift):
+    """Vision is off by the shift, or twice as much, in every sample: no weights undo that."""
+    torch.manual_seed(0)
+    full, language = torch.rand(2, 1, 30, 3, dtype=torch.float64).softmax(-1)
+    vision = full + shift * torch.tensor([1.0, 1.0, -2.0], dtype=torch.float64)
+    known = tilt(full, vision, language)
+    other = tilt(*(p[..., order] for p in (full, vision, language)))
+    assert known.feasible == other.feasible == (2 * shift < 1e-3)
+    if known.feasible:
+        assert torch.allclose(known.weights, other.weights, atol=1e-9)

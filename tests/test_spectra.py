@@ -30,6 +30,8 @@ def agreeing(spectrum):
         information=torch.maximum(spectrum.information_vision, spectrum.information_language),
         ess=torch.ones(4).double(),
         feasible=torch.ones(4, dtype=torch.bool),
+        fallback=torch.zeros(4, 3).double(),
+        doubtful=None,
     )
 
 
@@ -104,7 +106,7 @@ def test_repr_is_one_line_that_says_the_settings(pair):
 
 def test_doubtful_layers_are_drawn_hollow(pair):
     doubtful = replace(agreeing(pair[0]), ess=torch.tensor([0.1, 0.9, 0.9, 0.9]).double())
-    doubtful = replace(doubtful, feasible=torch.tensor([True, True, False, True]))
+    doubtful = replace(doubtful, feasible=torch.tensor([True, True, False, True]), doubtful=None)
     assert doubtful.doubtful.tolist() == [True, False, True, False]
     ax = doubtful.plot()
     hollow = [
@@ -119,8 +121,47 @@ def test_doubtful_layers_are_drawn_hollow(pair):
 def test_a_contradiction_is_doubtful(pair):
     sound = agreeing(pair[0])
     assert not sound.doubtful.any()
-    spoilt = replace(sound, information=sound.information_vision - 0.06)
-    assert spoilt.doubtful.all()
+    for spoilt in (
+        {"information": sound.information_vision - 0.06},
+        {"gap": torch.full((4,), 0.06).double()},
+        {"fallback": torch.full((4, 3), 0.6).double()},
+    ):
+        assert replace(sound, **spoilt, doubtful=None).doubtful.all()
+
+
+def test_doubt_of_a_difference_is_that_of_either(pair):
+    """A knockout that costs everything is no contradiction; what was one, stays one."""
+    sound = agreeing(pair[0])
+    nothing = replace(
+        sound,
+        information=sound.information * 0,
+        union=sound.union * 0,
+        information_vision=sound.union * 0,
+        information_language=sound.union * 0,
+    )
+    assert not (nothing - sound).doubtful.any()
+    assert not (sound - nothing).doubtful.any()
+    doubt = torch.tensor([False, True, False, False])
+    assert torch.equal((sound - replace(sound, doubtful=doubt)).doubtful, doubt)
+    assert torch.equal((replace(sound, doubtful=doubt) - sound).doubtful, doubt)
+    assert all(share.isnan().all() for share in (sound - nothing).shares.values())
+
+
+def test_an_estimator_of_ones_own_need_not_know_of_repairs():
+    half = torch.full((2,), 0.5, dtype=torch.float64)
+    mine = Spectrum(
+        information=half,
+        information_vision=half,
+        information_language=0 * half,
+        union=half,
+        gap=0 * half,
+        layers=(0, 1),
+        ids=("a", "b"),
+        estimator="minimum",
+    )
+    assert not mine.doubtful.any()
+    assert len(mine.to_pandas()) == 2
+    assert (mine - mine).unique_vision.abs().max() == 0
 
 
 def test_nothing_has_no_shares(pair):

@@ -100,6 +100,8 @@ def batches(
         raise ValueError(
             f"n={n} samples of {split!r} asked for: there are 1 to {len(COINS) * size}"
         )
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     return Batches(chosen, split, batch_size, n, seed)

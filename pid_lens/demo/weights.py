@@ -17,7 +17,7 @@ MODEL = Path(__file__).with_name("model")
 def checkpoints(*, folder: Path = MODEL) -> tuple[str, ...]:
     """The names that `load` knows, in the order of training.
 
-    `align-0300` is what 300 steps of aligning the projector gave, `tune-1000` what 1,000 steps
+    `align-0150` is what 300 steps of aligning the projector gave, `tune-1000` what 1,000 steps
     of instruction tuning gave; `final` is the trained model.
 
     Args:

@@ -1,4 +1,4 @@
-"""What users hand over: tensors or arrays of any float type, turned into float64 tensors."""
+"""What users hand over: tensors or arrays of any real type, turned into float64 tensors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def as_float64(values: Any, name: str) -> Tensor:
     Raises:
         TypeError: it is neither a tensor nor a NumPy array, or complex.
     """
-    if isinstance(values, np.ndarray):
-        values = torch.from_numpy(np.ascontiguousarray(values))
+    if isinstance(values, np.ndarray) and np.isrealobj(values) and values.dtype.kind in "fiub":
+        values = torch.from_numpy(values.astype(np.float64))
     if not isinstance(values, Tensor) or values.is_complex():
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(f"{name} must be a real torch.Tensor or numpy.ndarray, got {kind}")

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.measures import mutual_information
+from pid_lens.estimators.certificate import pairing
+from pid_lens.estimators.measures import entropy, mutual_information
 from pid_lens.estimators.solution import Solution
 
 
@@ -26,8 +27,9 @@ def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n
 
     The h_i are linear between posteriors: sorting and sums, O((n1 + n2) log(n1 + n2)), no
     quantisation, no iterations. The set where h_1 > h_2 gives a feasible dual pair of the same
-    value, so the interval is as narrow as float64 sums are; its width is the difference between
-    I(Y; X2) + U1 and I(Y; X1) + U2, which also shows label marginals that do not agree.
+    value: ``lower`` is what that pair is worth, ``upper`` the closed form, and their difference
+    what float64 sums leave. That nothing lies below ``upper`` is proven by the pair; that
+    something lies there, by the lattice.
 
     Source:
         The Blackwell relation defines no lattice (Bertschinger, Rauh, 2014),
@@ -53,12 +55,15 @@ def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n
     by_vision = mutual_information(p1) + games.excess(-1.0)
     by_language = mutual_information(p2) + games.excess(1.0)
     pieces, rest = games.pieces()
+    a = _potentials(games.odds, pieces, vision) + math.log(0.5)
+    b = _potentials(games.odds, rest, language)
+    dual = entropy(p1.sum(1)) + pairing(a, p1) + pairing(b, p2)
     return Solution(
-        lower=torch.minimum(by_vision, by_language),
+        lower=dual.fmax(torch.maximum(mutual_information(p1), mutual_information(p2))),
         upper=torch.maximum(by_vision, by_language),
         coupling=None,
-        dual_vision=_potentials(games.odds, pieces, vision) + math.log(0.5),
-        dual_language=_potentials(games.odds, rest, language),
+        dual_vision=a,
+        dual_language=b,
         iterations=torch.zeros(len(p1), dtype=torch.long, device=p1.device),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import torch
 from jaxtyping import Bool, Float64
@@ -43,6 +43,14 @@ class BROJA:
     tol: float = 1e-3
     """Width of the certified interval to reach, bits; with two options it is rounding."""
     _seen: list[Reads] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau < 1:
+            raise ValueError(f"tau is a probability, 0 <= tau < 1; got {self.tau}")
+        if self.repair not in get_args(Repair):
+            raise ValueError(f"repair must be one of {get_args(Repair)}; got {self.repair!r}")
+        if not self.tol > 0:
+            raise ValueError(f"tol must be a width in bits above 0; got {self.tol}")
 
     @torch.no_grad()
     def update(self, reads: Reads) -> Self:
@@ -104,7 +112,12 @@ class BROJA:
             ids=reads.ids,
             conditions=reads.conditions,
             estimator=type(self).__name__,
-            settings={**reads.settings, "tau": self.tau, "repair": self.repair},
+            settings={
+                **reads.settings,
+                "tau": self.tau,
+                "repair": self.repair,
+                "tol": self.tol,
+            },
         )
 
 

@@ -59,7 +59,7 @@ def merge_equal(joint: Float64[Tensor, "n answers"]) -> Cells:
         >>> merge_equal(torch.cat([rows, 2 * rows]) / 3).of.tolist()
         [0, 2, 1, 0, 2, 1]
     """
-    posterior = ratio(joint, joint.sum(1, keepdim=True).expand_as(joint))
+    posterior = ratio(joint, joint.sum(1, keepdim=True))
     same = (posterior * 2**40).round()
     return gather_cells(joint, same.unique(dim=0, return_inverse=True)[1])
 
@@ -127,13 +127,13 @@ def score(
     rows: Float64[Tensor, "n answers"], centres: Float64[Tensor, "cells answers"]
 ) -> Float64[Tensor, "n cells"]:
     """sum_y p(x, y) log p(y|cell), nats: the higher, the less a row loses in a cell."""
-    posterior = ratio(centres, centres.sum(1, keepdim=True).expand_as(centres))
+    posterior = ratio(centres, centres.sum(1, keepdim=True))
     return rows @ posterior.clamp_min(1e-45).log().mT
 
 
 def negative_entropy(rows: Float64[Tensor, "n answers"]) -> Float64[Tensor, " n"]:
     """sum_y p(x, y) log p(y|x), nats: the score of a row in a cell of its own."""
-    return torch.xlogy(rows, ratio(rows, rows.sum(1, keepdim=True).expand_as(rows))).sum(1)
+    return torch.xlogy(rows, ratio(rows, rows.sum(1, keepdim=True))).sum(1)
 
 
 def _settle(rows: Tensor, centres: Tensor) -> Cells:

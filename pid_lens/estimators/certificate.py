@@ -9,6 +9,23 @@ from torch import Tensor
 from pid_lens.estimators.measures import ratio
 
 _NEVER = -1e18
+_SAME_MARGINAL = 1e-9
+
+
+def check_marginals(
+    p1: Float64[Tensor, "batch n1 answers"], p2: Float64[Tensor, "batch n2 answers"]
+) -> None:
+    """Refuses two tables that have no joint.
+
+    Raises:
+        ValueError: their label marginals differ by more than 1e-9.
+    """
+    worst = float((p1.sum(1) - p2.sum(1)).abs().max())
+    if not worst <= _SAME_MARGINAL:
+        raise ValueError(
+            f"the two sources' label marginals differ by {worst:.2g}, so no joint has both: "
+            "repair them first (rake, tilt)"
+        )
 
 
 def round_to_marginals(
@@ -36,13 +53,13 @@ def round_to_marginals(
     q = q * ratio(p1, q.sum(2)).clamp_max(1)[:, :, None]
     q = q * ratio(p2, q.sum(1)).clamp_max(1)[:, None]
     short1, short2 = (p1 - q.sum(2)).clamp_min(0), (p2 - q.sum(1)).clamp_min(0)
-    share = ratio(short2, short2.sum(1, keepdim=True).expand_as(short2))
+    share = ratio(short2, short2.sum(1, keepdim=True))
     return q + short1[:, :, None] * share[:, None]
 
 
 def value_of(q: Float64[Tensor, "batch n1 n2 answers"]) -> Float64[Tensor, " batch"]:
     """The primal objective -H_q(Y | X1, X2), nats."""
-    posterior = ratio(q, q.sum(-1, keepdim=True).expand_as(q))
+    posterior = ratio(q, q.sum(-1, keepdim=True))
     return torch.xlogy(q, posterior).sum((1, 2, 3))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.binary import solve_binary
+from pid_lens.estimators.certificate import check_marginals
 from pid_lens.estimators.interior_point import solve
 from pid_lens.estimators.measures import NATS_PER_BIT, mutual_information
 from pid_lens.estimators.solution import Solution
@@ -79,12 +80,16 @@ def union_information(
     Returns:
         A ``Solution`` with one entry a problem.
 
+    Raises:
+        ValueError: the label marginals differ.
+
     Example:
         >>> import torch
         >>> bit = torch.eye(2, dtype=torch.float64)[None] / 2
         >>> union_information(bit, bit).upper / NATS_PER_BIT
         tensor([1.], dtype=torch.float64)
     """
+    check_marginals(p1, p2)
     return solve_binary(p1, p2) if p1.shape[-1] == 2 else solve(p1, p2, tol=tol)
 
 

@@ -97,7 +97,7 @@ class _Run:
 
     def __init__(self, p1: Tensor, p2: Tensor) -> None:
         self.given = Tables(p1, p2)
-        self.tables = Tables(_without_dust(p1), _without_dust(p2))
+        self.tables = _without_dust(p1, p2)
         self.point = _start(self.tables)
         self.best = _trivial(self.given)
         self.iterations = torch.zeros(len(p1), dtype=torch.long, device=p1.device)
@@ -121,7 +121,9 @@ class _Run:
         tables, point, best = (_take(x, live) for x in (self.given, self.point, self.best))
         q = round_to_marginals(point.r[..., None] * point.experts, tables.p1, tables.p2)
         upper = value_of(q)
-        a, b = _with_dust(point.a, tables.p1), _with_dust(point.b, tables.p2)
+        seen = _take(self.tables, live)
+        a = _with_dust(point.a, tables.p1, seen.p1)
+        b = _with_dust(point.b, tables.p2, seen.p2)
         a, b, lower = shift_to_feasible(a, b, tables.p1, tables.p2)
         better = _better(best, _Best(lower, upper, a, b, q))
         _put(self.best, live, better)
@@ -132,7 +134,7 @@ class _Run:
         return (width > tol) & alive & (self.idle[live] < _PATIENCE)
 
     def _solution(self) -> Solution:
-        prior = entropy(self.tables.p1.sum(1))
+        prior = entropy(self.given.p1.sum(1))
         return Solution(
             lower=self.best.lower + prior,
             upper=self.best.upper + prior,
@@ -143,14 +145,21 @@ class _Run:
         )
 
 
-def _without_dust(p: Tensor) -> Tensor:
-    """Masses too small to matter would hold up every step: Newton does not see them."""
-    return p.where(p > _DUST, 0.0)
+def _without_dust(p1: Tensor, p2: Tensor) -> Tables:
+    """Masses too small to matter would hold up every step: Newton does not see them.
+
+    An answer of which one side has dust alone is left out on both; what stays is scaled to one
+    label marginal.
+    """
+    p1, p2 = p1.where(p1 > _DUST, 0.0), p2.where(p2 > _DUST, 0.0)
+    prior1, prior2 = p1.sum(1, keepdim=True), p2.sum(1, keepdim=True)
+    prior = torch.minimum(prior1, prior2)
+    return Tables(p1 * ratio(prior, prior1), p2 * ratio(prior, prior2))
 
 
-def _with_dust(a: Tensor, p: Tensor) -> Tensor:
+def _with_dust(a: Tensor, given: Tensor, seen: Tensor) -> Tensor:
     """A low potential for the masses left out, as a proof needs one for each."""
-    return a.where((p <= 0) | (p > _DUST), _LOW)
+    return a.where((given <= 0) | (seen > 0), _LOW)
 
 
 def _start(tables: Tables) -> Point:
@@ -168,7 +177,7 @@ def _start(tables: Tables) -> Point:
 def _trivial(tables: Tables) -> _Best:
     """Sources independent given the answer above, the better source alone below."""
     p1, p2 = tables.p1, tables.p2
-    q = p1[:, :, None] * ratio(p2, p2.sum(1, keepdim=True).expand_as(p2))[:, None]
+    q = p1[:, :, None] * ratio(p2, p2.sum(1, keepdim=True))[:, None]
     a, b = _log_posterior(p1), _log_posterior(p2)
     lower1, lower2 = pairing(a, p1), pairing(b, p2)
     first = (lower1 >= lower2)[:, None, None]

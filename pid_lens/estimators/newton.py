@@ -125,7 +125,7 @@ class Newton:
         view = schur.view(batch, n2, answers, n2, answers)
         at, of = torch.arange(n2, device=p2.device), torch.arange(answers, device=p2.device)
         view[:, at, :, at] += blocks.transpose(0, 1)
-        pin = p2[:, :, None] * ratio(p2, p2.sum(1, keepdim=True).expand_as(p2))[:, None]
+        pin = p2[:, :, None] * ratio(p2, p2.sum(1, keepdim=True))[:, None]
         view[:, :, of, :, of] += pin.permute(3, 0, 1, 2)
         return schur
 

@@ -18,6 +18,7 @@ from pid_lens.spectra import Atoms
 
 Repair = Literal["rake", "tilt"]
 _LEAST_LOG = -100.0
+_RAKED = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -29,9 +30,9 @@ class PosteriorAtoms(Atoms):
     ess: Float64[Tensor, " layers"]
     """Effective sample size of tilt's weights over n, in (0, 1]."""
     feasible: Bool[Tensor, " layers"]
-    """Whether tilt found weights. Where it did not, ``rake`` stands in for it."""
+    """Whether tilt found weights that leave at most 1e-3. Where not, ``rake`` stands in."""
     sensitivity: Atoms
-    """The same by the other repair."""
+    """The same by the other repair; NaN where tilt found no weights."""
 
 
 def posterior_pid(
@@ -48,7 +49,8 @@ def posterior_pid(
     is its symbol, with mass 1/n. The three conditions' mean posteriors must agree first:
     ``rake`` corrects the two ablated predictors by a factor per answer, ``tilt`` reweights the
     samples; the other one's atoms are the ``sensitivity``. Where tilt has no solution rake
-    stands in and ``feasible`` is False; where both differ much neither should be believed.
+    stands in for it, ``feasible`` is False and the sensitivity NaN; where both differ much
+    neither should be believed.
 
     With two answers the optimum has a closed form and ``gap`` is rounding. With more, samples
     are merged into cells, refined until the certified interval is below ``tol`` or a limit on
@@ -68,8 +70,8 @@ def posterior_pid(
 
     Raises:
         TypeError: not tensors or arrays.
-        ValueError: NaN or +inf, a sample without any possible answer, shapes that differ,
-            no samples, or an unknown repair.
+        ValueError: NaN or +inf, probabilities instead of their logs, a sample without any
+            possible answer, shapes that differ, no samples, or an unknown repair.
 
     Example:
         >>> sure = torch.tensor([[[0.999, 0.001], [0.001, 0.999]]]).log()
@@ -85,6 +87,7 @@ def posterior_pid(
     tilted = balance.weights.where(balance.feasible[:, None], even)
     order = (even, tilted) if repair == "rake" else (tilted, even)
     first, second = _decompose([_masses(w, *posteriors) for w in order], tol)
+    second = {k: v.where(balance.feasible, torch.nan) for k, v in second.items()}
     return PosteriorAtoms(
         **first,
         mismatch=_mismatch(*posteriors),
@@ -112,12 +115,18 @@ def _decompose(repaired: list[tuple[Tensor, ...]], tol: float) -> list[dict[str,
 def _masses(weights: Tensor, full: Tensor, vision: Tensor, language: Tensor) -> tuple[Tensor, ...]:
     """Masses p(x, y) [layers, n, answers] of the three predictors, label marginals made equal.
 
-    Under tilt's weights they are equal already, and raking removes rounding alone.
+    Under tilt's weights they are equal to 1e-3 already, mostly to rounding; raking removes it.
     """
     full_masses = weights[..., None] * full.exp()
     target = full_masses.sum(1)
-    raked = (rake(p, target, weights)[0] for p in (vision, language))
-    return full_masses, *(weights[..., None] * q for q in raked)
+    raked = [rake(p, target, weights) for p in (vision, language)]
+    worst = float(torch.stack([residual for _, residual in raked]).max())
+    if worst > _RAKED:
+        raise ValueError(
+            f"raking left the label marginals {worst:.2g} apart: some answer is next to "
+            "impossible for an ablated predictor in every sample"
+        )
+    return full_masses, *(weights[..., None] * q for q, _ in raked)
 
 
 def _mismatch(full: Tensor, vision: Tensor, language: Tensor) -> Float64[Tensor, " layers"]:
@@ -138,6 +147,8 @@ def _checked(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
     for name, x in tensors.items():
         if bool(x.isnan().any() | (x == torch.inf).any()):
             raise ValueError(f"{name} has NaN or +inf; pass log-probabilities (-inf is allowed)")
+        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < 1e-3).all() & (x.shape[-1] > 1)):
+            raise ValueError(f"{name} looks like probabilities; pass their logs, {name}.log()")
         if bool((x == -torch.inf).all(-1).any()):
             raise ValueError(
                 f"{name} has a sample with -inf for every answer; leave the sample out or give "

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pid_lens.estimators.binary import solve_binary
 from pid_lens.estimators.cells import Cells, cluster, gather_cells, merge_equal, split
-from pid_lens.estimators.certificate import pairing
+from pid_lens.estimators.certificate import check_marginals, pairing
 from pid_lens.estimators.interior_point import solve
 from pid_lens.estimators.measures import entropy, mutual_information, ratio
 from pid_lens.estimators.response import respond
@@ -51,10 +51,14 @@ def solve_rows(
         start: cells of the first solve.
         most: cells of the last; the time grows with its cube.
 
+    Raises:
+        ValueError: the label marginals differ.
+
     Returns:
         A ``Solution`` with potentials for every row and, as a coupling of rows could be
         n x n, none.
     """
+    check_marginals(p1, p2)
     if p1.shape[-1] == 2:
         return solve_binary(p1, p2)
     layers = [_Layer(a, b, start) for a, b in zip(p1, p2, strict=True)]
@@ -133,7 +137,7 @@ class _Layer:
         step = max(1, _PAIRS_AT_ONCE // len(share2))
         for at in torch.arange(len(share1), device=q.device).split(step):
             part = q[self.cells1.of[at]][:, self.cells2.of] * share1[at][:, None] * share2
-            log = ratio(part, part.sum(-1, keepdim=True).expand_as(part)).log()
+            log = ratio(part, part.sum(-1, keepdim=True)).log()
             value += (part * log).where(part > 0, 0.0).sum()
             excess = (part * (log - a[at][:, None] - b)).where(part > 0, 0.0).sum(-1)
             self.blame1[at] = excess.sum(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 _FEASIBLE = 1e-6
 _AGREEING = 1e-3
 _ROUNDING = 1e-8
-_FLAT = 1e-15
+_FLAT = 1e-14
 _STEPS = 100
 _LONGEST_STEP = 10.0
 _Potential = Callable[[Tensor], Tensor]
@@ -82,7 +82,7 @@ class Tilt:
     ess: Float64[Tensor, " layers"]
     """Effective sample size over n, 1 / (n sum w^2), in (0, 1]."""
     feasible: Bool[Tensor, " layers"]
-    """Whether such weights were found; never use them where this is False."""
+    """Whether weights were found that leave at most 1e-3; never use them where this is False."""
 
 
 def tilt(
@@ -99,8 +99,9 @@ def tilt(
     weights, lambda runs away, and residual, ``feasible`` and ess say so.
 
     Two saturated predictors may differ by 1e-5 in one direction for every sample, which no
-    weights can undo and nobody minds: where there are no weights, answers that agree to 1e-3
-    unweighted are left as they are, and only the others balanced. The rest is ``residual``.
+    weights can undo and nobody minds: where there are no weights, a predictor whose marginal
+    agrees to 1e-3 unweighted is left as it is, and only the other balanced. What is left of its
+    difference is ``residual``, at most 1e-3 where ``feasible``.
 
     Source:
         Entropy balancing for causal effects (Hainmueller, 2012),
@@ -120,17 +121,25 @@ def tilt(
         >>> tilt(full, vision, full).weights
         tensor([[0.3333, 0.6667]], dtype=torch.float64)
     """
-    free = slice(max(1, full.shape[-1] - 1))
-    g = torch.cat([(p - full)[..., free] for p in (vision, language)], -1)
-    differing = g.mean(1, keepdim=True).abs()
-    w, left = _balance(g.where(differing.amax(-1, keepdim=True) > _ROUNDING, 0.0))
-    again, rest = _balance(g.where(differing > _AGREEING, 0.0))
+    differences = [p - full for p in (vision, language)]
+    w, left = _balance(_beyond(differences, _ROUNDING))
+    again, rest = _balance(_beyond(differences, _AGREEING))
     short = left >= _FEASIBLE
     w, left = torch.where(short[:, None], again, w), torch.where(short, rest, left)
-    means = [(w[..., None] * (p - full)).sum(1) for p in (vision, language)]
+    means = [(w[..., None] * difference).sum(1) for difference in differences]
     residual = torch.cat(means, -1).abs().amax(-1)
-    feasible = (left < _FEASIBLE) & (residual <= 2 * _AGREEING)
+    feasible = (left < _FEASIBLE) & (residual <= _AGREEING)
     return Tilt(w, residual, 1 / (w.shape[1] * (w**2).sum(1)), feasible)
+
+
+def _beyond(differences: list[Tensor], least: float) -> Float64[Tensor, "layers n free"]:
+    """The predictors whose mean is off by more than ``least`` in some answer; 0 for others.
+
+    The last answer follows from the others.
+    """
+    off = [d.mean(1, keepdim=True).abs().amax(-1, keepdim=True) > least for d in differences]
+    kept = [d.where(far, 0.0) for d, far in zip(differences, off, strict=True)]
+    return torch.cat([d[..., : max(1, d.shape[-1] - 1)] for d in kept], -1)
 
 
 def _balance(g: Float64[Tensor, "layers n differences"]) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,9 @@ class Solution:
         I_Q = H + min over q of  sum q log(q / sum_y q)   q has the marginals p1 and p2
             = H + max over a, b of  <a, p1> + <b, p2>     sum_y exp(a(x1,y) + b(x2,y)) <= 1
 
-    Any coupling bounds I_Q from above and any feasible pair from below, so nothing about the
-    solver has to be believed. The pair is also the derivative of I_Q - H in p1 and p2.
+    Any coupling bounds I_Q from above and any feasible pair from below. With two answers the
+    upper end is a closed form, so a theorem takes the coupling's place; otherwise nothing about
+    the solver has to be believed. The pair is also the derivative of I_Q - H in p1 and p2.
     """
 
     lower: Float64[Tensor, " batch"]
@@ -36,5 +37,5 @@ class Solution:
 
     @property
     def gap(self) -> Float64[Tensor, " batch"]:
-        """Width of the interval, never below 0."""
+        """Width of the interval; rounding can leave it a few 1e-16 below 0, which reads 0."""
         return (self.upper - self.lower).clamp_min(0)

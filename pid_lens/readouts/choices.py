@@ -84,6 +84,8 @@ def option_table(
     each = bool(options) and isinstance(options[0], Sequence) and not isinstance(options[0], str)
     if not each:
         return torch.tensor(first_tokens(options, processor)).expand(n, -1).clone()
+    if len(options) == 1:
+        options = options * n
     if len(options) != n:
         raise ValueError(f"options must be one list, or one a sample: {n}; got {len(options)}")
     rows = [torch.tensor(first_tokens(row, processor)) for row in options]
