@@ -12,8 +12,9 @@ from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.batching import batch
 from pid_lens.estimators import BROJA, discrete_pid, posterior_pid
 from pid_lens.interventions import Noise
-from pid_lens.lens import Lens, spectrum
+from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
+from pid_lens.one_call import spectrum
 from pid_lens.protocols import Estimator, Intervention, Readout
 from pid_lens.readouts import LogitLens, Pooled
 from pid_lens.reads import Reads

@@ -13,11 +13,17 @@ from weakref import WeakSet
 import torch
 from einops import rearrange
 
-from pid_lens.forking import cached_tokens, keep_rows, repeat_rows, ways_around
+from pid_lens.forking import keep_rows, repeat_rows, ways_around
 from pid_lens.hooks import hooked, named_arguments, without
 from pid_lens.readouts import LogitLens
 from pid_lens.reads import Reads
 from pid_lens.samples import Batch, Samples, recognise
+from pid_lens.soundness import (
+    WHOLE_PROMPTS,
+    confirm_last_layer,
+    refuse_caches,
+    refuse_options,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -27,11 +33,6 @@ if TYPE_CHECKING:
     from pid_lens.conditions import Variation
     from pid_lens.protocols import Readout
     from pid_lens.readouts import Pooled
-
-WHOLE_PROMPTS = (
-    "a Lens reads prompts whole, so `generate` and chats that go on cannot run inside it: call "
-    "model(**inputs) on the whole prompt inside the lens, and generate outside"
-)
 
 _in_use: WeakSet[nn.Module] = WeakSet()
 
@@ -115,7 +116,7 @@ class _Recording:
     def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before the model: which samples are these?"""
         arguments = named_arguments(module, args, kwargs)
-        _refuse_caches(arguments)
+        refuse_caches(arguments)
         if arguments.get("input_ids") is None:
             raise ValueError("a Lens needs input_ids in the model's call to find the image's span")
         self._same_input(arguments["input_ids"])
@@ -125,7 +126,7 @@ class _Recording:
             self.how.anatomy.image_token,
             self.how.options,
         )
-        self._sound_options(self.samples.options)
+        refuse_options(self.samples.options, self.how.anatomy)
         self.answers, self.states = {}, {}
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -186,9 +187,9 @@ class _Recording:
         samples = self._seen()
         logits = output[0] if isinstance(output, tuple) else getattr(output, "logits", None)
         last = len(self.how.anatomy.layers) - 1
-        known = last in self.answers and self._untouched() and not self.how.confirmed[0]
-        if known and logits is not None:
-            _confirm(self.answers[last][0], logits, samples, self.how)
+        known = last in self.answers and isinstance(self.how.readout, LogitLens)
+        if known and self._untouched() and logits is not None and not self.how.confirmed[0]:
+            confirm_last_layer(self.answers[last][0], logits, samples)
             self.how.confirmed[0] = True
         self.sink(self._reads(samples))
         self.samples = None
@@ -213,15 +214,6 @@ class _Recording:
             raise ValueError(
                 "these are not the inputs of the batch that this lens was opened with: open it "
                 "anew for each batch, `with lens(batch): model(**batch.inputs)`"
-            )
-
-    def _sound_options(self, options: Tensor) -> None:
-        if not options.numel():
-            raise ValueError("no options: Lens(..., choices=('A', 'B')), or lens(options=...)")
-        weight: Any = self.how.anatomy.unembed.weight
-        if int(options.max()) >= len(weight):
-            raise ValueError(
-                f"option {int(options.max())} is no token id: this model has {len(weight)} tokens"
             )
 
     def _reads(self, samples: Samples) -> Reads:
@@ -258,38 +250,3 @@ def mean_probability(
     """Log of the mean over draws of the probabilities whose logs come."""
     draws = answers.shape[1]
     return answers[:, 0] if draws == 1 else answers.logsumexp(1) - math.log(draws)
-
-
-def _refuse_caches(arguments: dict[str, Any]) -> None:
-    cache = arguments.get("past_key_values")
-    if cached_tokens(arguments):
-        held = cached_tokens(arguments)
-        raise ValueError(f"a KV cache that holds {held} tokens came in, but {WHOLE_PROMPTS}")
-    if cache is not None and "DynamicCache" not in {c.__name__ for c in type(cache).__mro__}:
-        raise ValueError(
-            f"a {type(cache).__name__} cannot grow to the rows of several conditions: hand over "
-            "none inside a lens, or a DynamicCache"
-        )
-
-
-def _confirm(read: Tensor, logits: Tensor, samples: Samples, how: Instrument) -> None:
-    """The last layer's reads must be the model's own answer, or the anatomy is wrong."""
-    if not isinstance(how.readout, LogitLens) or logits.ndim != 3:
-        return
-    at = samples.spans.positions("answer").to(logits.device)
-    tokens = samples.spans.shape[1]
-    if logits.shape[1] == 1 and bool((at == tokens - 1).all()):
-        at = torch.zeros_like(at)
-    elif logits.shape[1] != tokens:
-        return
-    own = logits[torch.arange(len(at), device=at.device), at].float().log_softmax(-1)
-    options = samples.options.to(own.device)
-    own = own.gather(-1, options.clamp(min=0)).masked_fill(options < 0, -math.inf)
-    error = (own - read.to(own.device)).nan_to_num(nan=0.0).abs().max().item()
-    if error > (1e-2 if logits.dtype == torch.float32 else 0.5):
-        raise ValueError(
-            f"the last layer read through the final norm and the unembedding is {error:.2g} nats "
-            "off the model's own answer: something else comes after its last layer (a soft cap, a "
-            "scale, an edit). Hand over the model's parts: dataclasses.replace("
-            "pid_lens.dissect(model), softcap=..., scale=...) as anatomy="
-        )

@@ -7,18 +7,16 @@ from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.conditions import CONDITIONS, Variation, draws_of, listed, variations
 from pid_lens.estimators import BROJA
 from pid_lens.instrument import Instrument
-from pid_lens.moments import Moments, calibrate
+from pid_lens.moments import Moments
 from pid_lens.protocols import Estimator, said_by_settings
 from pid_lens.readouts import LogitLens, Pooled, option_table
 from pid_lens.reads import Reads
 from pid_lens.replay import View, described, joined
-from pid_lens.samples import Batch, as_batch, as_batches
+from pid_lens.samples import Batch
 
 if TYPE_CHECKING:
     from pid_lens.protocols import Intervention, Readout
@@ -58,7 +56,7 @@ class Lens:
             token; a layer that is not there.
 
     Example:
-        >>> import pid_lens
+        >>> import pid_lens, torch
         >>> model, processor = pid_lens.demo.load()
         >>> batches = pid_lens.demo.batches("language", n=32)
         >>> moments = pid_lens.calibrate(model, batches)
@@ -249,67 +247,6 @@ class Lens:
         self._whole = False
         for estimator in self.estimators:
             estimator.update(reads)
-
-
-def spectrum(
-    model: Any,
-    batches: Iterable[Batch | Mapping[str, Any]] | Batch,
-    *,
-    processor: Any = None,
-    choices: Sequence[str | int] | None = None,
-    moments: Moments | None = None,
-    draws: int = 1,
-    seed: int = 0,
-    estimator: Estimator | None = None,
-    anatomy: Anatomy | None = None,
-) -> Spectrum:
-    """The information spectrum of a model on some batches, in one call.
-
-    Args:
-        model: a vision-language model.
-        batches: `Batch` records or mappings of inputs, one or many; gone through twice if there
-            are no ``moments``.
-        processor: needed where a batch does not say its spans.
-        choices: the options, where a batch does not say them.
-        moments: what the noise looks like; by default calibrated on the batches themselves.
-        draws: noise draws to average over.
-        seed: of the noise.
-        estimator: `BROJA` unless said otherwise.
-        anatomy: the model's parts, for a model that `dissect` does not know.
-
-    Returns:
-        A `Spectrum`, one entry a layer.
-
-    Raises:
-        ValueError: as `calibrate` and `Lens` do.
-
-    Example:
-        >>> import pid_lens
-        >>> model, processor = pid_lens.demo.load()
-        >>> found = spectrum(model, pid_lens.demo.batches("synergy", n=64), processor=processor)
-        >>> found.synergy.argmax().item() >= 2
-        True
-    """
-    from tqdm import tqdm
-
-    batches = as_batches(batches)
-    if moments is None:
-        moments = calibrate(model, batches, processor=processor, anatomy=anatomy)
-    lens = Lens(
-        model,
-        processor,
-        choices=choices,
-        moments=moments,
-        draws=draws,
-        seed=seed,
-        anatomy=anatomy,
-    )
-    with torch.no_grad():
-        for given in tqdm(batches, "reading", delay=2, leave=False):
-            batch = as_batch(given)
-            with lens(batch):
-                lens.anatomy.model(**batch.to(lens.anatomy.device).inputs)
-    return lens.spectrum(estimator)
 
 
 def _sound(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pid_lens.doubts import doubts, unanswered
 from pid_lens.storage import load_record, save_record
 
 if TYPE_CHECKING:
@@ -27,12 +28,8 @@ SHOWN = ("repair", "tau", "draws")
 """Settings without which a spectrum cannot be compared with another."""
 LEAST_SHARED = 1e-6
 """Below this information there are no shares."""
-TOO_MUCH = 0.05
-"""So much may one modality seem to tell beyond both, or an interval be wide, without doubt."""
 DIFFERENCE = "difference of "
 """How the estimator's name begins in a difference of two spectra."""
-LOW_ESS = 0.5
-"""Below this share of effective samples a layer is called doubtful."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -169,7 +166,7 @@ class Spectrum(Atoms):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.doubtful is None:
-            object.__setattr__(self, "doubtful", _doubts(self))
+            object.__setattr__(self, "doubtful", doubts(self))
 
     @property
     def shares(self) -> dict[str, Tensor]:
@@ -254,14 +251,14 @@ class Spectrum(Atoms):
         return cls(sensitivity=sensitivity, **tensors, **about)
 
     def __repr__(self) -> str:
-        doubt, unanswered = int(self.doubtful.sum()), float(_unanswered(self)[-1])
+        doubt, below = int(self.doubtful.sum()), float(unanswered(self)[-1])
         settings = ", ".join(f"{k}={v}" for k, v in self.settings.items() if k in SHOWN)
         return (
             f"Spectrum(layer {self.layers[-1]}: {self._line(-1)} of "
             f"I={float(self.information[-1]):.3f} {self.unit}; n={self.n}, "
             f"{len(self.layers)} layers, gap<={float(self.gap.max()):.1g}, {self.estimator}"
             f"({settings}){f', {doubt} doubtful layers' if doubt else ''}"
-            f"{f', {unanswered:.0%} below tau' if unanswered > 0.5 else ''})"
+            f"{f', {below:.0%} below tau' if below > 0.5 else ''})"
         )
 
 
@@ -274,21 +271,6 @@ def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
     """The fields of a difference; the widths of both intervals add up."""
     changed = {name: getattr(one, name) - getattr(other, name) for name in _ATOM_TENSORS}
     return changed | {"gap": one.gap + other.gap}
-
-
-def _doubts(spectrum: Spectrum) -> Tensor:
-    """Where a spectrum contradicts itself or its repair decides."""
-    alone = torch.maximum(spectrum.information_vision, spectrum.information_language)
-    contradiction = alone > spectrum.information + TOO_MUCH
-    unsure = ~spectrum.feasible | (spectrum.ess < LOW_ESS) | (spectrum.gap > TOO_MUCH)
-    return unsure | contradiction | (_unanswered(spectrum) > 0.5)
-
-
-def _unanswered(spectrum: Spectrum) -> Tensor:
-    """Share of samples without an answer in the full condition, [layers]."""
-    if "full" not in spectrum.conditions:
-        return torch.zeros_like(spectrum.information)
-    return spectrum.fallback[:, spectrum.conditions.index("full")]
 
 
 def _comparable(one: Spectrum, other: Spectrum) -> None:

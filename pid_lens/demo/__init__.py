@@ -15,7 +15,7 @@ S of the synergy task is .00, and the redundant task is still U_language.
 """
 
 from pid_lens.demo.data import digits, images
-from pid_lens.demo.samples import Batches, batches
+from pid_lens.demo.sampling import Batches, batches
 from pid_lens.demo.tasks import TASKS, Task, task
 from pid_lens.demo.weights import checkpoints, load
 
