@@ -18,7 +18,7 @@ from pid_lens.spectra import Atoms
 
 Repair = Literal["rake", "tilt"]
 _LEAST_LOG = -100.0
-_RAKED = 1e-10
+_RAKED = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -203,7 +203,7 @@ def _newton_move(slope: Tensor, curvature: Tensor) -> Tensor:
 def _backtrack(potential: _Potential, theta: Tensor, move: Tensor, slope: Tensor) -> Tensor:
     """Halves each step until it brings a fair share of the promised decrease."""
     start, promise = potential(theta), (slope * move).sum(-1)
-    rounding = 1e-15 * (1 + start.abs())
+    rounding = 1e-13 * (1 + start.abs())
     length = torch.ones_like(start)
     for _ in range(30):
         least = start + 1e-4 * length * promise + rounding
