@@ -10,6 +10,7 @@ Example:
 from pid_lens import demo, truth
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.batching import batch
+from pid_lens.compare import compare
 from pid_lens.estimators import BROJA, discrete_pid, posterior_pid
 from pid_lens.interventions import Noise
 from pid_lens.lens import Lens
@@ -43,6 +44,7 @@ __all__ = [
     "Spectrum",
     "batch",
     "calibrate",
+    "compare",
     "demo",
     "discrete_pid",
     "dissect",

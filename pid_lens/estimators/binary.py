@@ -68,6 +68,25 @@ def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n
     )
 
 
+def potentials_of(
+    p1: Float64[Tensor, "batch n1 2"],
+    p2: Float64[Tensor, "batch n2 2"],
+    new1: Float64[Tensor, "batch m1 2"],
+    new2: Float64[Tensor, "batch m2 2"],
+) -> tuple[Float64[Tensor, "batch m1 2"], Float64[Tensor, "batch m2 2"]]:
+    """The optimal potentials of one problem, as functions of a posterior, at other rows.
+
+    They are feasible at any pair of posteriors, as they are integrals over disjoint sets.
+
+    Returns:
+        a and b for the new rows, nats.
+    """
+    games = _games(p1, p2, _log_odds(p1), _log_odds(p2))
+    pieces, rest = games.pieces()
+    a = _potentials(games.odds, pieces, _log_odds(new1)) + math.log(0.5)
+    return a, _potentials(games.odds, rest, _log_odds(new2))
+
+
 @dataclass(frozen=True)
 class _Games:
     """h_1 - h_2 = (1 - t) yes - t no between neighbouring log-odds of t."""
@@ -142,5 +161,6 @@ def _potentials(odds: Tensor, pieces: Tensor, rows: Tensor) -> Float64[Tensor, "
     zero = torch.zeros_like(pieces[:, :1])
     up = torch.cat([zero, pieces.where(upper, 0.0).cumsum(1)], 1)
     down = torch.cat([pieces.where(~upper, 0.0).flip(1).cumsum(1).flip(1), zero], 1)
-    at = torch.searchsorted(odds, rows.contiguous())[..., None].expand(-1, -1, 2)
+    last = odds.shape[1] - 1
+    at = torch.searchsorted(odds, rows.contiguous()).clamp_max(last)[..., None].expand(-1, -1, 2)
     return up.gather(1, at) - down.gather(1, at)
