@@ -55,6 +55,8 @@ class Reads:
     """Pooled states of the untouched pass, where somebody asked for them."""
     spread: Float[Tensor, "layers conditions n answers"] | None = None
     """Variance over noise draws of each option's posterior; None where nothing was drawn twice."""
+    on_disk: bool = False
+    """Whether the tensors are mapped from a file."""
     contents: tuple[str, ...] = ()
     """A hash of each sample's content, where known: it knows a sample again by either name."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -242,6 +244,7 @@ class Reads:
         parts = [part._padded(width) for part in parts]
         whole = replace(
             parts[0],
+            on_disk=False,
             ids=tuple(i for part in parts for i in part.ids),
             log_probs=torch.cat([part.log_probs for part in parts], 2),
             options=torch.cat([part.options for part in parts]),
@@ -320,6 +323,12 @@ class Reads:
 
     # ---------------------------------------------------------------- where they lie
 
+    @property
+    def bytes(self) -> int:
+        """How much memory the tensors take."""
+        tensors = [self.log_probs, self.options, self.labels, *self.states.values()]
+        return sum(tensor.nbytes for tensor in tensors)
+
     def cpu(self) -> Reads:
         """The same on the CPU."""
         return replace(
@@ -362,6 +371,7 @@ class Reads:
             settings=about["settings"],
             contents=tuple(about["contents"]),
             states=states,
+            on_disk=True,
             **tensors,
         )
 

@@ -239,7 +239,10 @@ class Spectrum(Atoms):
         return standard_error(getattr(self.influence, name), self.groups)
 
     def interval(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """A confidence interval of one value, [layers] each: sampling error and certified gap."""
+        """A confidence interval of one value, [layers] each: sampling error and certified gap.
+
+        It knows nothing of the bias of few samples and many answers: see ``bracket``, ``floor``.
+        """
         z = torch.special.ndtri(torch.tensor(0.5 + level / 2, dtype=torch.float64))
         half = z * self.standard_error(name) + self.gap / 2
         value = getattr(self, name)

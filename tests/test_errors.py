@@ -170,6 +170,18 @@ def test_the_bracket_holds_the_truth_on_average():
     assert high - low < 0.02
 
 
+@pytest.mark.parametrize("kind", range(4))
+def test_the_bracket_closes(kind):
+    """Symbols that many samples share: tied rows must not be rounded to their neighbours."""
+    joint = world(kind)
+    truth = float(discrete_pid(joint).union)
+    logs = drawn(joint, 4096, 0)
+    plug_in, crossed = posterior_pid(*logs), cross_fitted(*logs)
+    error = 4 * float(plug_in.standard_error("union"))
+    assert abs(float(crossed.union) - truth) < error
+    assert abs(float(crossed.union - plug_in.union)) < 0.005
+
+
 def test_the_bracket_does_not_depend_on_the_order():
     logs = drawn(world(3), 101, 0)
     order = torch.randperm(101)
@@ -317,3 +329,26 @@ def test_nats_and_bits():
     torch.testing.assert_close(again.sensitivity.synergy, spectrum.sensitivity.synergy)
     with pytest.raises(ValueError, match="unit must be one of"):
         spectrum.to("hartleys")
+
+
+def test_one_class_only_is_no_information():
+    sure = torch.tensor([0.0, -torch.inf]).expand(1, 20, 2)
+    found = posterior_pid(sure, sure, sure)
+    for name in VALUES:
+        assert abs(float(getattr(found, name))) < 1e-12
+        assert float(found.standard_error(name)) < 1e-12
+
+
+def test_two_sure_samples_are_one_bit_of_redundancy():
+    sure = torch.eye(2).log()[None]
+    found = posterior_pid(sure, sure, sure)
+    assert float(found.redundancy) == pytest.approx(1, abs=1e-12)
+    assert torch.isfinite(found.pointwise.redundancy).all()
+
+
+def test_empty_updates():
+    reads = Reads.from_posteriors(torch.stack(drawn(world(3), 20, 0), 1))
+    with pytest.raises(ValueError, match="no sample"):
+        BROJA().update(reads.rows([])).result()
+    both = BROJA().update(reads.rows([])).update(reads).result()
+    assert both.n == 20

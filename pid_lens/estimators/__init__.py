@@ -6,12 +6,16 @@ from pid_lens.estimators.gaussian import gaussian_pid
 from pid_lens.estimators.gaussian_samples import GaussianBracket, gaussian_pid_samples
 from pid_lens.estimators.gaussian_states import GaussianPID
 from pid_lens.estimators.posterior import posterior_pid
+from pid_lens.estimators.resampling import bootstrap, cross_fitted, exchanged
 
 __all__ = [
     "BROJA",
     "GaussianBracket",
     "GaussianPID",
+    "bootstrap",
+    "cross_fitted",
     "discrete_pid",
+    "exchanged",
     "gaussian_pid",
     "gaussian_pid_samples",
     "posterior_pid",

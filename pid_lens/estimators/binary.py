@@ -81,10 +81,15 @@ def potentials_of(
     Returns:
         a and b for the new rows, nats.
     """
-    games = _games(p1, p2, _log_odds(p1), _log_odds(p2))
+    one, two = _log_odds(new1), _log_odds(new2)
+    points = torch.cat([_log_odds(p1), one, two], 1), _log_odds(p2)
+    nothing = torch.zeros_like(torch.cat([new1, new2], 1))
+    games = _games(torch.cat([p1, nothing], 1), p2, *points)
     pieces, rest = games.pieces()
-    a = _potentials(games.odds, pieces, _log_odds(new1)) + math.log(0.5)
-    return a, _potentials(games.odds, rest, _log_odds(new2))
+    return (
+        _potentials(games.odds, pieces, one) + math.log(0.5),
+        _potentials(games.odds, rest, two),
+    )
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,5 @@ def _potentials(odds: Tensor, pieces: Tensor, rows: Tensor) -> Float64[Tensor, "
     zero = torch.zeros_like(pieces[:, :1])
     up = torch.cat([zero, pieces.where(upper, 0.0).cumsum(1)], 1)
     down = torch.cat([pieces.where(~upper, 0.0).flip(1).cumsum(1).flip(1), zero], 1)
-    last = odds.shape[1] - 1
-    at = torch.searchsorted(odds, rows.contiguous()).clamp_max(last)[..., None].expand(-1, -1, 2)
+    at = torch.searchsorted(odds, rows.contiguous())[..., None].expand(-1, -1, 2)
     return up.gather(1, at) - down.gather(1, at)

@@ -134,9 +134,11 @@ def cross_fitted(
     """The union's lower end of a bracket: potentials of one half, valued on the other.
 
     The empirical union information is a maximum over potentials, so it is biased upward, most
-    with many answers and few samples. Potentials learned elsewhere are worth no more than I_Q on
-    average. Halves are exchanged and averaged; the informations of the modalities are plug-in,
-    so that the atoms add up.
+    with many answers and few samples. With two answers, potentials are functions of a posterior:
+    learned on one half they are worth no more than I_Q on the other, on average. With more, the
+    new rows answer to those learned and to each other, which leaves a little of the bias (at 8
+    answers and 64 samples, true U = 0, .03 bits where the plug-in reads .24). Halves are exchanged
+    and averaged; the informations of the modalities are plug-in, so that the atoms add up.
 
     Source:
         Double/debiased machine learning for treatment and structural parameters (Chernozhukov
@@ -235,7 +237,8 @@ def _worth(learned: list[Tensor], here: list[Tensor]) -> Float64[Tensor, " layer
 
 
 def _responses(old1: Tensor, old2: Tensor, new1: Tensor, new2: Tensor) -> tuple[Tensor, Tensor]:
-    """Best responses of the new rows: of vision to what was learned, of language to those."""
-    learned = solve_rows(old1, old2).dual_language[0]
-    a = respond(new1[0], learned)
-    return a[None], respond(new2[0], a)[None]
+    """Best responses of new rows: of vision to what was learned, of language to all vision."""
+    learned = solve_rows(old1, old2)
+    a = respond(new1[0], learned.dual_language[0])
+    known = torch.cat([a, learned.dual_vision[0]])
+    return a[None], respond(new2[0], known)[None]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.certificate import pairing
+from pid_lens.estimators.certificate import shift_to_feasible
 from pid_lens.estimators.measures import entropy, ratio
 
 _CACHED = 2**17
@@ -44,16 +44,20 @@ class Scaling:
     def __init__(
         self, p1: Float64[Tensor, "batch n1 answers"], p2: Float64[Tensor, "batch n2 answers"]
     ) -> None:
-        self.p1, self.p2 = p1, p2
+        """Starts from sources that are independent; answers come first, as products like it."""
+        self.p1, self.p2 = p1.mT.contiguous(), p2.mT.contiguous()
         self.steps = 0
-        self.r = p1.sum(-1)[:, :, None] * p2.sum(-1)[:, None]
-        self.v = ratio(p2, p2.sum(-1, keepdim=True))
-        self.u = torch.zeros_like(p1)
-        rows = (
-            max(1, _CACHED // (len(p1) * p2.shape[1])) if p1.device.type == "cpu" else len(p1[0])
-        )
-        self._pieces = [slice(i, i + rows) for i in range(0, p1.shape[1], rows)]
+        self.r = self._masses()
+        self.u = torch.zeros_like(self.p1)
+        self.v = ratio(self.p2, self.p2.sum(1, keepdim=True))
         self._sweep(0)
+
+    def advance(self, steps: int) -> None:
+        """Takes some steps; pairs that all but vanished are kept from underflow."""
+        for _ in range(steps):
+            self._sweep(1 if self.steps < _PLAIN_STEPS else 2)
+            self.steps += 1
+        torch.maximum(self.r, self._masses().mul_(_FORGOTTEN), out=self.r)
 
     def only(self, live: list[int]) -> Scaling:
         """The problems at these places alone; itself, for all of them."""
@@ -61,28 +65,6 @@ class Scaling:
             for name in ("p1", "p2", "r", "u", "v"):
                 setattr(self, name, getattr(self, name)[live])
         return self
-
-    def advance(self, steps: int) -> None:
-        """Takes some steps; pairs that all but vanished are kept from underflow."""
-        for _ in range(steps):
-            self._sweep(1 if self.steps < _PLAIN_STEPS else 2)
-            self.steps += 1
-        masses = self.p1.sum(-1)[:, :, None] * self.p2.sum(-1)[:, None]
-        torch.maximum(self.r, masses.mul_(_FORGOTTEN), out=self.r)
-
-    def _sweep(self, power: int) -> None:
-        """R times z^power, then u from r and v, then v from r and u: r is read once."""
-        total = torch.zeros_like(self.v)
-        for piece in self._pieces:
-            r, u = self.r[:, piece], self.u[:, piece]
-            if power:
-                z = u @ self.v.mT
-                r *= z
-                if power > 1:
-                    r *= z
-            u.copy_(self.p1[:, piece] / (r @ self.v).clamp_min_(_LEAST))
-            total += r.mT @ u
-        self.v = self.p2 / total.clamp_min_(_LEAST)
 
     def upper(self) -> Float64[Tensor, " batch"]:
         """I_Q at most, nats.
@@ -92,59 +74,44 @@ class Scaling:
         itself: F(q) = sum q log(q / q_12) is convex and homogeneous, so that
         F(q + rest) <= F(q) + F(rest), and F(rest) <= 0.
         """
-        u = self.u * ratio(self.p1, self.u * (self.r @ self.v)).clamp_max(1)
-        v = self.v * ratio(self.p2, self.v * (self.r.mT @ u)).clamp_max(1)
-        value = entropy(self.p1.sum(1))
-        for piece in self._pieces:
-            r, part = self.r[:, piece], u[:, piece]
-            z = part @ v.mT
-            value = value - (r * torch.xlogy(z, z)).sum((1, 2))
-        held1, held2 = u * (self.r @ v), v * (self.r.mT @ u)
-        return value + torch.xlogy(held1, u).sum((1, 2)) + torch.xlogy(held2, v).sum((1, 2))
+        u = self.u * ratio(self.p1, self.u * (self.v @ self.r.mT)).clamp_max(1)
+        v = self.v * ratio(self.p2, self.v * (u @ self.r)).clamp_max(1)
+        held1, held2 = u * (v @ self.r.mT), v * (u @ self.r)
+        value = torch.xlogy(held1, u).sum((1, 2)) + torch.xlogy(held2, v).sum((1, 2))
+        for piece in self._pieces():
+            z = u[:, :, piece].mT @ v
+            value = value - torch.xlogy(z, z).mul_(self.r[:, piece]).sum((1, 2))
+        return value + entropy(self.p1.sum(2))
 
     def potentials(self) -> tuple[Tensor, Tensor, Float64[Tensor, " batch"]]:
         """Log u and log v shifted row by row until feasible, and the bound that they prove."""
-        return feasible(_log(self.u, self.p1), _log(self.v, self.p2), self.p1, self.p2)
+        a, b = _log(self.u, self.p1).mT, _log(self.v, self.p2).mT
+        a, b, value = shift_to_feasible(a, b, self.p1.mT, self.p2.mT)
+        return a, b, value + entropy(self.p1.sum(2))
 
+    def _sweep(self, power: int) -> None:
+        """R times z^power, then u from r and v, then v from r and u: r is read once."""
+        total = torch.zeros_like(self.v)
+        for piece in self._pieces():
+            r, u = self.r[:, piece], self.u[:, :, piece]
+            if power:
+                z = u.mT @ self.v
+                r *= z
+                if power > 1:
+                    r *= z
+            torch.div(self.p1[:, :, piece], (self.v @ r.mT).clamp_min_(_LEAST), out=u)
+            total += u @ r
+        self.v = self.p2 / total.clamp_min_(_LEAST)
 
-def feasible(
-    a: Float64[Tensor, "batch n1 answers"],
-    b: Float64[Tensor, "batch n2 answers"],
-    p1: Float64[Tensor, "batch n1 answers"],
-    p2: Float64[Tensor, "batch n2 answers"],
-) -> tuple[Tensor, Tensor, Float64[Tensor, " batch"]]:
-    """Potentials shifted by constants of their rows until feasible, by matrix products alone.
+    def _pieces(self) -> list[slice]:
+        """Rows of r that fit into a processor's cache; all of them elsewhere."""
+        batch, n1, n2 = self.r.shape
+        rows = max(1, _CACHED // (batch * n2)) if self.r.device.type == "cpu" else n1
+        return [slice(i, i + rows) for i in range(0, n1, rows)]
 
-    The same as `shift_to_feasible`, without its table of n1 n2 answers numbers; for potentials
-    whose exponentials are within float64.
-
-    Args:
-        a: potentials of source 1, nats; -inf where p1 is 0.
-        b: potentials of source 2, nats; -inf where p2 is 0.
-        p1: masses p(x1, y).
-        p2: masses p(x2, y).
-
-    Returns:
-        a, b, and the lower bound of I_Q that they prove, nats.
-    """
-    z = a.exp() @ b.exp().mT
-    rows = _positive(z.amax(2))
-    rest2 = _positive((z / rows[..., None]).amax(1))
-    columns = _positive(z.amax(1))
-    rest1 = _positive((z / columns[:, None]).amax(2))
-    first = (_cost(rows, p1) + _cost(rest2, p2) <= _cost(rest1, p1) + _cost(columns, p2))[:, None]
-    a = a - torch.where(first, rows, rest1).log()[..., None]
-    b = b - torch.where(first, rest2, columns).log()[..., None]
-    return a, b, entropy(p1.sum(1)) + pairing(a, p1) + pairing(b, p2)
-
-
-def _positive(most: Tensor) -> Tensor:
-    """Rows without any constraint (padding) are left alone."""
-    return most.where(most > 0, 1.0)
-
-
-def _cost(most: Tensor, masses: Tensor) -> Tensor:
-    return (most.log() * masses.sum(-1)).sum(-1)
+    def _masses(self) -> Float64[Tensor, "batch n1 n2"]:
+        """p(x1) p(x2)."""
+        return self.p1.sum(1)[:, :, None] * self.p2.sum(1)[:, None]
 
 
 def _log(scale: Tensor, masses: Tensor) -> Tensor:
