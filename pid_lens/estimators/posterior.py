@@ -69,10 +69,10 @@ def posterior_pid(
     stands in for it, ``feasible`` is False and the sensitivity NaN; where both differ much
     neither should be believed.
 
-    With two answers the optimum has a closed form and ``gap`` is rounding. With more, samples
-    are merged into cells, refined until the certified interval is below ``tol`` or a limit on
-    the cells is met. An optimum is exact for the samples, not for their population: with few
-    of them unique information is biased upward.
+    With two answers the optimum has a closed form and ``gap`` is rounding. With more, potentials
+    and coupling are scaled in turn on the samples themselves until the certified interval is
+    below ``tol`` or a limit on the work is met. An optimum is exact for the samples, not for
+    their population: with few of them unique information is biased upward.
 
     Args:
         full: log-probabilities given both, [layers, n, answers]; normalised if they are not.
