@@ -10,7 +10,8 @@ Example:
 from pid_lens import demo, truth
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.batching import batch
-from pid_lens.estimators import BROJA, discrete_pid, posterior_pid
+from pid_lens.compare import compare
+from pid_lens.estimators import BROJA, GaussianPID, discrete_pid, gaussian_pid, posterior_pid
 from pid_lens.interventions import Noise
 from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
@@ -30,6 +31,7 @@ __all__ = [
     "Atoms",
     "Batch",
     "Estimator",
+    "GaussianPID",
     "Intervention",
     "Lens",
     "LogitLens",
@@ -43,9 +45,11 @@ __all__ = [
     "Spectrum",
     "batch",
     "calibrate",
+    "compare",
     "demo",
     "discrete_pid",
     "dissect",
+    "gaussian_pid",
     "posterior_pid",
     "spectrum",
     "truth",

@@ -222,6 +222,7 @@ class _Recording:
         of = [variation.condition for variation in self.variations]
         names = [name for name in self.how.conditions if name in of] or of
         blocks = [answers[:, [i for i, c in enumerate(of) if c == name]] for name in names]
+        drawn = any(block.shape[1] > 1 for block in blocks)
         kept = [pooled.span for pooled in self.how.states if self._untouched()]
         return Reads(
             ids=samples.ids,
@@ -229,6 +230,7 @@ class _Recording:
             conditions=tuple(names),
             layers=self.how.layers,
             log_probs=torch.stack([mean_probability(block) for block in blocks], 1),
+            spread=torch.stack([spread_of(block) for block in blocks], 1) if drawn else None,
             options=samples.options.to(answers.device),
             labels=samples.labels.to(answers.device),
             states={
@@ -250,3 +252,11 @@ def mean_probability(
     """Log of the mean over draws of the probabilities whose logs come."""
     draws = answers.shape[1]
     return answers[:, 0] if draws == 1 else answers.logsumexp(1) - math.log(draws)
+
+
+def spread_of(
+    answers: Float[Tensor, "layers draws n answers"],
+) -> Float[Tensor, "layers n answers"]:
+    """Variance over draws of each option's posterior (among the options); 0 for a single draw."""
+    posterior = answers.softmax(-1).nan_to_num(nan=0.0)
+    return posterior.var(1) if answers.shape[1] > 1 else torch.zeros_like(answers[:, 0])

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Self
+from weakref import finalize
 
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.conditions import CONDITIONS, Variation, draws_of, listed, variations
@@ -50,6 +54,7 @@ class Lens:
         states: pooled states to keep along with the answers.
         estimators: each is updated inline with every forward pass.
         anatomy: the model's parts, for a model that `dissect` does not know.
+        memory: bytes of reads to keep in memory; what is beyond goes to a temporary file.
 
     Raises:
         ValueError: no moments for the noise, or another model's; options that share their first
@@ -85,6 +90,7 @@ class Lens:
         states: Sequence[Pooled] = (),
         estimators: Sequence[Estimator] = (),
         anatomy: Anatomy | None = None,
+        memory: int = 2**30,
     ) -> None:
         """See the class."""
         self.anatomy = anatomy or dissect(model)
@@ -116,6 +122,8 @@ class Lens:
         self._versions = self.anatomy.versions
         self._parts: list[Reads] = []
         self._whole = False
+        self._memory = memory
+        self._folder: Path | None = None
         self._open: list[AbstractContextManager] = []
 
     def _moments_of(self, model: str) -> list[Moments]:
@@ -242,9 +250,22 @@ class Lens:
             f"conditions {' '.join(self.conditions)}, {n} samples)"
         )
 
+    def _spill(self) -> None:
+        """Moves what is in memory to a file, from which it is mapped."""
+        if self._folder is None:
+            self._folder = Path(mkdtemp(prefix="pid_lens-"))
+            finalize(self, rmtree, self._folder, ignore_errors=True)
+        kept = [part for part in self._parts if part.on_disk]
+        fresh = Reads.concat([part.cpu() for part in self._parts if not part.on_disk])
+        path = self._folder / f"{len(kept)}.safetensors"
+        fresh.save(path)
+        self._parts = [*kept, Reads.load(path)]
+
     def _add(self, reads: Reads) -> None:
         self._parts.append(reads)
         self._whole = False
+        if sum(part.bytes for part in self._parts if not part.on_disk) > self._memory:
+            self._spill()
         for estimator in self.estimators:
             estimator.update(reads)
 

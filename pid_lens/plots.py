@@ -25,8 +25,9 @@ STYLE = {
 def plot_spectrum(spectrum: Spectrum, ax: Axes | None = None) -> Axes:
     """Draws the four atoms and their sum over the layers.
 
-    The band around a line spans the certified interval and the other repair's result, where
-    there is one. Hollow markers: not to be relied on (`Spectrum.doubtful`).
+    The darker band around a line is its 95 % interval (sampling error and certified gap), the
+    lighter one reaches to the other repair's result, where there is one. Hollow markers: not to
+    be relied on (`Spectrum.doubtful`).
 
     Example:
         >>> import pid_lens
@@ -86,6 +87,10 @@ def _draw_atom(ax: Axes, spectrum: Spectrum, name: str) -> None:
     colour, marker, label = STYLE[name]
     value, half = getattr(spectrum, name), spectrum.gap / 2
     low, high = value - half, value + half
+    if spectrum.influence is not None:
+        ax.fill_between(
+            spectrum.layers, *spectrum.interval(name), color=colour, alpha=0.3, linewidth=0
+        )
     if spectrum.sensitivity is not None:
         other = getattr(spectrum.sensitivity, name)
         low, high = low.fmin(other), high.fmax(other)

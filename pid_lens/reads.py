@@ -53,6 +53,10 @@ class Reads:
     """Index of the right option; -1 where unknown."""
     states: dict[str, Float[Tensor, "layers n width"]] = field(default_factory=dict)
     """Pooled states of the untouched pass, where somebody asked for them."""
+    spread: Float[Tensor, "layers conditions n answers"] | None = None
+    """Variance over noise draws of each option's posterior; None where nothing was drawn twice."""
+    on_disk: bool = False
+    """Whether the tensors are mapped from a file."""
     contents: tuple[str, ...] = ()
     """A hash of each sample's content, where known: it knows a sample again by either name."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -240,11 +244,13 @@ class Reads:
         parts = [part._padded(width) for part in parts]
         whole = replace(
             parts[0],
+            on_disk=False,
             ids=tuple(i for part in parts for i in part.ids),
             log_probs=torch.cat([part.log_probs for part in parts], 2),
             options=torch.cat([part.options for part in parts]),
             labels=torch.cat([part.labels for part in parts]),
             states={k: torch.cat([p.states[k] for p in parts], 1) for k in parts[0].states},
+            spread=_together([part.spread for part in parts]),
             contents=tuple(c for part in parts for c in part.contents or part.ids),
         )
         whole = replace(whole, ids=_known_names(whole.ids, whole.contents))
@@ -275,7 +281,16 @@ class Reads:
         aligned = [reads.rows(map(reads.ids.index, first.ids)) for reads in conditions.values()]
         log_probs = torch.cat([reads.log_probs for reads in aligned], 1)
         states = next((reads.states for reads in aligned if reads.states), {})
-        return replace(first, conditions=tuple(conditions), log_probs=log_probs, states=states)
+        known = any(reads.spread is not None for reads in aligned)
+        none = torch.zeros_like(aligned[0].log_probs)
+        drawn = [none if reads.spread is None else reads.spread for reads in aligned]
+        return replace(
+            first,
+            conditions=tuple(conditions),
+            log_probs=log_probs,
+            states=states,
+            spread=torch.cat(drawn, 1) if known else None,
+        )
 
     def rows(self, keep: Iterable[int]) -> Reads:
         """The reads of some samples, by position."""
@@ -288,6 +303,7 @@ class Reads:
             options=self.options[at],
             labels=self.labels[at],
             states={name: state[:, at] for name, state in self.states.items()},
+            spread=None if self.spread is None else self.spread[:, :, at],
             contents=tuple(self.contents[row] for row in keep) if self.contents else (),
         )
 
@@ -301,10 +317,17 @@ class Reads:
                 self,
                 log_probs=pad(self.log_probs, (0, more), value=-math.inf),
                 options=pad(self.options, (0, more), value=-1),
+                spread=None if self.spread is None else pad(self.spread, (0, more)),
             )
         )
 
     # ---------------------------------------------------------------- where they lie
+
+    @property
+    def bytes(self) -> int:
+        """How much memory the tensors take."""
+        tensors = [self.log_probs, self.options, self.labels, *self.states.values()]
+        return sum(tensor.nbytes for tensor in tensors)
 
     def cpu(self) -> Reads:
         """The same on the CPU."""
@@ -313,12 +336,15 @@ class Reads:
             log_probs=self.log_probs.cpu(),
             options=self.options.cpu(),
             labels=self.labels.cpu(),
+            spread=None if self.spread is None else self.spread.cpu(),
             states={name: state.cpu() for name, state in self.states.items()},
         )
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file."""
         tensors = {"log_probs": self.log_probs, "options": self.options, "labels": self.labels}
+        if self.spread is not None:
+            tensors["spread"] = self.spread
         tensors |= {f"states.{name}": state for name, state in self.states.items()}
         about = {
             "ids": self.ids,
@@ -345,6 +371,7 @@ class Reads:
             settings=about["settings"],
             contents=tuple(about["contents"]),
             states=states,
+            on_disk=True,
             **tensors,
         )
 
@@ -353,6 +380,12 @@ class Reads:
             f"Reads({self.n} samples, {len(self.layers)} layers, conditions "
             f"{' '.join(self.conditions)}, {self.options.shape[-1]} options)"
         )
+
+
+def _together(spreads: list[Tensor | None]) -> Tensor | None:
+    """Spreads of several parts along the samples; all have one or none has."""
+    known = [spread for spread in spreads if spread is not None]
+    return torch.cat(known, 2) if known else None
 
 
 def _known_names(ids: tuple[str, ...], contents: tuple[str, ...]) -> tuple[str, ...]:

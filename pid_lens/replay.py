@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from pid_lens.instrument import mean_probability
+from pid_lens.instrument import mean_probability, spread_of
 from pid_lens.reads import Reads
 from pid_lens.samples import Batch, as_batch
 
@@ -84,5 +84,6 @@ def joined(views: list[View], conditions: tuple[str, ...]) -> Reads:
 def _averaged(draws: list[Reads]) -> Reads:
     """Several draws of one condition over the same samples as one."""
     whole = Reads.join(**{str(draw): reads for draw, reads in enumerate(draws)})
-    mean = mean_probability(whole.log_probs)
-    return replace(whole, log_probs=mean[:, None], conditions=draws[0].conditions)
+    mean = mean_probability(whole.log_probs)[:, None]
+    spread = spread_of(whole.log_probs)[:, None] if len(draws) > 1 else None
+    return replace(whole, log_probs=mean, spread=spread, conditions=draws[0].conditions)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from pid_lens.doubts import doubts, unanswered
+from pid_lens.errors import standard_error
 from pid_lens.storage import load_record, save_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+Unit = Literal["bits", "nats"]
+NATS = {"bits": math.log(2), "nats": 1.0}
+"""How many nats a unit is."""
 ATOMS = ("redundancy", "unique_vision", "unique_language", "synergy")
 TOTALS = (
     "information",
@@ -24,6 +29,10 @@ TOTALS = (
     "co_information",
 )
 FLAGS = ("gap", "mismatch", "ess", "feasible", "doubtful")
+PARTS = ("sensitivity", "pointwise", "influence", "bracket", "floor")
+"""What a spectrum holds besides its own atoms, as atoms."""
+BY_SAMPLE = ("pointwise", "influence")
+"""The parts with one entry a sample."""
 SHOWN = ("repair", "tau", "draws")
 """Settings without which a spectrum cannot be compared with another."""
 LEAST_SHARED = 1e-6
@@ -73,7 +82,27 @@ class Atoms:
     """The least I(X1, X2; Y) that the two pairwise marginals allow, middle of its interval."""
     gap: Tensor
     """Width of the certified interval around ``union``; an atom is right to half of it."""
-    unit: str = "bits"
+    unit: Unit = "bits"
+
+    def to(self, unit: Unit) -> Self:
+        """The same in another unit, ``"bits"`` or ``"nats"``; whatever it holds with it.
+
+        Raises:
+            ValueError: an unknown unit.
+        """
+        if unit not in NATS:
+            raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+        factor = NATS[self.unit] / NATS[unit]
+        if unit == self.unit:
+            return self
+        changed: dict[str, Any] = {name: factor * getattr(self, name) for name in _ATOM_TENSORS}
+        for name in PARTS:
+            part = getattr(self, name, None)
+            if part is not None:
+                changed[name] = part.to(unit)
+        if getattr(self, "draw_bias", None) is not None:
+            changed["draw_bias"] = factor * self.draw_bias  # type: ignore[attr-defined]
+        return replace(self, unit=unit, **changed)
 
     @property
     def redundancy(self) -> Tensor:
@@ -154,6 +183,20 @@ class Spectrum(Atoms):
     - the certified interval is wider than .05.
     """
 
+    pointwise: Atoms | None = None
+    """Each sample's contribution, [layers, n] in the order of ``ids``; means are the values."""
+    influence: Atoms | None = None
+    """How far each sample moves the values, times n, [layers, n]."""
+    groups: Tensor | None = None
+    """The cluster of each sample, where they are not independent."""
+    draw_bias: Tensor | None = None
+    """How much too high finitely many noise draws make what vision and language tell alone,
+    [layers, 2]; None for single draws, which tell nothing about their own bias."""
+    bracket: Atoms | None = None
+    """Cross-fitted values: where the plug-in's union is biased upward, this one is downward."""
+    floor: Atoms | None = None
+    """What the values are when the two modalities are exchanged at random, on average."""
+
     def __post_init__(self) -> None:
         count = len(self.layers)
         best = {
@@ -183,6 +226,47 @@ class Spectrum(Atoms):
         """Number of samples."""
         return len(self.ids)
 
+    def standard_error(self, name: str) -> Tensor:
+        """The sampling error of one value ("synergy", "information", ...), [layers].
+
+        By the delta method, repair included; of a difference, paired by sample.
+
+        Raises:
+            ValueError: the estimator gave no influences.
+        """
+        if self.influence is None:
+            raise ValueError(f"{self.estimator} gives no influences, so there is no error")
+        return standard_error(getattr(self.influence, name), self.groups)
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """A confidence interval of one value, [layers] each: sampling error and certified gap.
+
+        It knows nothing of the bias of few samples and many answers: see ``bracket``, ``floor``.
+        """
+        z = torch.special.ndtri(torch.tensor(0.5 + level / 2, dtype=torch.float64))
+        half = z * self.standard_error(name) + self.gap / 2
+        value = getattr(self, name)
+        return value - half, value + half
+
+    def strongest(self, name: str, k: int = 10, layer: int = -1) -> list[tuple[str, float]]:
+        """The samples that contribute most to a value, with how much each contributes.
+
+        Example:
+            >>> import pid_lens
+            >>> model, _ = pid_lens.demo.load()
+            >>> found = pid_lens.spectrum(model, pid_lens.demo.batches("synergy", n=64))
+            >>> len(found.strongest("synergy", k=3))
+            3
+
+        Raises:
+            ValueError: the estimator gave no pointwise values.
+        """
+        if self.pointwise is None:
+            raise ValueError(f"{self.estimator} gives no pointwise values")
+        values = getattr(self.pointwise, name)[layer]
+        order = values.argsort(descending=True, stable=True)[:k].tolist()
+        return [(self.ids[i], float(values[i])) for i in order]
+
     def __sub__(self, other: Spectrum) -> Spectrum:
         """The change of the atoms from ``other`` to this, over the same samples.
 
@@ -195,9 +279,14 @@ class Spectrum(Atoms):
         if not isinstance(other, Spectrum):
             return NotImplemented
         _comparable(self, other)
-        sensitivity = None
-        if self.sensitivity is not None and other.sensitivity is not None:
-            sensitivity = replace(self.sensitivity, **_change(self.sensitivity, other.sensitivity))
+        rows = [other.ids.index(name) for name in self.ids]
+        parts: dict[str, Any] = {}
+        for name in PARTS:
+            one, two = getattr(self, name), getattr(other, name)
+            if one is not None and two is not None and name in BY_SAMPLE:
+                two = _rows(two, rows)
+            both = one is not None and two is not None
+            parts[name] = replace(one, **_change(one, two)) if both else None
         return replace(
             self,
             **_change(self, other),
@@ -208,7 +297,7 @@ class Spectrum(Atoms):
             feasible=self.feasible & other.feasible,
             fallback=torch.maximum(self.fallback, other.fallback),
             doubtful=self.doubtful | other.doubtful,
-            sensitivity=sensitivity,
+            **parts,
         )
 
     def to_pandas(self) -> pd.DataFrame:
@@ -216,6 +305,8 @@ class Spectrum(Atoms):
         import pandas as pd
 
         columns = {name: getattr(self, name).numpy() for name in (*ATOMS, *TOTALS, *FLAGS)}
+        for name in ATOMS if self.influence is not None else ():
+            columns[f"{name}_error"] = self.standard_error(name).numpy()
         for name, below in zip(self.conditions, self.fallback.T, strict=True):
             columns[f"fallback_{name}"] = below.numpy()
         for name in ATOMS if self.sensitivity is not None else ():
@@ -228,11 +319,23 @@ class Spectrum(Atoms):
 
         return plot_spectrum(self, ax)
 
+    def _errors(self) -> str:
+        """The last layer's atoms, each with its standard error where there is one."""
+        if self.influence is None:
+            return self._line(-1)
+        errors = (float(self.standard_error(name)[-1]) for name in ATOMS)
+        pairs = zip(self._line(-1).split(), errors, strict=True)
+        return " ".join(f"{atom}±{error:.3f}" for atom, error in pairs)
+
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        if self.sensitivity is not None:
-            tensors |= {f"sensitivity.{k}": getattr(self.sensitivity, k) for k in _ATOM_TENSORS}
+        for part in PARTS:
+            if getattr(self, part) is not None:
+                tensors |= {f"{part}.{k}": getattr(getattr(self, part), k) for k in _ATOM_TENSORS}
+        for name in ("groups", "draw_bias"):
+            if getattr(self, name) is not None:
+                tensors[name] = getattr(self, name)
         about = {name: getattr(self, name) for name in _ABOUT}
         save_record(path, "pid_lens.Spectrum", tensors, about)
 
@@ -240,21 +343,20 @@ class Spectrum(Atoms):
     def load(cls, path: str | Path) -> Spectrum:
         """Reads what `save` wrote."""
         tensors, about = load_record(path, "pid_lens.Spectrum")
-        other = {
-            name.removeprefix("sensitivity."): tensors.pop(name)
-            for name in list(tensors)
-            if name.startswith("sensitivity.")
-        }
-        sensitivity = Atoms(unit=about["unit"], **other) if other else None
+        parts: dict[str, Any] = {}
+        for part in PARTS:
+            found = {k: tensors.pop(f"{part}.{k}", None) for k in _ATOM_TENSORS}
+            sound = found["union"] is not None
+            parts[part] = Atoms(unit=about["unit"], **found) if sound else None
         for name in ("layers", "ids", "conditions"):
             about[name] = tuple(about[name])
-        return cls(sensitivity=sensitivity, **tensors, **about)
+        return cls(**parts, **tensors, **about)
 
     def __repr__(self) -> str:
         doubt, below = int(self.doubtful.sum()), float(unanswered(self)[-1])
         settings = ", ".join(f"{k}={v}" for k, v in self.settings.items() if k in SHOWN)
         return (
-            f"Spectrum(layer {self.layers[-1]}: {self._line(-1)} of "
+            f"Spectrum(layer {self.layers[-1]}: {self._errors()} of "
             f"I={float(self.information[-1]):.3f} {self.unit}; n={self.n}, "
             f"{len(self.layers)} layers, gap<={float(self.gap.max()):.1g}, {self.estimator}"
             f"({settings}){f', {doubt} doubtful layers' if doubt else ''}"
@@ -271,6 +373,11 @@ def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
     """The fields of a difference; the widths of both intervals add up."""
     changed = {name: getattr(one, name) - getattr(other, name) for name in _ATOM_TENSORS}
     return changed | {"gap": one.gap + other.gap}
+
+
+def _rows(atoms: Atoms, rows: list[int]) -> Atoms:
+    """Per-sample atoms in another order of samples."""
+    return replace(atoms, **{name: getattr(atoms, name)[:, rows] for name in _ATOM_TENSORS})
 
 
 def _comparable(one: Spectrum, other: Spectrum) -> None:

@@ -174,7 +174,13 @@ def test_batches_merges_and_repeats_give_one_result():
 def test_a_spectrum_says_how_it_was_made():
     reads = Reads.from_posteriors(noisy(n=30), settings={"draws": 4})
     result = BROJA(tau=0.2, repair="tilt").update(reads).result()
-    assert result.settings == {"draws": 4, "tau": 0.2, "repair": "tilt", "tol": 1e-3}
+    assert result.settings == {
+        "draws": 4,
+        "tau": 0.2,
+        "repair": "tilt",
+        "tol": 1e-3,
+        "clustered": False,
+    }
     assert result.estimator == "BROJA"
     assert result.layers == reads.layers
     assert result.fallback.shape == (6, 3)

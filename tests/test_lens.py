@@ -742,3 +742,17 @@ def test_results_can_be_pickled(llava):
     again = pickle.loads(pickle.dumps((lens.reads, lens.spectrum())))
     assert torch.equal(again[0].log_probs, lens.reads.log_probs)
     assert repr(again[1]) == repr(lens.spectrum())
+
+
+def test_reads_beyond_the_memory_go_to_disk(digits_model, digits_moments):
+    model, processor = digits_model
+    small = Lens(model, processor, moments=digits_moments["synergy"], memory=5_000)
+    large = Lens(model, processor, moments=digits_moments["synergy"])
+    for lens in (small, large):
+        for batch in pid_lens.demo.batches("synergy", n=96, batch_size=16):
+            with lens(batch), torch.no_grad():
+                model(**batch.inputs)
+    assert sum(part.on_disk for part in small._parts) >= 2
+    assert small.reads.ids == large.reads.ids
+    assert torch.equal(small.reads.log_probs, large.reads.log_probs)
+    assert torch.equal(small.spectrum().synergy, large.spectrum().synergy)

@@ -1,10 +1,10 @@
-"""Cells lose what the interval says they lose, whatever the order of the samples."""
+"""Samples: proven on their own rows, or on cells that lose what the interval says they lose."""
 
 import cvxpy
 import pytest
 import torch
 
-from pid_lens.estimators.cells import cluster, merge_equal, split
+from pid_lens.estimators.cells import cluster, merge_equal
 from pid_lens.estimators.interior_point import solve
 from pid_lens.estimators.measures import entropy, mutual_information
 from pid_lens.estimators.quantise import solve_rows
@@ -55,13 +55,12 @@ def test_more_cells_keep_more_information():
     assert kept[-1] == pytest.approx(float(mutual_information(rows)), abs=1e-12)
 
 
-def test_blamed_cells_are_split():
-    rows = merge_equal(samples(100, 3, 2.0)[0][0]).masses
-    cells = cluster(rows, 8)
-    blame = (cells.of == 2).double()
-    finer = split(rows, cells, blame, 9)
-    assert len(finer) == 9
-    assert len(finer.of[cells.of == 2].unique()) > 1
+def test_many_rows_are_clustered_from_a_part_of_them():
+    rows = merge_equal(samples(2000, 3, 2.0)[0][0]).masses
+    cells = cluster(rows, 50)
+    lost = float(mutual_information(rows) - mutual_information(cells.masses))
+    assert len(cells) <= 50
+    assert 0 < lost < 0.01
 
 
 @pytest.mark.parametrize(("answers", "scale"), [(3, 1.0), (4, 6.0)])
@@ -75,64 +74,109 @@ def test_a_response_is_feasible_and_no_shift_betters_it(answers, scale):
     assert float(value) <= float(exact.upper) + 1e-12
 
 
+def informations(p1, p2):
+    return torch.stack([mutual_information(p1), mutual_information(p2)])
+
+
 @pytest.mark.parametrize("answers", [2, 3, 4])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
-def test_the_interval_holds_the_exact_optimum(answers, scale):
+@pytest.mark.parametrize("most", [8, 16, 2048])
+def test_the_interval_holds_the_exact_optimum(answers, scale, most):
     p1, p2 = samples(48, answers, scale, layers=2)
     exact = solve(p1, p2, tol=1e-9)
-    for most in (8, 16):
-        result = solve_rows(p1, p2, tol=1e-6, start=8, most=most)
+    for tol in (1e-2, 1e-6):
+        result = solve_rows(p1, p2, tol=tol, most=most)
         assert (result.lower <= exact.upper + 1e-12).all()
         assert (exact.lower <= result.upper + 1e-12).all()
-        assert result.gap.max() < 0.2
+        assert result.gap.max() < (0.25 if most < 48 else tol)
 
 
-def test_refinement_narrows_the_interval():
+@pytest.mark.parametrize("answers", [3, 5])
+@pytest.mark.parametrize("scale", [0.3, 3.0, 50.0])
+@pytest.mark.parametrize("most", [16, 2048])
+def test_no_proof_contradicts_another(answers, scale, most):
+    p1, p2 = samples(150, answers, scale, layers=2)
+    for tol in (0.1, 1e-3):
+        result = solve_rows(p1, p2, tol=tol, most=most)
+        assert (result.upper - result.lower).min() >= -1e-12
+        assert (result.upper >= informations(p1, p2).amax(0) - 1e-12).all()
+        assert result.lower.isfinite().all()
+
+
+@pytest.mark.parametrize("zeros", [0.2, 0.6])
+def test_impossible_answers_are_no_trouble(zeros):
+    generator = torch.Generator().manual_seed(3)
+    joint = torch.rand(40, 40, 4, generator=generator, dtype=torch.float64)
+    joint = joint * (torch.rand(40, 1, 4, generator=generator) > zeros)
+    joint = joint * (torch.rand(1, 40, 4, generator=generator) > zeros)
+    p1, p2 = (joint.sum(axis)[None] / joint.sum() for axis in (1, 0))
+    exact, result = solve(p1, p2), solve_rows(p1, p2, tol=1e-3)
+    assert (result.lower <= exact.upper + 1e-12).all()
+    assert (exact.lower <= result.upper + 1e-12).all()
+    assert result.gap.max() <= 1e-3
+
+
+def test_more_cells_narrow_the_interval():
     p1, p2 = samples(150, 3, 2.0)
-    widths = [float(solve_rows(p1, p2, tol=1e-7, start=8, most=m).gap) for m in (8, 16, 32, 64)]
+    widths = [float(solve_rows(p1, p2, tol=1e-4, most=m).gap) for m in (8, 16, 32, 64, 150)]
     assert widths == sorted(widths, reverse=True)
-    assert widths[-1] < widths[0] / 3
+    assert widths[-1] <= 1e-4 < widths[0] / 100
 
 
-def test_refinement_stops_at_the_tolerance():
+def test_steps_end_at_the_tolerance():
     p1, p2 = samples(150, 3, 2.0)
-    wide = solve_rows(p1, p2, tol=0.1, start=8, most=64)
-    narrow = solve_rows(p1, p2, tol=1e-7, start=8, most=64)
-    assert 0.01 < float(wide.gap) <= 0.1
+    wide, narrow = (solve_rows(p1, p2, tol=tol) for tol in (0.03, 1e-3))
+    assert 1e-3 < float(wide.gap) <= 0.03
+    assert float(narrow.gap) <= 1e-3
     assert wide.iterations < narrow.iterations
 
 
-def test_potentials_of_the_rows_prove_the_lower_bound():
-    p1, p2 = samples(120, 3, 3.0)
-    result = solve_rows(p1, p2, tol=1e-3, start=16, most=32)
+@pytest.mark.parametrize(
+    ("n", "most", "tol"), [(120, 32, 1e-3), (1200, 2048, 0.02), (1200, 99, 0.1)]
+)
+def test_potentials_of_the_rows_prove_the_lower_bound(n, most, tol):
+    p1, p2 = samples(n, 3, 3.0)
+    result = solve_rows(p1, p2, tol=tol, most=most)
     a, b = result.dual_vision, result.dual_language
     assert torch.logsumexp(a[:, :, None] + b[:, None], -1).max() < 1e-12
     value = (a * p1).sum() + (b * p2).sum() + entropy(p1[0].sum(0))
     assert float(value) == pytest.approx(float(result.lower), abs=1e-12)
+    assert float(result.gap) < (tol if n <= most else 0.1)
 
 
-def test_order_of_the_samples_does_not_matter():
+@pytest.mark.parametrize("most", [32, 2048])
+def test_order_of_the_samples_does_not_matter(most):
     p1, p2 = samples(200, 4, 4.0)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    one = solve_rows(p1, p2, tol=1e-4, start=16, most=32)
-    other = solve_rows(p1[:, order], p2[:, order.flip(0)], tol=1e-4, start=16, most=32)
+    one = solve_rows(p1, p2, tol=1e-3, most=most)
+    other = solve_rows(p1[:, order], p2[:, order.flip(0)], tol=1e-3, most=most)
     assert torch.allclose(one.lower, other.lower, atol=1e-9)
     assert torch.allclose(one.upper, other.upper, atol=1e-9)
+    assert torch.allclose(one.dual_vision[:, order], other.dual_vision, atol=1e-6)
 
 
 def test_layers_are_solved_as_if_alone():
     p1, p2 = samples(60, 3, 3.0, layers=3)
-    whole = solve_rows(p1, p2, tol=1e-4, start=16, most=32)
-    for i in range(3):
-        alone = solve_rows(p1[i : i + 1], p2[i : i + 1], tol=1e-4, start=16, most=32)
-        assert float(alone.upper) == pytest.approx(float(whole.upper[i]), abs=1e-8)
+    p1[1, :20] = p1[1, :1]
+    p2[1] *= p1[1].sum(0) / p2[1].sum(0)
+    for tol in (1e-2, 1e-6):
+        whole = solve_rows(p1, p2, tol=tol)
+        for i in range(3):
+            alone = solve_rows(p1[i : i + 1], p2[i : i + 1], tol=tol)
+            assert float(alone.upper) == pytest.approx(float(whole.upper[i]), abs=1e-8)
+            assert float(alone.lower) == pytest.approx(float(whole.lower[i]), abs=1e-8)
+
+
+def test_few_distinct_rows_are_solved_exactly_whatever_the_tolerance():
+    p1, p2 = (p.repeat(1, 30, 1) / 30 for p in samples(12, 4, 2.0))
+    assert float(solve_rows(p1, p2, tol=0.1).gap) < 1e-6
 
 
 def test_many_samples_fit_in_memory():
     p1, p2 = samples(20_000, 3, 3.0)
-    result = solve_rows(p1, p2, tol=0.1, start=16, most=16)
+    result = solve_rows(p1, p2, tol=0.05, most=256)
     assert result.dual_vision.shape == p1.shape
-    assert float(result.gap) < 0.2
+    assert float(result.gap) < 0.05
 
 
 @pytest.mark.parametrize("answers", [2, 3])

@@ -2,6 +2,21 @@
 
 from pid_lens.estimators.broja import BROJA
 from pid_lens.estimators.discrete import discrete_pid
+from pid_lens.estimators.gaussian import gaussian_pid
+from pid_lens.estimators.gaussian_samples import GaussianBracket, gaussian_pid_samples
+from pid_lens.estimators.gaussian_states import GaussianPID
 from pid_lens.estimators.posterior import posterior_pid
+from pid_lens.estimators.resampling import bootstrap, cross_fitted, exchanged
 
-__all__ = ["BROJA", "discrete_pid", "posterior_pid"]
+__all__ = [
+    "BROJA",
+    "GaussianBracket",
+    "GaussianPID",
+    "bootstrap",
+    "cross_fitted",
+    "discrete_pid",
+    "exchanged",
+    "gaussian_pid",
+    "gaussian_pid_samples",
+    "posterior_pid",
+]

@@ -22,4 +22,4 @@ def as_float64(values: Any, name: str) -> Tensor:
         raise TypeError(f"{name} must be a real torch.Tensor or numpy.ndarray, got {kind}")
     if values.device.type == "mps":
         values = values.cpu()
-    return values.detach().to(torch.float64)
+    return values.to(torch.float64)

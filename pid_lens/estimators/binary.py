@@ -68,6 +68,30 @@ def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n
     )
 
 
+def potentials_of(
+    p1: Float64[Tensor, "batch n1 2"],
+    p2: Float64[Tensor, "batch n2 2"],
+    new1: Float64[Tensor, "batch m1 2"],
+    new2: Float64[Tensor, "batch m2 2"],
+) -> tuple[Float64[Tensor, "batch m1 2"], Float64[Tensor, "batch m2 2"]]:
+    """The optimal potentials of one problem, as functions of a posterior, at other rows.
+
+    They are feasible at any pair of posteriors, as they are integrals over disjoint sets.
+
+    Returns:
+        a and b for the new rows, nats.
+    """
+    one, two = _log_odds(new1), _log_odds(new2)
+    points = torch.cat([_log_odds(p1), one, two], 1), _log_odds(p2)
+    nothing = torch.zeros_like(torch.cat([new1, new2], 1))
+    games = _games(torch.cat([p1, nothing], 1), p2, *points)
+    pieces, rest = games.pieces()
+    return (
+        _potentials(games.odds, pieces, one) + math.log(0.5),
+        _potentials(games.odds, rest, two),
+    )
+
+
 @dataclass(frozen=True)
 class _Games:
     """h_1 - h_2 = (1 - t) yes - t no between neighbouring log-odds of t."""

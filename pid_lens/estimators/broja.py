@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.posterior import PosteriorAtoms, Repair, posterior_pid
+from pid_lens.estimators.measures import NATS_PER_BIT, ratio
+from pid_lens.estimators.posterior import PosteriorAtoms, Repair, clusters, posterior_pid
+from pid_lens.estimators.resampling import cross_fitted, exchanged
 from pid_lens.reads import TAU, Reads
 from pid_lens.spectra import Atoms, Spectrum
 
@@ -42,6 +45,12 @@ class BROJA:
     """What makes the three label marginals agree; the other is reported as ``sensitivity``."""
     tol: float = 1e-3
     """Width of the certified interval to reach, bits; with two options it is rounding."""
+    groups: Mapping[str, Any] | Callable[[str], Any] | None = field(default=None, repr=False)
+    """Sample id -> its cluster, where samples are not independent; errors count clusters."""
+    bracket: bool = False
+    """Whether to cross-fit the union's lower end too (`cross_fitted`)."""
+    floor: int = 0
+    """How often to exchange the modalities at random, for what reads as unique by chance."""
     _seen: list[Reads] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +85,15 @@ class BROJA:
             self.update(reads)
         return self
 
+    def _labels(self, ids: tuple[str, ...]) -> list[Any]:
+        if isinstance(self.groups, Mapping):
+            missing = [name for name in ids if name not in self.groups]
+            if missing:
+                raise ValueError(f"groups lack {len(missing)} samples, first {missing[0]!r}")
+            return [self.groups[name] for name in ids]
+        assert self.groups is not None
+        return [self.groups(name) for name in ids]
+
     @torch.no_grad()
     def result(self) -> Spectrum:
         """The spectrum of everything seen.
@@ -98,16 +116,34 @@ class BROJA:
     def _spectrum(self, reads: Reads) -> Spectrum:
         log_p = reads.posteriors(self.tau)[:, [reads.index(name) for name in NEEDED]]
         strata = _strata(log_p, reads.mask)
-        parts = [posterior_pid(*p.unbind(1), tol=self.tol, repair=self.repair) for p in strata]
-        shares = [p.shape[2] / len(reads.ids) for p in strata]
+        parts = [
+            posterior_pid(*p.unbind(1), tol=self.tol, repair=self.repair) for p in strata.values()
+        ]
+        shares = [len(rows) / len(reads.ids) for rows in _members(reads.mask).values()]
         weights = torch.tensor(shares, dtype=torch.float64)
+        whole = Atoms(**_mixed(parts, weights))
+        extras: dict[str, Any] = {}
+        if self.bracket:
+            ends = [cross_fitted(*p.unbind(1)) for p in strata.values()]
+            extras["bracket"] = Atoms(**_mixed(ends, weights))
+        if self.floor:
+            swaps = [
+                _averaged(exchanged(*p.unbind(1), draws=self.floor, tol=self.tol))
+                for p in strata.values()
+            ]
+            extras["floor"] = Atoms(**_mixed(swaps, weights))
+        by_sample = _by_sample(parts, list(_members(reads.mask).values()), whole)
         return Spectrum(
-            **_mixed(parts, weights),
+            **vars(whole),
+            **by_sample,
+            **extras,
+            groups=None if self.groups is None else clusters(self._labels(reads.ids), reads.n),
             sensitivity=Atoms(**_mixed([p.sensitivity for p in parts], weights)),
             mismatch=torch.stack([p.mismatch for p in parts]).amax(0),
             ess=1 / _mean([1 / p.ess for p in parts], weights),
             feasible=torch.stack([p.feasible for p in parts]).all(0),
             fallback=reads.fallback(self.tau),
+            draw_bias=_draw_bias(reads, self.tau),
             layers=reads.layers,
             ids=reads.ids,
             conditions=reads.conditions,
@@ -117,18 +153,49 @@ class BROJA:
                 "tau": self.tau,
                 "repair": self.repair,
                 "tol": self.tol,
+                "clustered": self.groups is not None,
             },
         )
 
 
+def _members(mask: Bool[Tensor, "n answers"]) -> dict[int, Int64[Tensor, " members"]]:
+    """The rows of the samples with k options, for every k that occurs."""
+    counts = mask.sum(-1)
+    return {int(k): (counts == k).nonzero().flatten() for k in counts.unique()}
+
+
 def _strata(
     log_p: Float64[Tensor, "layers conditions n answers"], mask: Bool[Tensor, "n answers"]
-) -> list[Float64[Tensor, "layers conditions members options"]]:
+) -> dict[int, Float64[Tensor, "layers conditions members options"]]:
     """The samples with k options each, absent ones left out, for every k that occurs."""
-    counts = mask.sum(-1)
     first = mask.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     ordered = log_p.gather(-1, first.expand(log_p.shape))
-    return [ordered[:, :, counts == k, : int(k)] for k in counts.unique()]
+    return {k: ordered[:, :, rows, :k] for k, rows in _members(mask).items()}
+
+
+def _by_sample(
+    parts: list[PosteriorAtoms], members: list[Int64[Tensor, " members"]], whole: Atoms
+) -> dict[str, Any]:
+    """Pointwise values and influences of all strata, in the order of the samples.
+
+    A sample of stratum k moves the whole by its influence on PID_k, and by being one more of k.
+    """
+    back = torch.cat(members).argsort()
+    values: dict[str, dict[str, Any]] = {"pointwise": {}, "influence": {}}
+    for name in _TOTALS:
+        points = [getattr(part.pointwise, name).cpu() for part in parts]
+        shifts = [(getattr(part, name).cpu() - getattr(whole, name))[:, None] for part in parts]
+        moves = [getattr(part.influence, name).cpu() for part in parts]
+        values["pointwise"][name] = torch.cat(points, 1)[:, back]
+        moved = [m + (s if name != "gap" else 0) for m, s in zip(moves, shifts, strict=True)]
+        values["influence"][name] = torch.cat(moved, 1)[:, back]
+    return {kind: Atoms(**fields) for kind, fields in values.items()}
+
+
+def _averaged(draws: Atoms) -> Atoms:
+    """The mean over draws."""
+    means: dict[str, Any] = {name: getattr(draws, name).mean(0) for name in _TOTALS}
+    return Atoms(**means)
 
 
 def _mixed(parts: list[Atoms] | list[PosteriorAtoms], weights: Tensor) -> dict[str, Any]:
@@ -137,3 +204,20 @@ def _mixed(parts: list[Atoms] | list[PosteriorAtoms], weights: Tensor) -> dict[s
 
 def _mean(values: list[Tensor], weights: Tensor) -> Float64[Tensor, " layers"]:
     return weights @ torch.stack(values)
+
+
+def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
+    """What finitely many noise draws add to I(Y; X1) and I(Y; X2), to second order, bits.
+
+    The posterior p(y|x1) is an expectation over the noise; its estimate from D draws has the
+    variance s^2 / D, which the convex -H turns into a bias of sum_y s_y^2 / (2 D p_y), a mean
+    over samples. A sample below tau is uniform whatever was drawn and adds nothing.
+    """
+    if reads.spread is None:
+        return None
+    at = [reads.index(name) for name in NEEDED[1:]]
+    p = reads.posteriors(tau)[:, at].exp()
+    answered = (reads.mass[:, at] >= tau)[..., None]
+    draws = reads.settings["draws"]
+    bias = ratio(reads.spread[:, at].double(), 2 * draws * p).where(answered, 0.0)
+    return (bias.sum(-1).mean(-1) / NATS_PER_BIT).cpu()

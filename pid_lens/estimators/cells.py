@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pid_lens.estimators.measures import ratio
 
-_LLOYD_ROUNDS = 8
+_FEWEST_ROUNDS, _MOST_ROUNDS, _DISTANCES = 2, 8, 2**26
+_SEEDS_A_CELL = 8
 _ROWS_AT_ONCE = 2**23
 
 
@@ -68,8 +69,9 @@ def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
     """At most ``count`` cells that keep as much of I(X; Y) as we can: KL k-means.
 
     The loss of a partition is the mean KL divergence from a row's posterior to its cell's.
-    Centres are chosen one by one where w KL is largest, then moved to their cells' means in
-    turn. Deterministic; order-free if the rows come in canonical order.
+    Centres are chosen one by one where w KL is largest, among 8 rows a centre at least if there
+    are many more, then moved to their cells' means in turn. Deterministic; order-free if the
+    rows come in canonical order.
 
     Source:
         Clustering with Bregman divergences (Banerjee, Merugu, Dhillon, Ghosh, 2005),
@@ -84,43 +86,7 @@ def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
     """
     if len(rows) <= count:
         return Cells(torch.arange(len(rows), device=rows.device), rows)
-    centres = rows.sum(0, keepdim=True)
-    own = negative_entropy(rows)
-    loss = own - score(rows, centres)[:, 0]
-    for _ in range(count - 1):
-        new = rows[loss.argmax()][None]
-        centres = torch.cat([centres, new])
-        loss = torch.minimum(loss, own - score(rows, new)[:, 0])
-    return _settle(rows, centres)
-
-
-def split(
-    rows: Float64[Tensor, "n answers"],
-    cells: Cells,
-    blame: Float64[Tensor, " n"],
-    count: int,
-) -> Cells:
-    """More cells where the blame lies: each most-blamed cell gets a second centre.
-
-    Args:
-        rows: masses p(x, y) in canonical order.
-        cells: their partition so far.
-        blame: what each row contributes to the width of the certified interval.
-        count: the most cells to have afterwards.
-
-    Returns:
-        The finer ``Cells``.
-    """
-    if len(rows) <= count:
-        return Cells(torch.arange(len(rows), device=rows.device), rows)
-    fit = score(rows, cells.masses).gather(1, cells.of[:, None])[:, 0]
-    loss = negative_entropy(rows) - fit
-    total = torch.zeros_like(cells.masses[:, 0]).index_add_(0, cells.of, blame.clamp_min(0))
-    worst = total.argsort(descending=True, stable=True)[: max(0, count - len(cells))]
-    inside = cells.of[None] == worst[:, None]
-    far = torch.where(inside, loss, -1.0).max(1)
-    centres = torch.cat([cells.masses, rows[far.indices[far.values > 0]]])
-    return _settle(rows, centres)
+    return _settle(rows, _centres(rows[:: 1 + len(rows) // (_SEEDS_A_CELL * count)], count))
 
 
 def score(
@@ -136,10 +102,22 @@ def negative_entropy(rows: Float64[Tensor, "n answers"]) -> Float64[Tensor, " n"
     return torch.xlogy(rows, ratio(rows, rows.sum(1, keepdim=True))).sum(1)
 
 
+def _centres(rows: Tensor, count: int) -> Float64[Tensor, "count answers"]:
+    """The mean, then again and again the row that loses most."""
+    own = negative_entropy(rows)
+    chosen = [rows.sum(0)]
+    loss = own - score(rows, chosen[0][None])[:, 0]
+    for _ in range(count - 1):
+        chosen.append(rows[loss.argmax()])
+        loss = torch.minimum(loss, own - score(rows, chosen[-1][None])[:, 0])
+    return torch.stack(chosen)
+
+
 def _settle(rows: Tensor, centres: Tensor) -> Cells:
     """Rows to their nearest centres, centres to their rows' means, a few times."""
     cells = gather_cells(rows, _nearest(rows, centres))
-    for _ in range(_LLOYD_ROUNDS):
+    rounds = _DISTANCES // (len(rows) * len(centres))
+    for _ in range(min(_MOST_ROUNDS, max(_FEWEST_ROUNDS, rounds))):
         cells = gather_cells(rows, _nearest(rows, cells.masses))
     return cells
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pid_lens.estimators.measures import ratio
 
-_NEVER = -1e18
 _SAME_MARGINAL = 1e-9
 
 
@@ -71,8 +70,9 @@ def shift_to_feasible(
 ) -> tuple[Tensor, Tensor, Float64[Tensor, " batch"]]:
     """The best constant shifts of the rows of a and b that make the pair feasible.
 
-    With L = log sum_y exp(a + b): rows of a are lowered (or raised) by their largest L, then
-    those of b by what is left; and the other way round. The better of the two is kept.
+    With z = sum_y exp(a + b): rows of a are lowered (or raised) by the log of their largest z,
+    then those of b by what is left; and the other way round. The better of the two is kept.
+    z is a product of matrices, so the exponentials themselves must be within float64.
 
     Args:
         a: potentials of source 1, nats; -inf where p1 is 0.
@@ -83,16 +83,15 @@ def shift_to_feasible(
     Returns:
         a, b, and the dual objective <a, p1> + <b, p2>, a lower bound of the primal one.
     """
-    total = torch.logsumexp(a[:, :, None] + b[:, None], -1)
-    row = _bounded(total.amax(2))
-    then_column = _bounded((total - row[..., None]).amax(1))
-    column = _bounded(total.amax(1))
-    then_row = _bounded((total - column[:, None]).amax(2))
+    z = a.exp() @ b.exp().mT
+    row, column = _positive(z.amax(2)), _positive(z.amax(1))
+    then_column = _positive((z / row[..., None]).amax(1))
+    then_row = _positive((z / column[:, None]).amax(2))
     cost_rows = _weigh(row, p1) + _weigh(then_column, p2)
     cost_columns = _weigh(then_row, p1) + _weigh(column, p2)
     first = (cost_rows <= cost_columns)[:, None]
-    a = a - torch.where(first, row, then_row)[..., None]
-    b = b - torch.where(first, then_column, column)[..., None]
+    a = a - torch.where(first, row, then_row).log()[..., None]
+    b = b - torch.where(first, then_column, column).log()[..., None]
     return a, b, pairing(a, p1) + pairing(b, p2)
 
 
@@ -103,10 +102,10 @@ def pairing(
     return (potential * masses).where(masses > 0, 0.0).sum((1, 2))
 
 
-def _bounded(shift: Tensor) -> Tensor:
+def _positive(largest: Tensor) -> Tensor:
     """Rows without any constraint (padding) are left alone."""
-    return shift.where(shift > _NEVER, 0.0)
+    return largest.where(largest > 0, 1.0)
 
 
-def _weigh(shift: Tensor, masses: Tensor) -> Tensor:
-    return (shift * masses.sum(-1)).sum(-1)
+def _weigh(scale: Tensor, masses: Tensor) -> Tensor:
+    return (scale.log() * masses.sum(-1)).sum(-1)

@@ -9,13 +9,14 @@ from torch import Tensor
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.binary import solve_binary
 from pid_lens.estimators.certificate import check_marginals
+from pid_lens.estimators.envelope import differentiable
 from pid_lens.estimators.interior_point import solve
 from pid_lens.estimators.measures import NATS_PER_BIT, mutual_information
 from pid_lens.estimators.solution import Solution
-from pid_lens.spectra import Atoms
+from pid_lens.spectra import Atoms, Unit
 
 
-def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9) -> Atoms:
+def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = "bits") -> Atoms:
     """Redundancy, unique information and synergy of tables p(x1, x2, y), with proof, in bits.
 
     The union is the least information that any joint with the table's marginals p(x1, y) and
@@ -31,9 +32,10 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9) -> Atoms:
         joint: probabilities [..., n1, n2, answers], each table summing to 1 (to 1e-6; it is
             then normalised exactly). Impossible symbols and answers may be left in.
         tol: width of the certified interval to reach, bits.
+        unit: of what comes back, ``"bits"`` or ``"nats"``.
 
     Returns:
-        ``Atoms`` of shape [...].
+        ``Atoms`` of shape [...]; differentiable in ``joint`` by the envelope theorem.
 
     Raises:
         TypeError: not a tensor or array.
@@ -49,7 +51,7 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9) -> Atoms:
     table = _checked(as_float64(joint, "joint"))
     flat = table.flatten(0, -4) if table.ndim > 3 else table[None]
     p1, p2 = flat.sum(2), flat.sum(1)
-    solution = union_information(p1, p2, tol=tol * NATS_PER_BIT)
+    solution = union_information(p1.detach(), p2.detach(), tol=tol * NATS_PER_BIT)
     shape = table.shape[:-3]
 
     def bits(nats: Tensor) -> Tensor:
@@ -59,9 +61,9 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9) -> Atoms:
         information=bits(mutual_information(flat.flatten(1, 2))),
         information_vision=bits(mutual_information(p1)),
         information_language=bits(mutual_information(p2)),
-        union=bits((solution.lower + solution.upper) / 2),
+        union=bits(differentiable(p1, p2, solution)),
         gap=bits(solution.gap),
-    )
+    ).to(unit)
 
 
 def union_information(
@@ -101,7 +103,7 @@ def _checked(joint: Tensor) -> Tensor:
     if not bool((joint >= 0).all() & joint.isfinite().all()):
         raise ValueError("joint has NaN, infinite or negative entries; pass probabilities")
     total = joint.sum((-3, -2, -1), keepdim=True)
-    worst = float((total - 1).abs().max())
+    worst = float((total.detach() - 1).abs().max())
     if worst > 1e-6:
         raise ValueError(
             f"every table of joint must sum to 1, one is off by {worst:.2g}; "

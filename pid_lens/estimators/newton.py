@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float64
@@ -18,18 +19,18 @@ class Tables:
     p1: Float64[Tensor, "batch n1 answers"]
     p2: Float64[Tensor, "batch n2 answers"]
 
-    @property
+    @cached_property
     def masses(self) -> Float64[Tensor, "batch n1 n2"]:
         """p(x1) p(x2) of the pairs that have answers in common."""
         return (self.p1.sum(-1)[:, :, None] * self.p2.sum(-1)[:, None]).where(self.pairs, 0.0)
 
-    @property
+    @cached_property
     def weights(self) -> Float64[Tensor, "batch n1 n2"]:
         """Shares of mu: between equal ones and masses, so that light rows hold up no step."""
         root = self.masses.sqrt()
         return root / root.sum((1, 2), keepdim=True)
 
-    @property
+    @cached_property
     def pairs(self) -> Bool[Tensor, "batch n1 n2"]:
         """Which symbols have an answer in common."""
         return ((self.p1 > 0)[:, :, None] & (self.p2 > 0)[:, None]).any(-1)

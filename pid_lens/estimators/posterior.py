@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from pid_lens.errors import standard_error
 from pid_lens.estimators.arrays import as_float64
-from pid_lens.estimators.measures import NATS_PER_BIT, mutual_information
+from pid_lens.estimators.envelope import differentiable
+from pid_lens.estimators.influence import Repaired, influence, pointwise
+from pid_lens.estimators.measures import NATS_PER_BIT, mutual_information, ratio
 from pid_lens.estimators.quantise import solve_rows
 from pid_lens.estimators.repair import rake, tilt
-from pid_lens.spectra import Atoms
+from pid_lens.estimators.solution import Solution
+from pid_lens.spectra import Atoms, Unit
 
 Repair = Literal["rake", "tilt"]
 _LEAST_LOG = -100.0
@@ -33,6 +38,16 @@ class PosteriorAtoms(Atoms):
     """Whether tilt found weights that leave at most 1e-3. Where not, ``rake`` stands in."""
     sensitivity: Atoms
     """The same by the other repair; NaN where tilt found no weights."""
+    pointwise: Atoms
+    """Each sample's contribution, [layers, n]; its mean is the layer's value."""
+    influence: Atoms
+    """How far each sample moves the result, times n, [layers, n]; mean 0."""
+    groups: Int64[Tensor, " n"] | None = None
+    """The cluster of each sample."""
+
+    def standard_error(self, name: str) -> Float64[Tensor, " layers"]:
+        """The sampling error of one value ("synergy", "information", ...), by the delta method."""
+        return standard_error(getattr(self.influence, name), self.groups)
 
 
 def posterior_pid(
@@ -42,6 +57,8 @@ def posterior_pid(
     *,
     tol: float = 1e-3,
     repair: Repair = "rake",
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
+    unit: Unit = "bits",
 ) -> PosteriorAtoms:
     """Atoms from what a model answers with both sources, with vision alone, with language alone.
 
@@ -52,10 +69,10 @@ def posterior_pid(
     stands in for it, ``feasible`` is False and the sensitivity NaN; where both differ much
     neither should be believed.
 
-    With two answers the optimum has a closed form and ``gap`` is rounding. With more, samples
-    are merged into cells, refined until the certified interval is below ``tol`` or a limit on
-    the cells is met. An optimum is exact for the samples, not for their population: with few
-    of them unique information is biased upward.
+    With two answers the optimum has a closed form and ``gap`` is rounding. With more, potentials
+    and coupling are scaled in turn on the samples themselves until the certified interval is
+    below ``tol`` or a limit on the work is met. An optimum is exact for the samples, not for
+    their population: with few of them unique information is biased upward.
 
     Args:
         full: log-probabilities given both, [layers, n, answers]; normalised if they are not.
@@ -64,9 +81,13 @@ def posterior_pid(
         language: the same given language alone.
         tol: width of the certified interval to reach, bits.
         repair: ``"rake"`` (the full predictor stays as it is) or ``"tilt"``.
+        groups: the cluster of each sample, any labels, where samples are not independent (six
+            questions on one image); standard errors count clusters.
+        unit: of what comes back, ``"bits"`` or ``"nats"``.
 
     Returns:
-        ``PosteriorAtoms``, one entry a layer, bits.
+        ``PosteriorAtoms``, one entry a layer, bits. Under ``rake`` the atoms are differentiable
+        in the log-probabilities (envelope theorem).
 
     Raises:
         TypeError: not tensors or arrays.
@@ -81,38 +102,69 @@ def posterior_pid(
     """
     if repair not in get_args(Repair):
         raise ValueError(f"repair must be one of {get_args(Repair)}, got {repair!r}")
-    posteriors = _checked(full=full, vision=vision, language=language)
-    balance = tilt(*(p.exp() for p in posteriors))
+    posteriors = logs_of(full=full, vision=vision, language=language)
+    balance = tilt(*(p.detach().exp() for p in posteriors))
     even = torch.full_like(balance.weights, 1 / balance.weights.shape[1])
     tilted = balance.weights.where(balance.feasible[:, None], even)
     order = (even, tilted) if repair == "rake" else (tilted, even)
-    first, second = _decompose([_masses(w, *posteriors) for w in order], tol)
+    repaired = [masses_of(w, *posteriors) for w in order]
+    (first, second), solution = _decompose(repaired, tol)
     second = {k: v.where(balance.feasible, torch.nan) for k, v in second.items()}
+    full_, vision_, language_ = (ratio(m.detach(), order[0][..., None]) for m in repaired[0])
+    a, b = (dual[: len(even)] for dual in (solution.dual_vision, solution.dual_language))
+    given = Repaired(order[0], full_, vision_, language_, a, b)
     return PosteriorAtoms(
         **first,
         mismatch=_mismatch(*posteriors),
         ess=balance.ess,
         feasible=balance.feasible,
         sensitivity=Atoms(**second),
-    )
+        pointwise=pointwise(given),
+        influence=influence(given, repair, balance.feasible),
+        groups=None if groups is None else clusters(groups, even.shape[1]),
+    ).to(unit)
 
 
-def _decompose(repaired: list[tuple[Tensor, ...]], tol: float) -> list[dict[str, Any]]:
+def clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Tensor, " n"]:
+    """Labels of any kind as numbers from 0.
+
+    Raises:
+        ValueError: not one label a sample.
+    """
+    labels = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    if len(labels) != n:
+        raise ValueError(f"{n} samples need as many groups; got {len(labels)}")
+    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    return torch.tensor([number[label] for label in labels])
+
+
+def _decompose(
+    repaired: list[tuple[Tensor, ...]], tol: float
+) -> tuple[list[dict[str, Any]], Solution]:
     """The fields of ``Atoms`` for each repair, all layers of all repairs in one solve."""
     full, vision, language = (torch.cat(masses) for masses in zip(*repaired, strict=True))
-    solution = solve_rows(vision, language, tol=tol * NATS_PER_BIT)
+    solution = solve_rows(vision.detach(), language.detach(), tol=tol * NATS_PER_BIT)
     totals = {
         "information": mutual_information(full),
         "information_vision": mutual_information(vision),
         "information_language": mutual_information(language),
-        "union": (solution.lower + solution.upper) / 2,
+        "union": differentiable(vision, language, solution),
         "gap": solution.gap,
     }
     parts = {k: (v / NATS_PER_BIT).chunk(len(repaired)) for k, v in totals.items()}
-    return [{k: v[i] for k, v in parts.items()} for i in range(len(repaired))]
+    return [{k: v[i] for k, v in parts.items()} for i in range(len(repaired))], solution
 
 
-def _masses(weights: Tensor, full: Tensor, vision: Tensor, language: Tensor) -> tuple[Tensor, ...]:
+def union_of(masses: tuple[Tensor, ...], tol: float) -> dict[str, Any]:
+    """The union information of repaired masses and its gap, bits."""
+    solution = solve_rows(masses[1], masses[2], tol=tol * NATS_PER_BIT)
+    union = (solution.lower + solution.upper) / 2
+    return {"union": union / NATS_PER_BIT, "gap": solution.gap / NATS_PER_BIT}
+
+
+def masses_of(
+    weights: Tensor, full: Tensor, vision: Tensor, language: Tensor
+) -> tuple[Tensor, ...]:
     """Masses p(x, y) [layers, n, answers] of the three predictors, label marginals made equal.
 
     Under tilt's weights they are equal to 1e-3 already, mostly to rounding; raking removes it.
@@ -120,7 +172,7 @@ def _masses(weights: Tensor, full: Tensor, vision: Tensor, language: Tensor) -> 
     full_masses = weights[..., None] * full.exp()
     target = full_masses.sum(1)
     raked = [rake(p, target, weights) for p in (vision, language)]
-    worst = float(torch.stack([residual for _, residual in raked]).max())
+    worst = float(torch.stack([residual.detach() for _, residual in raked]).max())
     if worst > _RAKED:
         raise ValueError(
             f"raking left the label marginals {worst:.2g} apart: some answer is next to "
@@ -134,7 +186,7 @@ def _mismatch(full: Tensor, vision: Tensor, language: Tensor) -> Float64[Tensor,
     return torch.maximum(*((m - means[0]).abs().amax(-1) for m in means[1:]))
 
 
-def _checked(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
+def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
     """Normalised log-posteriors, none below the least that is told apart from nothing."""
     tensors = {name: as_float64(x, name) for name, x in logs.items()}
     shapes = {name: list(x.shape) for name, x in tensors.items()}

@@ -1,8 +1,6 @@
-"""The union information of many samples: solved on cells, proven on the samples."""
+"""The union information of many samples, each row a symbol, proven on the samples."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
@@ -10,16 +8,21 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pid_lens.estimators.binary import solve_binary
-from pid_lens.estimators.cells import Cells, cluster, gather_cells, merge_equal, split
+from pid_lens.estimators.cells import Cells, cluster, gather_cells, merge_equal
 from pid_lens.estimators.certificate import check_marginals, pairing
 from pid_lens.estimators.interior_point import solve
 from pid_lens.estimators.measures import entropy, mutual_information, ratio
 from pid_lens.estimators.response import respond
+from pid_lens.estimators.scaling import Scaling
 from pid_lens.estimators.solution import Solution
 
-_FINE = 1024
-_PAIRS_AT_ONCE = 2**20
-_CELL_TOL = 1e-7
+_CELLS = 2048
+_PAIRS_TOGETHER = 2**18
+_FIRST_LOOK = 32
+_MOST_STEPS, _FEWEST_STEPS, _WORK = 4096, 256, 2**33
+_RESPOND_AT, _RESPOND_UP_TO = (256, 512, 1024, 2048, 4096), 2**22
+_SMALL, _FINE = 1024, 1e-5
+_TINY, _TINY_TOL = 2**14, 1e-7
 
 
 def solve_rows(
@@ -27,29 +30,28 @@ def solve_rows(
     p2: Float64[Tensor, "layers n answers"],
     *,
     tol: float = 1e-3,
-    start: int = 64,
-    most: int = 128,
+    most: int = _CELLS,
 ) -> Solution:
     r"""I_Q of samples whose symbols are their posteriors, nats, with proof.
 
-    Two answers: in closed form. More: equal rows are merged, which loses nothing; near ones are
-    merged into cells, which loses d_i = I(Y; X_i) - I(Y; C_i) at most::
+    Two answers: in closed form. More: equal rows are merged, which loses nothing, and solved by
+    `Scaling`, whose u and v give both ends of the interval; the lower one is raised by each
+    row's best response to the other side's potentials. Tables small enough for Newton steps go
+    there if scaling did not reach ``tol``, or if no scaling could; the smallest always, to
+    1e-7, as it costs next to nothing.
+
+    Above ``most`` distinct rows a side, near ones are merged into cells, which loses
+    d_i = I(Y; X_i) - I(Y; C_i) at most, and that is added to the interval::
 
         I_Q(cells) <= I_Q <= I_Q(cells) + d_1 + d_2
 
-    Both ends are then drawn together on the rows themselves. Above: the cells' coupling is
-    spread over their rows, x1 and x2 independent given cell and answer. Below: each row's best
-    response to the other side's potentials, first to those of cells, then to those of rows. The
-    width is a sum of non-negative shares of the rows,
-    sum over x2, y of q (log q(y|x1,x2) - a - b); cells with the largest are split, and the
-    doubled number of cells is solved again, until the width is below ``tol``.
+    Memory is O(most^2) then, and time does not grow with the samples but for the merging.
 
     Args:
         p1: masses p(x1, y), each layer summing to 1.
         p2: masses p(x2, y) with the same label marginal.
-        tol: width to reach, nats.
-        start: cells of the first solve.
-        most: cells of the last; the time grows with its cube.
+        tol: width to reach, nats. Where steps run out first, the width says how far they came.
+        most: rows of the largest table to solve.
 
     Raises:
         ValueError: the label marginals differ.
@@ -61,116 +63,132 @@ def solve_rows(
     check_marginals(p1, p2)
     if p1.shape[-1] == 2:
         return solve_binary(p1, p2)
-    layers = [_Layer(a, b, start) for a, b in zip(p1, p2, strict=True)]
-    count, open_layers = start, layers
-    while open_layers:
-        _solve_cells(open_layers, tol)
-        count *= 2
-        open_layers = [x for x in open_layers if x.width > tol and x.refine(count, most)]
+    layers = [_Layer(a, b, tol, most) for a, b in zip(p1, p2, strict=True)]
+    for together in _batches(layers):
+        _scale([x for x in together if not (x.small and x.aim < _FINE)])
+        _newton([x for x in together if x.small and not x.done])
     return _stacked(layers)
 
 
-@dataclass
 class _Layer:
-    """One problem: its rows, their cells so far, and the best proofs so far."""
+    """One problem: its distinct rows, or cells of them, and the best proofs so far."""
 
-    p1: Float64[Tensor, "n answers"]
-    p2: Float64[Tensor, "n answers"]
-    count: int
-
-    def __post_init__(self) -> None:
-        self.rows1, self.rows2 = _rows(self.p1), _rows(self.p2)
-        self.cells1 = cluster(self.rows1.masses, self.count)
-        self.cells2 = cluster(self.rows2.masses, self.count)
-        self.prior = entropy(self.p1.sum(0))
-        self.lower = torch.full_like(self.prior, -torch.inf)
-        self.upper = torch.full_like(self.prior, torch.inf)
-        self.iterations = 0
+    def __init__(self, p1: Tensor, p2: Tensor, tol: float, most: int) -> None:
+        self.rows1, self.rows2 = _rows(p1, most), _rows(p2, most)
+        kept = _informations(self.rows1.masses, self.rows2.masses)
+        self.loss = (_informations(p1, p2) - kept).clamp_min(0).sum()
+        self.aim = max(tol - float(self.loss), float(self.loss) / 4)
+        if len(self.rows1) * len(self.rows2) * p1.shape[1] ** 2 <= _TINY:
+            self.aim = min(self.aim, _TINY_TOL)
+        self.upper = torch.full_like(self.loss, torch.inf)
+        self.lower, self.a, self.b = _better_source(self.rows1.masses, self.rows2.masses)
+        self.steps = 0
 
     @property
-    def width(self) -> float:
-        return float(self.upper - self.lower)
+    def size(self) -> tuple[int, int, int]:
+        """Rows of both sides, and answers."""
+        return len(self.rows1), len(self.rows2), self.a.shape[1]
 
     @property
-    def whole(self) -> bool:
-        """Whether each row is a cell of its own: nothing is left to split."""
-        sides = ((self.cells1, self.rows1), (self.cells2, self.rows2))
-        return all(len(cells) == len(rows) for cells, rows in sides)
+    def small(self) -> bool:
+        """Whether the Newton system of the smaller side is one that we can afford."""
+        n1, n2, answers = self.size
+        return min(n1, n2) * answers <= _SMALL
 
-    def prove(self, cells: Solution) -> None:
-        """Carries the solution of the cells over to the rows."""
-        self.iterations += int(cells.iterations)
-        assert cells.coupling is not None
-        q, a, b = cells.coupling[0], cells.dual_vision[0], cells.dual_language[0]
-        lower, upper = cells.lower[0], cells.upper[0] + self._loss(self.cells1, self.cells2)
-        if self.whole:
-            a, b = a[self.cells1.of], b[self.cells2.of]
-        else:
-            a = respond(self.rows1.masses, b)
-            b = respond(self.rows2.masses, a)
-            pair = pairing(a[None], self.rows1.masses[None])[0]
-            lower = self.prior + pair + pairing(b[None], self.rows2.masses[None])[0]
-            upper = torch.minimum(upper, self._spread(q, a, b))
+    @property
+    def done(self) -> bool:
+        """Whether the interval, but for the loss by cells, is as narrow as it should be."""
+        return bool(self.upper - self.lower <= self.aim + self.loss)
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of scaling that the problem is worth."""
+        n1, n2, answers = self.size
+        most = _FEWEST_STEPS if self.small else _MOST_STEPS
+        return min(most, max(_FEWEST_STEPS, _WORK // (n1 * n2 * answers)))
+
+    def prove(self, a: Tensor, b: Tensor, lower: Tensor, upper: Tensor) -> None:
+        """Keeps what is better than before; padding is cut off."""
         if lower > self.lower:
-            self.lower, self.a, self.b = lower, a, b
-        self.upper = torch.minimum(self.upper, upper)
+            self.lower, self.a, self.b = lower, a[: len(self.rows1)], b[: len(self.rows2)]
+        self.upper = torch.fmin(self.upper, upper)
 
-    def refine(self, count: int, most: int) -> bool:
-        """Splits the cells that are to blame; False where that cannot go on."""
-        if self.whole or count > most:
-            return False
-        self.cells1 = split(self.rows1.masses, self.cells1, self.blame1, count)
-        self.cells2 = split(self.rows2.masses, self.cells2, self.blame2, count)
-        return True
-
-    def _loss(self, cells1: Cells, cells2: Cells) -> Float64[Tensor, ""]:
-        """d_1 + d_2 of cells of the samples."""
-        kept = mutual_information(cells1.masses) + mutual_information(cells2.masses)
-        return mutual_information(self.p1) + mutual_information(self.p2) - kept
-
-    def _spread(self, q: Tensor, a: Tensor, b: Tensor) -> Float64[Tensor, ""]:
-        """The upper bound by the rows' coupling; notes which rows the width comes from."""
-        share1 = ratio(self.rows1.masses, self.cells1.masses[self.cells1.of])
-        share2 = ratio(self.rows2.masses, self.cells2.masses[self.cells2.of])
-        self.blame1, self.blame2 = torch.zeros_like(a[:, 0]), torch.zeros_like(b[:, 0])
-        value = torch.zeros_like(self.prior)
-        step = max(1, _PAIRS_AT_ONCE // len(share2))
-        for at in torch.arange(len(share1), device=q.device).split(step):
-            part = q[self.cells1.of[at]][:, self.cells2.of] * share1[at][:, None] * share2
-            log = ratio(part, part.sum(-1, keepdim=True)).log()
-            value += (part * log).where(part > 0, 0.0).sum()
-            excess = (part * (log - a[at][:, None] - b)).where(part > 0, 0.0).sum(-1)
-            self.blame1[at] = excess.sum(1)
-            self.blame2 += excess.sum(0)
-        return self.prior + value + self._loss(self.rows1, self.rows2)
+    def respond(self, b: Tensor) -> None:
+        """Tries each row's best response to b."""
+        n1, n2, answers = self.size
+        if self.done or n1 * n2 * answers**2 > _RESPOND_UP_TO:
+            return
+        masses, b = self.rows1.masses, b[:n2]
+        a = respond(masses, b, enough=self.aim / 16)
+        value = pairing(a[None], masses[None])[0] + pairing(b[None], self.rows2.masses[None])[0]
+        self.prove(a, b, entropy(masses.sum(0)) + value, self.upper)
 
 
-def _rows(joint: Tensor) -> Cells:
-    """The distinct posteriors; above a limit, fine cells of them."""
+def _rows(joint: Tensor, most: int) -> Cells:
+    """The distinct posteriors; above a limit, cells of them."""
     distinct = merge_equal(joint)
-    if len(distinct) <= _FINE:
+    if len(distinct) <= most:
         return distinct
-    return gather_cells(joint, cluster(distinct.masses, _FINE).of[distinct.of])
+    return gather_cells(joint, cluster(distinct.masses, most).of[distinct.of])
 
 
-def _solve_cells(layers: list[_Layer], tol: float) -> None:
-    """One batched solve of all layers' cells."""
-    p1 = pad_sequence([x.cells1.masses for x in layers], batch_first=True)
-    p2 = pad_sequence([x.cells2.masses for x in layers], batch_first=True)
-    whole = solve(p1, p2, tol=min(tol, _CELL_TOL))
-    for i, layer in enumerate(layers):
-        m1, m2 = len(layer.cells1), len(layer.cells2)
-        assert whole.coupling is not None
-        layer.prove(
-            Solution(
-                lower=whole.lower[i : i + 1],
-                upper=whole.upper[i : i + 1],
-                coupling=whole.coupling[i : i + 1, :m1, :m2],
-                dual_vision=whole.dual_vision[i : i + 1, :m1],
-                dual_language=whole.dual_language[i : i + 1, :m2],
-                iterations=whole.iterations[i : i + 1],
-            )
-        )
+def _informations(p1: Tensor, p2: Tensor) -> Float64[Tensor, " sources"]:
+    return torch.stack([mutual_information(p1), mutual_information(p2)])
+
+
+def _better_source(p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The larger of I1 and I2, and the potentials log p(y|x) and 0 that prove it."""
+    known = _informations(p1, p2)
+    zero1, zero2 = torch.zeros_like(p1), torch.zeros_like(p2)
+    if known[0] >= known[1]:
+        return known[0], ratio(p1, p1.sum(1, keepdim=True)).log(), zero2
+    return known[1], zero1, ratio(p2, p2.sum(1, keepdim=True)).log()
+
+
+def _batches(layers: list[_Layer]) -> list[list[_Layer]]:
+    """Neighbouring layers as long as they are small together."""
+    batches: list[list[_Layer]] = []
+    for layer in layers:
+        together = [*batches[-1], layer] if batches else []
+        pairs = len(together) * max((x.size[0] for x in together), default=0)
+        if together and pairs * max(x.size[1] for x in together) <= _PAIRS_TOGETHER:
+            batches[-1].append(layer)
+        else:
+            batches.append([layer])
+    return batches
+
+
+def _padded(layers: list[_Layer]) -> tuple[Tensor, Tensor]:
+    p1 = pad_sequence([x.rows1.masses for x in layers], batch_first=True)
+    return p1, pad_sequence([x.rows2.masses for x in layers], batch_first=True)
+
+
+def _scale(layers: list[_Layer]) -> None:
+    """Steps until each layer is proven to its aim or out of steps."""
+    if not layers:
+        return
+    scaling = Scaling(*_padded(layers))
+    while layers:
+        scaling.advance(max(_FIRST_LOOK, 1 << scaling.steps.bit_length() >> 2))
+        a, b, lower = scaling.potentials()
+        for i, (layer, upper) in enumerate(zip(layers, scaling.upper(), strict=True)):
+            layer.steps = scaling.steps
+            layer.prove(a[i], b[i], lower[i], upper + layer.loss)
+            if scaling.steps in _RESPOND_AT:
+                layer.respond(b[i])
+        live = [i for i, x in enumerate(layers) if not x.done and x.steps < x.most_steps]
+        scaling, layers = scaling.only(live), [layers[i] for i in live]
+
+
+def _newton(layers: list[_Layer]) -> None:
+    """Newton steps for what is left, together where the aim is the same."""
+    for aim in sorted({x.aim for x in layers}):
+        group = [x for x in layers if x.aim == aim]
+        found = solve(*_padded(group), tol=aim)
+        for i, layer in enumerate(group):
+            layer.steps += int(found.iterations[i])
+            a, b = found.dual_vision[i], found.dual_language[i]
+            layer.prove(a, b, found.lower[i], found.upper[i] + layer.loss)
 
 
 def _stacked(layers: list[_Layer]) -> Solution:
@@ -180,5 +198,5 @@ def _stacked(layers: list[_Layer]) -> Solution:
         coupling=None,
         dual_vision=torch.stack([x.a[x.rows1.of] for x in layers]),
         dual_language=torch.stack([x.b[x.rows2.of] for x in layers]),
-        iterations=torch.tensor([x.iterations for x in layers]),
+        iterations=torch.tensor([x.steps for x in layers]),
     )

@@ -13,6 +13,7 @@ _FEASIBLE = 1e-6
 _AGREEING = 1e-3
 _ROUNDING = 1e-8
 _FLAT = 1e-14
+_RANK = 1e-10
 _STEPS = 100
 _LONGEST_STEP = 10.0
 _Potential = Callable[[Tensor], Tensor]
@@ -66,9 +67,18 @@ def rake(
         mean = mass.sum(1)
         return mean - target, torch.diag_embed(mean) - mass.mT @ q
 
-    theta = _minimise(potential, slope_and_curvature, torch.zeros_like(target))
+    with torch.no_grad():
+        theta = _minimise(potential, slope_and_curvature, torch.zeros_like(target))
+    if log_p.requires_grad or target.requires_grad:
+        theta = theta - _implicit(*slope_and_curvature(theta))
     q = _posterior(log_p + theta[:, None])
     return q, ((weights[..., None] * q).sum(1) - target).abs().amax(-1)
+
+
+def _implicit(slope: Tensor, curvature: Tensor) -> Float64[Tensor, "layers answers"]:
+    """A Newton step of length 0 whose derivative is that of the solution in the data."""
+    inverse = torch.linalg.pinv(curvature.detach(), hermitian=True, rtol=_RANK)
+    return (inverse @ slope[..., None])[..., 0]
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from torch import Tensor
 from pid_lens.estimators.measures import ratio
 
 _STEPS = 30
-_ENOUGH = 1e-7
 _NUMBERS_AT_ONCE = 2**22
 
 
 def respond(
-    rows: Float64[Tensor, "n answers"], others: Float64[Tensor, "m answers"]
+    rows: Float64[Tensor, "n answers"],
+    others: Float64[Tensor, "m answers"],
+    *,
+    enough: float = 1e-7,
 ) -> Float64[Tensor, "n answers"]:
     r"""The a(x) that maximise <a(x), p(x, .)> while sum_y exp(a(x, y) + b_j(y)) <= 1 for all j.
 
@@ -29,6 +31,7 @@ def respond(
     Args:
         rows: masses p(x, y), positive row sums.
         others: potentials b_j, nats; -inf is allowed.
+        enough: a row's distance from its optimum at which it is left alone, nats.
 
     Returns:
         a, nats; feasible together with ``others``.
@@ -42,7 +45,8 @@ def respond(
     shift = others.amax(0)
     shift = shift.where(shift > -torch.inf, 0.0)
     b = (others - shift).exp()
-    best = [_respond(ratio(part, part.sum(1, keepdim=True)), b) for part in rows.split(step)]
+    parts = [ratio(part, part.sum(1, keepdim=True)) for part in rows.split(step)]
+    best = [_respond(part, b, enough) for part in parts]
     return torch.cat(best).log() - shift
 
 
@@ -53,14 +57,14 @@ class _Point:
     s: Float64[Tensor, "n m"]
 
 
-def _respond(p: Tensor, b: Tensor) -> Float64[Tensor, "n answers"]:
+def _respond(p: Tensor, b: Tensor, enough: float) -> Float64[Tensor, "n answers"]:
     """Exp(a) for posteriors p against b, whose columns have maximum 1."""
     u = torch.full_like(p, 0.5 / p.shape[1])
     point = _Point(u, p.new_full((len(p), len(b)), 1 / len(b)), 1 - u @ b.mT)
     best, most = _scaled(point.u, b, p)
     squares = (b[:, :, None] * b[:, None]).flatten(1)
     for _ in range(_STEPS):
-        point, go = _step(point, p, b, squares)
+        point, go = _step(point, p, b, squares, enough)
         u, value = _scaled(point.u, b, p)
         better = value > most
         best, most = torch.where(better, u, best), torch.where(better, value, most)
@@ -82,7 +86,9 @@ def _error(point: _Point, p: Tensor, b: Tensor) -> Float64[Tensor, "n 1"]:
     return slope + (point.r * point.s).sum(1, keepdim=True)
 
 
-def _step(point: _Point, p: Tensor, b: Tensor, squares: Tensor) -> tuple[_Point, Tensor]:
+def _step(
+    point: _Point, p: Tensor, b: Tensor, squares: Tensor, enough: float
+) -> tuple[_Point, Tensor]:
     """One predictor-corrector step of every row, and which rows it moved: not done, not stuck."""
     u, r, s = point.u, point.r, point.s
     hessian = ((r / s) @ squares).view(*u.shape, -1) * u[..., None] * u[:, None]
@@ -105,7 +111,7 @@ def _step(point: _Point, p: Tensor, b: Tensor, squares: Tensor) -> tuple[_Point,
     on_u, on_r = (0.99 * x for x in _reach(point, step))
     new = _Point(u + on_u * step.u, r + on_r * step.r, s + on_u * step.s)
     sound = torch.cat([new.u, new.r, new.s], 1).isfinite().all(1, keepdim=True)
-    go = sound & (_error(point, p, b) > _ENOUGH)
+    go = sound & (_error(point, p, b) > enough)
     pairs = ((new.u, u), (new.r, r), (new.s, s))
     return _Point(*(torch.where(go, x, y) for x, y in pairs)), go
 

@@ -31,9 +31,9 @@ class Solution:
     dual_language: Float64[Tensor, "batch n2 answers"]
     """b; may be -inf where p2 is 0."""
     coupling: Float64[Tensor, "batch n1 n2 answers"] | None
-    """The q behind ``upper``; None where the upper bound needs none (two answers)."""
+    """The q behind ``upper``; None where that needs none (two answers) or it is n x n (rows)."""
     iterations: Int64[Tensor, " batch"]
-    """Newton steps taken."""
+    """Steps taken, of scaling and of Newton."""
 
     @property
     def gap(self) -> Float64[Tensor, " batch"]:

@@ -1,0 +1,36 @@
+"""Sampling: how far a mean over samples may lie from that of their population."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+
+def standard_error(
+    values: Float64[Tensor, "layers n"], groups: Tensor | None = None
+) -> Float64[Tensor, " layers"]:
+    """Standard error of a mean of influences, clusters of samples counted as one.
+
+    sqrt(G / (G - 1) sum over clusters of (sum of influences)^2) / n.
+
+    Args:
+        values: influences, mean 0.
+        groups: the cluster of each sample, 0 to G - 1; each its own by default.
+
+    Example:
+        >>> values = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
+        >>> standard_error(values)
+        tensor([0.5774], dtype=torch.float64)
+        >>> standard_error(values, torch.tensor([0, 0, 1, 1]))
+        tensor([0.], dtype=torch.float64)
+    """
+    n = values.shape[1]
+    if groups is not None:
+        count = int(groups.max()) + 1
+        sums = values.new_zeros(len(values), count)
+        values = sums.index_add_(1, groups.to(values.device), values)
+    clusters = values.shape[1]
+    if clusters < 2:
+        return values.new_full((len(values),), torch.inf)
+    return (values.square().sum(1) * clusters / (clusters - 1)).sqrt() / n
