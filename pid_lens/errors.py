@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 
@@ -34,3 +38,17 @@ def standard_error(
     if clusters < 2:
         return values.new_full((len(values),), torch.inf)
     return (values.square().sum(1) * clusters / (clusters - 1)).sqrt() / n
+
+
+def clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Tensor, " n"]:
+    """Labels of any kind as numbers from 0.
+
+    Raises:
+        ValueError: not one label a sample.
+    """
+    labels = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    labels = [label.item() if hasattr(label, "item") else label for label in labels]
+    if len(labels) != n or any(isinstance(label, list) for label in labels):
+        raise ValueError(f"{n} samples need as many groups, one label each; got {len(labels)}")
+    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    return torch.tensor([number[label] for label in labels])

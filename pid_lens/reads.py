@@ -327,7 +327,8 @@ class Reads:
     def bytes(self) -> int:
         """How much memory the tensors take."""
         tensors = [self.log_probs, self.options, self.labels, *self.states.values()]
-        return sum(tensor.nbytes for tensor in tensors)
+        spread = 0 if self.spread is None else self.spread.nbytes
+        return spread + sum(tensor.nbytes for tensor in tensors)
 
     def cpu(self) -> Reads:
         """The same on the CPU."""
@@ -383,9 +384,9 @@ class Reads:
 
 
 def _together(spreads: list[Tensor | None]) -> Tensor | None:
-    """Spreads of several parts along the samples; all have one or none has."""
+    """Spreads of several parts along the samples; None unless all have one."""
     known = [spread for spread in spreads if spread is not None]
-    return torch.cat(known, 2) if known else None
+    return torch.cat(known, 2) if known and len(known) == len(spreads) else None
 
 
 def _known_names(ids: tuple[str, ...], contents: tuple[str, ...]) -> tuple[str, ...]:

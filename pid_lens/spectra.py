@@ -33,7 +33,7 @@ PARTS = ("sensitivity", "pointwise", "influence", "bracket", "floor")
 """What a spectrum holds besides its own atoms, as atoms."""
 BY_SAMPLE = ("pointwise", "influence")
 """The parts with one entry a sample."""
-SHOWN = ("repair", "tau", "draws")
+SHOWN = ("repair", "tau", "draws", "redundancy", "target", "components")
 """Settings without which a spectrum cannot be compared with another."""
 LEAST_SHARED = 1e-6
 """Below this information there are no shares."""
@@ -241,7 +241,9 @@ class Spectrum(Atoms):
     def interval(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """A confidence interval of one value, [layers] each: sampling error and certified gap.
 
-        It knows nothing of the bias of few samples and many answers: see ``bracket``, ``floor``.
+        It knows nothing of the bias of few samples and many answers (`bracket`, `floor`): where
+        both unique atoms are 0, 95 % intervals of redundancy and synergy covered 90 and 92 % at
+        2 answers and n = 400, and 73 and 68 % at 4 answers and n = 300.
         """
         z = torch.special.ndtri(torch.tensor(0.5 + level / 2, dtype=torch.float64))
         half = z * self.standard_error(name) + self.gap / 2
@@ -279,7 +281,8 @@ class Spectrum(Atoms):
         if not isinstance(other, Spectrum):
             return NotImplemented
         _comparable(self, other)
-        rows = [other.ids.index(name) for name in self.ids]
+        row_of = {name: row for row, name in enumerate(other.ids)}
+        rows = [row_of[name] for name in self.ids]
         parts: dict[str, Any] = {}
         for name in PARTS:
             one, two = getattr(self, name), getattr(other, name)
@@ -297,6 +300,10 @@ class Spectrum(Atoms):
             feasible=self.feasible & other.feasible,
             fallback=torch.maximum(self.fallback, other.fallback),
             doubtful=self.doubtful | other.doubtful,
+            groups=_same_groups(self.groups, None if other.groups is None else other.groups[rows]),
+            draw_bias=None
+            if self.draw_bias is None or other.draw_bias is None
+            else self.draw_bias - other.draw_bias,
             **parts,
         )
 
@@ -373,6 +380,20 @@ def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
     """The fields of a difference; the widths of both intervals add up."""
     changed = {name: getattr(one, name) - getattr(other, name) for name in _ATOM_TENSORS}
     return changed | {"gap": one.gap + other.gap}
+
+
+def _same_groups(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The clusters of a difference: those of either spectrum, which must not contradict.
+
+    Raises:
+        ValueError: both have clusters, and other ones.
+    """
+    if one is None or other is None:
+        return other if one is None else one
+    pairs = torch.stack([one, other], 1).unique(dim=0)
+    if not len(pairs) == len(one.unique()) == len(other.unique()):
+        raise ValueError("these spectra cluster their samples differently: give both one groups=")
+    return one
 
 
 def _rows(atoms: Atoms, rows: list[int]) -> Atoms:

@@ -85,6 +85,61 @@ def test_paired_intervals_cover_the_difference():
     assert max(narrower) < 0.8
 
 
+@pytest.mark.parametrize("answers", [2, 3])
+def test_intervals_cover_the_generators_mixed_layer(answers):
+    """The layer of `truth.layered_reads` in which every atom is above 0."""
+    hits, replicates = dict.fromkeys(VALUES, 0), 100
+    for seed in range(replicates):
+        made = pid_lens.truth.layered_reads(400, answers, layers=("mixed",), seed=seed)
+        found = BROJA().update(made.reads).result()
+        for name in VALUES:
+            low, high = found.interval(name)
+            hits[name] += bool(
+                (low <= getattr(made.atoms, name)) & (getattr(made.atoms, name) <= high)
+            )
+    for name, hit in hits.items():
+        assert 0.88 <= hit / replicates <= 1, (name, hit)
+
+
+def test_a_bracket_keeps_clusters_whole_and_small_strata():
+    """Six copies of each sample, clustered: the bracket of the samples themselves."""
+    logs = torch.stack(drawn(world(3), 40, 0), 1)
+    once = Reads.from_posteriors(logs, ids=range(40))
+    copies = Reads.from_posteriors(logs.repeat(1, 1, 6, 1), ids=range(240))
+    fortieth = BROJA(bracket=True, floor=2, groups=lambda name: int(name) % 40)
+    aware = fortieth.update(copies).result()
+    plain = BROJA(bracket=True).update(once).result()
+    torch.testing.assert_close(aware.bracket.union, plain.bracket.union, atol=0.01, rtol=0)
+    wide = torch.full((1, 3, 43, 3), -torch.inf, dtype=torch.float64)
+    wide[:, :, :40, :2] = logs
+    wide[:, :, 40:] = torch.full((1, 3, 3, 3), 1 / 3).log()
+    reads = Reads.from_posteriors(wide, present=wide[0, 0] > -torch.inf)
+    assert torch.isfinite(BROJA(bracket=True).update(reads).result().bracket.union).all()
+
+
+def test_differences_keep_one_clustering():
+    logs = torch.stack(drawn(world(3), 60, 0), 1)
+    reads = Reads.from_posteriors(logs)
+    bare, halves, thirds = (
+        BROJA(groups=groups).update(reads).result()
+        for groups in (None, lambda name: int(name) % 2, lambda name: int(name) % 3)
+    )
+    other = BROJA(tau=0.3).update(reads.rows(range(59, -1, -1))).result()
+    for change in (halves - other, other - halves):
+        assert change.groups.max() == 1
+    with pytest.raises(ValueError, match="cluster their samples differently"):
+        halves - thirds
+    assert bare.groups is None
+
+
+def test_gradients_at_tables_with_empty_cells():
+    for name in ("AND", "XOR", "COPY"):
+        joint = pid_lens.truth.gate(name).double().requires_grad_()
+        found = discrete_pid(joint)
+        (slope,) = torch.autograd.grad(found.synergy + found.redundancy, joint)
+        assert torch.isfinite(slope).all()
+
+
 def test_clusters_count_once():
     """Each sample four times: the error must not shrink, and with groups it does not."""
     logs = drawn(world(1), 200, 0)

@@ -311,7 +311,7 @@ BAD_ROWS = {
         {},
         "bro",
     ),
-    "groups of others": (ROWS, {"groups": "abc"}, "each of the 40"),
+    "groups of others": (ROWS, {"groups": "abc"}, "40 samples need as many groups"),
     "one group": (ROWS, {"groups": "a" * 40}, "smaller half has 0"),
     "no splits": (ROWS, {"splits": 0}, "splits"),
     "y is in x1": ((ROWS[0], torch.cat(ROWS[:2], 1), ROWS[2]), {}, "X1 determines"),

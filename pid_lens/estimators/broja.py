@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from pid_lens.errors import clusters
 from pid_lens.estimators.measures import NATS_PER_BIT, ratio
-from pid_lens.estimators.posterior import PosteriorAtoms, Repair, clusters, posterior_pid
-from pid_lens.estimators.resampling import cross_fitted, exchanged
+from pid_lens.estimators.posterior import PosteriorAtoms, Repair, posterior_pid
+from pid_lens.estimators.resampling import LEAST_CLUSTERS, cross_fitted, exchanged
 from pid_lens.reads import TAU, Reads
 from pid_lens.spectra import Atoms, Spectrum
 
@@ -122,22 +123,28 @@ class BROJA:
         shares = [len(rows) / len(reads.ids) for rows in _members(reads.mask).values()]
         weights = torch.tensor(shares, dtype=torch.float64)
         whole = Atoms(**_mixed(parts, weights))
+        members = list(_members(reads.mask).values())
+        groups = None if self.groups is None else clusters(self._labels(reads.ids), reads.n)
+        labels = [rows if groups is None else groups[rows] for rows in members]
         extras: dict[str, Any] = {}
         if self.bracket:
-            ends = [cross_fitted(*p.unbind(1)) for p in strata.values()]
+            ends = [
+                part if p.shape[-1] < 2 else _end(p, label, part)
+                for p, label, part in zip(strata.values(), labels, parts, strict=True)
+            ]
             extras["bracket"] = Atoms(**_mixed(ends, weights))
         if self.floor:
             swaps = [
-                _averaged(exchanged(*p.unbind(1), draws=self.floor, tol=self.tol))
-                for p in strata.values()
+                _averaged(exchanged(*p.unbind(1), draws=self.floor, tol=self.tol, groups=label))
+                for p, label in zip(strata.values(), labels, strict=True)
             ]
             extras["floor"] = Atoms(**_mixed(swaps, weights))
-        by_sample = _by_sample(parts, list(_members(reads.mask).values()), whole)
+        by_sample = _by_sample(parts, members, whole)
         return Spectrum(
             **vars(whole),
             **by_sample,
             **extras,
-            groups=None if self.groups is None else clusters(self._labels(reads.ids), reads.n),
+            groups=groups,
             sensitivity=Atoms(**_mixed([p.sensitivity for p in parts], weights)),
             mismatch=torch.stack([p.mismatch for p in parts]).amax(0),
             ess=1 / _mean([1 / p.ess for p in parts], weights),
@@ -190,6 +197,12 @@ def _by_sample(
         moved = [m + (s if name != "gap" else 0) for m, s in zip(moves, shifts, strict=True)]
         values["influence"][name] = torch.cat(moved, 1)[:, back]
     return {kind: Atoms(**fields) for kind, fields in values.items()}
+
+
+def _end(log_p: Tensor, labels: Tensor, plug_in: Atoms) -> Atoms:
+    """A stratum's cross-fitted end; what it says without, where it is too small to be halved."""
+    enough = len(labels.unique()) >= LEAST_CLUSTERS
+    return cross_fitted(*log_p.unbind(1), groups=labels) if enough else plug_in
 
 
 def _averaged(draws: Atoms) -> Atoms:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
+from pid_lens.errors import clusters
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.gaussian import (
     NOTHING,
@@ -47,7 +48,8 @@ class GaussianBracket:
         """How far plug-in and cross-fitted atoms are apart at most, [...]."""
         names = ("redundancy", "unique_vision", "unique_language", "synergy")
         pairs = [(getattr(self.plug_in, k), getattr(self.cross_fitted, k)) for k in names]
-        return torch.stack([(one - other).abs() for one, other in pairs]).amax(0)
+        apart = [(one - other).abs().where(one != other, 0.0) for one, other in pairs]
+        return torch.stack(apart).amax(0)
 
     def __repr__(self) -> str:
         if self.plug_in.union.ndim:
@@ -270,15 +272,13 @@ def _halves(
     n: int, seed: int, splits: int, groups: Sequence[Any] | None
 ) -> Bool[Tensor, "splits n"]:
     """A random half of the samples, of whole groups where there are any, so many times."""
-    if groups is not None and len(groups) != n:
-        raise ValueError(f"groups must name each of the {n} samples; got {len(groups)} names")
-    _, group = np.unique([str(g) for g in groups] if groups else np.arange(n), return_inverse=True)
-    sizes = torch.from_numpy(np.bincount(group))
+    group = torch.arange(n) if groups is None else clusters(groups, n)
+    sizes = group.bincount()
     generator = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(len(sizes), generator=generator) for _ in range(splits)])
     before = sizes[orders].cumsum(-1) - sizes[orders]
     taken = torch.zeros_like(before, dtype=torch.bool).scatter(-1, orders, before < n // 2)
-    return taken[:, torch.from_numpy(group)]
+    return taken[:, group]
 
 
 def _enough(n: int, firsts: Bool[Tensor, "splits n"], sizes: tuple[int, int, int]) -> None:

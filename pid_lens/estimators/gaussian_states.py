@@ -126,7 +126,8 @@ class GaussianPID:
                 "seed": self.seed,
             },
             bracket=bracket.cross_fitted,
-            doubtful=bracket.width > TOO_MUCH + MOST_WIDTH * bracket.plug_in.information,
+            doubtful=~bracket.plug_in.information.isfinite()
+            | (bracket.width > TOO_MUCH + MOST_WIDTH * bracket.plug_in.information),
         )
 
     def _bracket(self, reads: Reads) -> GaussianBracket:

@@ -45,7 +45,8 @@ def mutual_information(joint: Float64[Tensor, "*batch n answers"]) -> Float64[Te
         tensor(1., dtype=torch.float64)
     """
     prior, rows = joint.sum(-2, keepdim=True), joint.sum(-1, keepdim=True)
-    return torch.xlogy(joint, ratio(joint, rows * prior)).sum((-2, -1))
+    likelier = ratio(joint, rows * prior)
+    return (joint * likelier.where(joint > 0, 1.0).log()).sum((-2, -1))
 
 
 def ratio(part: Tensor, whole: Tensor) -> Tensor:

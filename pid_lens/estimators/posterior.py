@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from pid_lens.errors import standard_error
+from pid_lens.errors import clusters, standard_error
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.envelope import differentiable
 from pid_lens.estimators.influence import Repaired, influence, pointwise
@@ -39,7 +39,8 @@ class PosteriorAtoms(Atoms):
     sensitivity: Atoms
     """The same by the other repair; NaN where tilt found no weights."""
     pointwise: Atoms
-    """Each sample's contribution, [layers, n]; its mean is the layer's value."""
+    """Each sample's contribution, [layers, n]; the mean is the layer's value (of the union, the
+    certified lower end)."""
     influence: Atoms
     """How far each sample moves the result, times n, [layers, n]; mean 0."""
     groups: Int64[Tensor, " n"] | None = None
@@ -102,6 +103,8 @@ def posterior_pid(
     """
     if repair not in get_args(Repair):
         raise ValueError(f"repair must be one of {get_args(Repair)}, got {repair!r}")
+    if not tol > 0:
+        raise ValueError(f"tol must be a width in bits above 0; got {tol}")
     posteriors = logs_of(full=full, vision=vision, language=language)
     balance = tilt(*(p.detach().exp() for p in posteriors))
     even = torch.full_like(balance.weights, 1 / balance.weights.shape[1])
@@ -123,19 +126,6 @@ def posterior_pid(
         influence=influence(given, repair, balance.feasible),
         groups=None if groups is None else clusters(groups, even.shape[1]),
     ).to(unit)
-
-
-def clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Tensor, " n"]:
-    """Labels of any kind as numbers from 0.
-
-    Raises:
-        ValueError: not one label a sample.
-    """
-    labels = groups.tolist() if hasattr(groups, "tolist") else list(groups)
-    if len(labels) != n:
-        raise ValueError(f"{n} samples need as many groups; got {len(labels)}")
-    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    return torch.tensor([number[label] for label in labels])
 
 
 def _decompose(

@@ -10,16 +10,19 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from pid_lens.errors import clusters
 from pid_lens.estimators.binary import potentials_of
 from pid_lens.estimators.certificate import pairing
 from pid_lens.estimators.measures import NATS_PER_BIT, entropy, mutual_information
-from pid_lens.estimators.posterior import Repair, clusters, logs_of, masses_of, union_of
+from pid_lens.estimators.posterior import Repair, logs_of, masses_of, union_of
 from pid_lens.estimators.quantise import solve_rows
 from pid_lens.estimators.repair import tilt
 from pid_lens.estimators.response import respond
 from pid_lens.spectra import Atoms
 
 Logs = Tensor | np.ndarray
+LEAST_CLUSTERS = 4
+"""So many samples or clusters two halves need."""
 
 
 def bootstrap(
@@ -84,6 +87,7 @@ def exchanged(
     language: Logs,
     *,
     draws: int = 20,
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
     seed: int = 0,
     tol: float = 1e-3,
 ) -> Atoms:
@@ -103,6 +107,7 @@ def exchanged(
         vision: given vision alone.
         language: given language alone.
         draws: how often to swap.
+        groups: the cluster of each sample; clusters are swapped whole.
         seed: of the swaps.
         tol: as in `posterior_pid`.
 
@@ -116,9 +121,12 @@ def exchanged(
     """
     both, one, two = logs_of(full=full, vision=vision, language=language)
     generator = torch.Generator().manual_seed(seed)
+    n = one.shape[1]
+    of = torch.arange(n) if groups is None else clusters(groups, n)
     found = []
     for _ in range(draws):
-        swap = torch.rand(one.shape[1], generator=generator).lt(0.5)[None, :, None].to(one.device)
+        swapped = torch.rand(int(of.max()) + 1, generator=generator).lt(0.5)
+        swap = swapped[of][None, :, None].to(one.device)
         found.append(_plug_in([both, one.where(~swap, two), two.where(~swap, one)], "rake", tol))
     return _stacked(found)
 
@@ -166,7 +174,7 @@ def cross_fitted(
     posteriors = logs_of(full=full, vision=vision, language=language)
     n = posteriors[0].shape[1]
     of = torch.arange(n) if groups is None else clusters(groups, n)
-    if int(of.max()) < 3:
+    if int(of.max()) + 1 < LEAST_CLUSTERS:
         raise ValueError(f"two halves need at least four samples or clusters; got {of.max() + 1}")
     unions = []
     for layer in range(len(posteriors[0])):
