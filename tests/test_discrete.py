@@ -1,6 +1,5 @@
 """Tables: acceptance values, laws, an independent solver, clear errors."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -168,46 +167,3 @@ BAD = {
 def test_bad_input_is_an_error(joint, error, words):
     with pytest.raises(error, match=words):
         discrete_pid(joint)
-
-
-def rounded(q, joint):
-    """The coupling made to have the joint's marginals exactly, written without our solver."""
-    p1, p2 = joint.sum(1), joint.sum(0)
-    q = np.maximum(q, 0)
-    q = q * np.minimum(1, p1 / np.maximum(q.sum(1), 1e-300))[:, None]
-    q = q * np.minimum(1, p2 / np.maximum(q.sum(0), 1e-300))[None]
-    rest1, rest2 = p1 - q.sum(1), p2 - q.sum(0)
-    return q + rest1[:, None] * rest2[None] / np.maximum(rest1.sum(0), 1e-300)
-
-
-def information(q):
-    """I(X1, X2; Y) of a coupling, bits."""
-    prior = np.broadcast_to(q.sum((0, 1)), q.shape)
-    pairs = np.broadcast_to(q.sum(2, keepdims=True), q.shape)
-    held = q > 0
-    return float((q[held] * np.log2(q[held] / (pairs[held] * prior[held]))).sum())
-
-
-def varied_joint(seed):
-    """A dense, sparse or peaked table, 2 to 4 symbols a variable, without empty symbols."""
-    sizes = torch.randint(2, 5, (3,), generator=torch.Generator().manual_seed(seed)).tolist()
-    keep, power = [(1.0, 1.0), (0.6, 2.0), (1.0, 8.0)][seed % 3]
-    joint = random_joint(seed, sizes, keep, power)
-    for axis in range(3):
-        others = [a for a in range(3) if a != axis]
-        joint = joint.index_select(axis, (joint.sum(others) > 1e-6).nonzero()[:, 0])
-    return (joint / joint.sum()).numpy()
-
-
-@pytest.mark.parametrize("seed", range(66))
-def test_an_independent_solver_never_beats_the_lower_bound(seed):
-    dit = pytest.importorskip("dit")
-    cone = pytest.importorskip("dit.algorithms.broja_cone")
-    joint = varied_joint(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        solved, _ = cone.broja_cone_solve(dit.Distribution.from_ndarray(joint), [[0], [1]], [2])
-    theirs = information(rounded(solved.pmf.reshape(joint.shape), joint))
-    ours = discrete_pid(joint)
-    assert theirs >= float(ours.union - ours.gap / 2) - 1e-12
-    assert theirs == pytest.approx(float(ours.union), abs=1e-6)
