@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from pid_lens.errors import clusters
+from pid_lens.estimators.gathering import Gathering
 from pid_lens.estimators.measures import NATS_PER_BIT, ratio
 from pid_lens.estimators.posterior import PosteriorAtoms, Repair, posterior_pid
 from pid_lens.estimators.resampling import LEAST_CLUSTERS, cross_fitted, exchanged
@@ -22,7 +23,7 @@ _TOTALS = ("information", "information_vision", "information_language", "union",
 
 
 @dataclass
-class BROJA:
+class BROJA(Gathering):
     """The exact partial information decomposition of a model's answers, an ``Estimator``.
 
     Each layer is decomposed by `posterior_pid`. Samples are grouped by their number of options
@@ -52,7 +53,6 @@ class BROJA:
     """Whether to cross-fit the union's lower end too (`cross_fitted`)."""
     floor: int = 0
     """How often to exchange the modalities at random, for what reads as unique by chance."""
-    _seen: list[Reads] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau < 1:
@@ -61,30 +61,6 @@ class BROJA:
             raise ValueError(f"repair must be one of {get_args(Repair)}; got {self.repair!r}")
         if not self.tol > 0:
             raise ValueError(f"tol must be a width in bits above 0; got {self.tol}")
-
-    @torch.no_grad()
-    def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced.
-
-        Raises:
-            ValueError: these reads cannot be mixed with those before (`Reads.concat` says why).
-        """
-        if self._seen:
-            Reads.concat([self._seen[0].rows(()), reads.rows(())])
-        self._seen.append(reads)
-        return self
-
-    def merge(self, other: BROJA) -> Self:
-        """Takes in what another estimator of the same settings has seen.
-
-        Raises:
-            ValueError: settings differ.
-        """
-        if self != other:
-            raise ValueError(f"only estimators of equal settings merge, got {self} and {other}")
-        for reads in tuple(other._seen):
-            self.update(reads)
-        return self
 
     def _labels(self, ids: tuple[str, ...]) -> list[Any]:
         if isinstance(self.groups, Mapping):
@@ -102,10 +78,7 @@ class BROJA:
         Raises:
             ValueError: no sample was seen, or one of the three conditions was not read.
         """
-        if not any(reads.ids for reads in self._seen):
-            raise ValueError("BROJA has seen no sample: call update(reads) first")
-        self._seen = [Reads.concat(self._seen)]
-        reads = self._seen[0].cpu()
+        reads = self.gathered()
         missing = [name for name in NEEDED if name not in reads.conditions]
         if missing:
             raise ValueError(
@@ -120,10 +93,10 @@ class BROJA:
         parts = [
             posterior_pid(*p.unbind(1), tol=self.tol, repair=self.repair) for p in strata.values()
         ]
-        shares = [len(rows) / len(reads.ids) for rows in _members(reads.mask).values()]
+        members = list(_members(reads.mask).values())
+        shares = [len(rows) / reads.n for rows in members]
         weights = torch.tensor(shares, dtype=torch.float64)
         whole = Atoms(**_mixed(parts, weights))
-        members = list(_members(reads.mask).values())
         groups = None if self.groups is None else clusters(self._labels(reads.ids), reads.n)
         labels = [rows if groups is None else groups[rows] for rows in members]
         extras: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens.doubts import TOO_MUCH
+from pid_lens.estimators.gathering import Gathering
 from pid_lens.estimators.gaussian import Redundancy, check_settings
 from pid_lens.estimators.gaussian_samples import GaussianBracket, gaussian_pid_samples
 from pid_lens.reads import Reads
@@ -23,7 +24,7 @@ _TOTALS = ("information", "information_vision", "information_language", "union",
 
 
 @dataclass
-class GaussianPID:
+class GaussianPID(Gathering):
     """The decomposition of a model's states instead of its answers, an ``Estimator``.
 
     X1 is the mean state of the image, X2 that of the question, Y the state at the answer
@@ -58,7 +59,6 @@ class GaussianPID:
     seed: int = 0
     """Of the halves that cross-fitting learns and evaluates on."""
     unit: Unit = "bits"
-    _seen: list[Reads] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_settings(self.redundancy, self.unit)
@@ -81,22 +81,7 @@ class GaussianPID:
                 f"{', '.join(missing)}. Keep them: Lens(..., states=[Pooled('image'), "
                 "Pooled('question'), Pooled('answer')])"
             )
-        if self._seen:
-            Reads.concat([self._seen[0].rows(()), reads.rows(())])
-        self._seen.append(reads)
-        return self
-
-    def merge(self, other: GaussianPID) -> Self:
-        """Takes in what another estimator of the same settings has seen.
-
-        Raises:
-            ValueError: settings differ.
-        """
-        if self != other:
-            raise ValueError(f"only estimators of equal settings merge, got {self} and {other}")
-        for reads in tuple(other._seen):
-            self.update(reads)
-        return self
+        return super().update(reads)
 
     @torch.no_grad()
     def result(self) -> Spectrum:
@@ -106,10 +91,7 @@ class GaussianPID:
             ValueError: no sample was seen, not more samples than dimensions, NaN, or a source
                 that determines the answer's state.
         """
-        if not any(reads.ids for reads in self._seen):
-            raise ValueError("GaussianPID has seen no sample: call update(reads) first")
-        self._seen = [Reads.concat(self._seen)]
-        reads = self._seen[0].cpu()
+        reads = self.gathered()
         bracket = self._bracket(reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__)))
         return Spectrum(
             **{name: getattr(bracket.plug_in, name) for name in _TOTALS},
