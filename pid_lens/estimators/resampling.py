@@ -146,7 +146,8 @@ def cross_fitted(
     learned on one half they are worth no more than I_Q on the other, on average. With more, the
     new rows answer to those learned and to each other, which leaves a little of the bias (at 8
     answers and 64 samples, true U = 0, .006 bits where the plug-in reads .19). Halves are
-    exchanged and averaged; the informations of the modalities are plug-in, so that the atoms add up.
+    exchanged and averaged; the informations of the modalities are plug-in, so that the atoms
+    add up.
 
     Source:
         Double/debiased machine learning for treatment and structural parameters (Chernozhukov
