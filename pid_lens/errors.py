@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+_HALVINGS = 50
+
 
 def standard_error(
     values: Float64[Tensor, "layers n"], groups: Tensor | None = None
@@ -38,6 +40,38 @@ def standard_error(
     if clusters < 2:
         return values.new_full((len(values),), torch.inf)
     return (values.square().sum(1) * clusters / (clusters - 1)).sqrt() / n
+
+
+def reach(
+    width: Float64[Tensor, " layers"], error: Float64[Tensor, " layers"], level: float
+) -> Float64[Tensor, " layers"]:
+    """How many standard errors an interval goes beyond the two ends of what is known.
+
+    The c with normal(c + width / error) - normal(-c) = level, by bisection.
+
+    Source:
+        Confidence intervals for partially identified parameters (Imbens, Manski, 2004),
+        https://doi.org/10.1111/j.1468-0262.2004.00555.x
+
+    Raises:
+        ValueError: a level that is no probability.
+
+    Example:
+        >>> error = torch.ones(2, dtype=torch.float64)
+        >>> reach(torch.tensor([0.0, 9.0]), error, 0.95)
+        tensor([1.9600, 1.6449], dtype=torch.float64)
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is a probability such as 0.95; got {level}")
+    normal = torch.special.ndtr
+    ratio = (width / error).nan_to_num(nan=0.0)
+    ends = torch.tensor([level, (1 + level) / 2], dtype=torch.float64)
+    low, high = (end.expand_as(ratio) for end in torch.special.ndtri(ends))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        short = normal(middle + ratio) - normal(-middle) < level
+        low, high = middle.where(short, low), high.where(short, middle)
+    return high
 
 
 def clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Tensor, " n"]:

@@ -25,9 +25,10 @@ STYLE = {
 def plot_spectrum(spectrum: Spectrum, ax: Axes | None = None) -> Axes:
     """Draws the four atoms and their sum over the layers.
 
-    The darker band around a line is its 95 % interval (sampling error and certified gap), the
-    lighter one reaches to the other repair's result, where there is one. Hollow markers: not to
-    be relied on (`Spectrum.doubtful`).
+    The darker band around a line is its 95 % interval (`Spectrum.interval`: sampling error,
+    certified gap, and the bracket of the bias), the lighter one reaches to the other repair's
+    result, where there is one. A dotted line is what chance alone reads as unique (`floor`).
+    Hollow markers: not to be relied on (`Spectrum.doubtful`).
 
     Example:
         >>> import pid_lens
@@ -96,6 +97,9 @@ def _draw_atom(ax: Axes, spectrum: Spectrum, name: str) -> None:
         low, high = low.fmin(other), high.fmax(other)
     ax.fill_between(spectrum.layers, low, high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(spectrum.layers, value, color=colour, linewidth=1.6, zorder=2)
+    if spectrum.floor is not None and name.startswith("unique"):
+        chance = getattr(spectrum.floor, name).mean(0)
+        ax.plot(spectrum.layers, chance, color=colour, linestyle=":", linewidth=1.2, zorder=1)
     for hollow in (False, True):
         at = (spectrum.doubtful == hollow).nonzero().flatten().tolist()
         ax.plot(

@@ -121,18 +121,12 @@ def test_where_tilting_is_impossible_the_flag_is_down():
     )
 
 
-def test_unnormalised_posteriors_are_normalised():
-    log_p = noisy(n=50)
-    shifted = log_p + 3 * torch.arange(50)[:, None]
-    assert torch.allclose(
-        atoms(posterior_pid(*log_p.unbind(1))), atoms(posterior_pid(*shifted.unbind(1)))
-    )
-
-
 GOOD = noisy(n=20, layers=1)[:, 0]
 BAD = {
     "NaN": (GOOD.where(GOOD < -1, torch.nan), ValueError, "NaN"),
     "plus infinity": (GOOD + torch.inf, ValueError, "inf"),
+    "logits": (GOOD + torch.arange(20.0)[:, None], ValueError, "sum to 1 in every row"),
+    "options out of a vocabulary": (GOOD - 0.5, ValueError, "sum to 0.6065"),
     "no possible answer": (GOOD - torch.inf, ValueError, "every answer"),
     "fewer samples": (GOOD[:, :10], ValueError, "one shape"),
     "no samples": (GOOD[:, :0], ValueError, "one shape"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from pid_lens.errors import clusters
+from pid_lens.estimators.crossfit import LEAST_CLUSTERS, cross_fitted
 from pid_lens.estimators.gathering import Gathering
+from pid_lens.estimators.grouping import Groups, labels_of
 from pid_lens.estimators.measures import NATS_PER_BIT, ratio
 from pid_lens.estimators.posterior import PosteriorAtoms, Repair, posterior_pid
-from pid_lens.estimators.resampling import LEAST_CLUSTERS, cross_fitted, exchanged
+from pid_lens.estimators.resampling import exchanged
 from pid_lens.reads import TAU, Reads
 from pid_lens.spectra import Atoms, Spectrum
 
@@ -47,12 +49,14 @@ class BROJA(Gathering):
     """What makes the three label marginals agree; the other is reported as ``sensitivity``."""
     tol: float = 1e-3
     """Width of the certified interval to reach, bits; with two options it is rounding."""
-    groups: Mapping[str, Any] | Callable[[str], Any] | None = field(default=None, repr=False)
+    groups: Groups | None = field(default=None, repr=False)
     """Sample id -> its cluster, where samples are not independent; errors count clusters."""
-    bracket: bool = False
-    """Whether to cross-fit the union's lower end too (`cross_fitted`)."""
+    bracket: bool = True
+    """Whether to cross-fit the union's lower end too (`cross_fitted`), which `Spectrum.interval`
+    reaches to; samples are halved by their ids, alike in all spectra over them."""
     floor: int = 0
-    """How often to exchange the modalities at random, for what reads as unique by chance."""
+    """How often to exchange the modalities at random (`exchanged`), for what reads as unique by
+    chance."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau < 1:
@@ -61,15 +65,6 @@ class BROJA(Gathering):
             raise ValueError(f"repair must be one of {get_args(Repair)}; got {self.repair!r}")
         if not self.tol > 0:
             raise ValueError(f"tol must be a width in bits above 0; got {self.tol}")
-
-    def _labels(self, ids: tuple[str, ...]) -> list[Any]:
-        if isinstance(self.groups, Mapping):
-            missing = [name for name in ids if name not in self.groups]
-            if missing:
-                raise ValueError(f"groups lack {len(missing)} samples, first {missing[0]!r}")
-            return [self.groups[name] for name in ids]
-        assert self.groups is not None
-        return [self.groups(name) for name in ids]
 
     @torch.no_grad()
     def result(self) -> Spectrum:
@@ -97,19 +92,22 @@ class BROJA(Gathering):
         shares = [len(rows) / reads.n for rows in members]
         weights = torch.tensor(shares, dtype=torch.float64)
         whole = Atoms(**_mixed(parts, weights))
-        groups = None if self.groups is None else clusters(self._labels(reads.ids), reads.n)
-        labels = [rows if groups is None else groups[rows] for rows in members]
+        labels = labels_of(reads.ids, self.groups)
+        groups = None if labels is None else clusters(labels, reads.n)
+        grouped = [rows if groups is None else groups[rows] for rows in members]
         extras: dict[str, Any] = {}
         if self.bracket:
+            names = [[reads.ids[row] for row in rows] for rows in members]
             ends = [
-                part if p.shape[-1] < 2 else _end(p, label, part)
-                for p, label, part in zip(strata.values(), labels, parts, strict=True)
+                self._end(*given)
+                for given in zip(strata.values(), grouped, names, parts, strict=True)
             ]
             extras["bracket"] = Atoms(**_mixed(ends, weights))
         if self.floor:
+            how: dict[str, Any] = {"draws": self.floor, "repair": self.repair, "tol": self.tol}
             swaps = [
-                _averaged(exchanged(*p.unbind(1), draws=self.floor, tol=self.tol, groups=label))
-                for p, label in zip(strata.values(), labels, strict=True)
+                exchanged(*p.unbind(1), groups=label, **how)
+                for p, label in zip(strata.values(), grouped, strict=True)
             ]
             extras["floor"] = Atoms(**_mixed(swaps, weights))
         by_sample = _by_sample(parts, members, whole)
@@ -136,6 +134,12 @@ class BROJA(Gathering):
                 "clustered": self.groups is not None,
             },
         )
+
+    def _end(self, log_p: Tensor, labels: Tensor, ids: list[str], plug_in: Atoms) -> Atoms:
+        """A stratum's cross-fitted end; what it says without, where nothing can be halved."""
+        if log_p.shape[-1] < 2 or len(labels.unique()) < LEAST_CLUSTERS:
+            return plug_in
+        return cross_fitted(*log_p.unbind(1), repair=self.repair, groups=labels, ids=ids)
 
 
 def _members(mask: Bool[Tensor, "n answers"]) -> dict[int, Int64[Tensor, " members"]]:
@@ -172,24 +176,12 @@ def _by_sample(
     return {kind: Atoms(**fields) for kind, fields in values.items()}
 
 
-def _end(log_p: Tensor, labels: Tensor, plug_in: Atoms) -> Atoms:
-    """A stratum's cross-fitted end; what it says without, where it is too small to be halved."""
-    enough = len(labels.unique()) >= LEAST_CLUSTERS
-    return cross_fitted(*log_p.unbind(1), groups=labels) if enough else plug_in
-
-
-def _averaged(draws: Atoms) -> Atoms:
-    """The mean over draws."""
-    means: dict[str, Any] = {name: getattr(draws, name).mean(0) for name in _TOTALS}
-    return Atoms(**means)
-
-
-def _mixed(parts: list[Atoms] | list[PosteriorAtoms], weights: Tensor) -> dict[str, Any]:
+def _mixed(parts: Sequence[Atoms], weights: Tensor) -> dict[str, Any]:
     return {name: _mean([getattr(p, name) for p in parts], weights) for name in _TOTALS}
 
 
-def _mean(values: list[Tensor], weights: Tensor) -> Float64[Tensor, " layers"]:
-    return weights @ torch.stack(values)
+def _mean(values: list[Tensor], weights: Tensor) -> Float64[Tensor, "*layers"]:
+    return torch.tensordot(weights, torch.stack([value.cpu() for value in values]), 1)
 
 
 def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:

@@ -89,6 +89,19 @@ def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
     return _settle(rows, _centres(rows[:: 1 + len(rows) // (_SEEDS_A_CELL * count)], count))
 
 
+def distinct(joint: Float64[Tensor, "n answers"], most: int) -> Cells:
+    """The distinct posteriors; where there are more than ``most``, cells of near ones.
+
+    Example:
+        >>> len(distinct(torch.rand(100, 3, dtype=torch.float64), most=8))
+        8
+    """
+    rows = merge_equal(joint)
+    if len(rows) <= most:
+        return rows
+    return gather_cells(joint, cluster(rows.masses, most).of[rows.of])
+
+
 def score(
     rows: Float64[Tensor, "n answers"], centres: Float64[Tensor, "cells answers"]
 ) -> Float64[Tensor, "n cells"]:

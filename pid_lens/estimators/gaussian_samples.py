@@ -8,21 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from pid_lens.errors import clusters
+from pid_lens.errors import clusters, reach, standard_error
 from pid_lens.estimators.arrays import as_float64
-from pid_lens.estimators.gaussian import (
-    NOTHING,
-    Redundancy,
-    check_settings,
-    conditional,
-    gaussian_pid,
-    rank,
-    shared_basis,
-    whitener,
-)
+from pid_lens.estimators.gaussian import Redundancy, check_settings, gaussian_pid
+from pid_lens.estimators.gaussian_algebra import covariance_of
+from pid_lens.estimators.gaussian_crossfit import cross_fit, halves
+from pid_lens.estimators.gaussian_influence import influence, pointwise, slopes
 from pid_lens.spectra import Atoms, Unit
 
 
@@ -41,6 +35,14 @@ class GaussianBracket:
     """`gaussian_pid` of the sample covariance: both unique informations too large."""
     cross_fitted: Atoms
     """Informations without bias, unique ones too small if anything."""
+    pointwise: Atoms
+    """Each sample's local information in the plug-in's fit, [..., n]; means are the values."""
+    influence: Atoms
+    """How far each sample moves the plug-in, times n, [..., n]; mean 0."""
+    slopes: dict[str, Float64[Tensor, "*batch d d"]]
+    """The derivative of the plug-in's informations in the samples' covariance, nats."""
+    groups: Int64[Tensor, " n"] | None
+    """The cluster of each sample."""
     n: int
 
     @property
@@ -50,6 +52,30 @@ class GaussianBracket:
         pairs = [(getattr(self.plug_in, k), getattr(self.cross_fitted, k)) for k in names]
         apart = [(one - other).abs().where(one != other, 0.0) for one, other in pairs]
         return torch.stack(apart).amax(0)
+
+    def standard_error(self, name: str) -> Float64[Tensor, "*batch"]:
+        """The sampling error of one value of the plug-in ("synergy", "information", ...).
+
+        By the delta method, whatever the samples' distribution; inf where the value is infinite.
+        """
+        values = getattr(self.influence, name)
+        errors = standard_error(values.reshape(-1, self.n), self.groups)
+        return errors.reshape(values.shape[:-1])
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """A confidence interval of one value, [...] each: sampling error around both estimates.
+
+        As `Spectrum.interval`, from an error below the lower estimate to an error above the
+        higher one. In ten dimensions with two equally good sources, n = 500, 95 % intervals
+        covered 93 to 96 %, and around the plug-in alone 0 to 83 %: there bias is all. The least
+        was 88 %, in eight dimensions with one source half as good again, n = 400.
+        """
+        error = self.standard_error(name)
+        ends = torch.stack([getattr(self.plug_in, name), getattr(self.cross_fitted, name)])
+        low, high = ends.amin(0), ends.amax(0)
+        beyond = reach(high - low, error, level) * error
+        known = beyond.isfinite()
+        return (low - beyond).where(known, -torch.inf), (high + beyond).where(known, torch.inf)
 
     def __repr__(self) -> str:
         if self.plug_in.union.ndim:
@@ -71,7 +97,7 @@ def gaussian_pid_samples(
     seed: int = 0,
     splits: int = 4,
     unit: Unit = "bits",
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
 ) -> GaussianBracket:
     r"""Redundancy, unique information and synergy of Gaussian samples, from either side.
 
@@ -102,10 +128,12 @@ def gaussian_pid_samples(
         seed: of the halves.
         splits: how many random halvings to average over.
         unit: ``"bits"`` or ``"nats"``.
-        groups: a name a sample; samples of one group stay together.
+        groups: the cluster of each sample, any labels, where samples are not independent;
+            clusters stay in one half, and standard errors count them.
 
     Returns:
-        ``GaussianBracket`` with ``plug_in`` and ``cross_fitted`` of shape [...].
+        ``GaussianBracket`` with ``plug_in`` and ``cross_fitted`` of shape [...], ``pointwise``
+        and ``influence`` of shape [..., n], ``standard_error(name)`` and ``interval(name)``.
 
     Raises:
         TypeError: not tensors or arrays.
@@ -122,121 +150,28 @@ def gaussian_pid_samples(
         >>> gaussian_pid_samples(y, x1, x2).cross_fitted
         Atoms(R=-0.000 U_vision=0.473 U_language=0.000 S=-0.000 bits)
     """
-    nats = check_settings(redundancy, unit)
+    check_settings(redundancy, unit)
     rows, sizes = _rows(y, x1, x2)
     if splits < 1:
         raise ValueError(f"splits must be at least 1; got {splits}")
-    firsts = _halves(rows.shape[-2], seed, splits, groups)
-    _enough(rows.shape[-2], firsts, sizes)
-    cov = _covariance(rows)
+    n = rows.shape[-2]
+    labels = None if groups is None else clusters(groups, n)
+    firsts = halves(n, seed, splits, labels)
+    _enough(n, firsts, sizes)
+    cov = covariance_of(rows)
     plug_in = gaussian_pid(cov, sizes, redundancy=redundancy, unit=unit)
-    i12, i1, i2 = _unbiased(plug_in, cov, sizes, rows.shape[-2] - 1, nats)
-    if redundancy == "minimum":
-        union = torch.maximum(i1, i2)
-    else:
-        white = whitener(cov[..., : sizes[0], : sizes[0]])
-        surplus = [_cross_fitted(rows, first, white, sizes) for first in firsts]
-        u1, u2 = (sum(parts) / splits for parts in zip(*surplus, strict=True))
-        union = (i1 + i2 + u1 + u2) / 2
-    fair = Atoms(
-        information=i12 / nats,
-        information_vision=i1 / nats,
-        information_language=i2 / nats,
-        union=union / nats,
-        gap=torch.zeros_like(union),
-        unit=unit,
+    with torch.no_grad():
+        slope = slopes(cov, sizes, redundancy)
+        moves = influence(rows, slope, plug_in)
+    return GaussianBracket(
+        plug_in=plug_in,
+        cross_fitted=cross_fit(rows, sizes, firsts, plug_in, redundancy),
+        pointwise=pointwise(moves, plug_in),
+        influence=moves,
+        slopes=slope,
+        groups=labels,
+        n=n,
     )
-    return GaussianBracket(plug_in=plug_in, cross_fitted=fair, n=rows.shape[-2])
-
-
-def _unbiased(
-    plug_in: Atoms, cov: Tensor, sizes: tuple[int, int, int], freedom: int, nats: float
-) -> list[Float64[Tensor, "*batch"]]:
-    """I(Y; X1, X2), I(Y; X1) and I(Y; X2) in nats without their bias."""
-    dy, d1, _ = sizes
-    k = rank(whitener(cov[..., :dy, :dy]))
-    fair = []
-    for name, source in (
-        ("information", slice(dy, None)),
-        ("information_vision", slice(dy, dy + d1)),
-        ("information_language", slice(dy + d1, None)),
-    ):
-        known = rank(whitener(cov[..., source, source]))
-        bias = _log_det_bias(k, freedom + 0 * known) - _log_det_bias(k, freedom - known)
-        fair.append(getattr(plug_in, name) * nats - bias / 2)
-    return fair
-
-
-def _cross_fitted(
-    rows: Float64[Tensor, "*batch n d"],
-    first: Bool[Tensor, " n"],
-    white: Float64[Tensor, "*batch dy dy"],
-    sizes: tuple[int, int, int],
-) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
-    """U1 and U2 in nats: learned on one half, evaluated on the other, mean of both ways."""
-    dy = sizes[0]
-    rows = torch.cat([rows[..., :dy] @ white.mT, rows[..., dy:]], -1)
-    halves = [_left_over(rows[..., half, :], white, sizes) for half in (first, ~first)]
-    ways = [_evaluated(*way) for way in (halves, halves[::-1])]
-    u1, u2 = (sum(parts) / 2 for parts in zip(*ways, strict=True))
-    return u1, u2
-
-
-@dataclass(frozen=True)
-class _LeftOver:
-    """What a half of the samples says is left of Y given X1, given X2, with its freedom."""
-
-    given_1: Float64[Tensor, "*batch dy dy"]
-    given_2: Float64[Tensor, "*batch dy dy"]
-    freedom_1: Int[Tensor, "*batch"]
-    freedom_2: Int[Tensor, "*batch"]
-
-
-def _left_over(rows: Tensor, white: Tensor, sizes: tuple[int, int, int]) -> _LeftOver:
-    dy, d1, _ = sizes
-    cov, freedom = _covariance(rows), rows.shape[-2] - 1
-    absent = torch.diag_embed((white == 0).all(-1).to(cov.dtype))
-    sources = slice(dy, dy + d1), slice(dy + d1, None)
-    given = [conditional(cov, dy, s) + absent for s in sources]
-    if min(float(torch.linalg.eigvalsh(c).min()) for c in given) <= NOTHING:
-        raise ValueError(
-            "within a half of the samples one source determines a direction of Y without error "
-            "(few distinct values?): more samples, or fewer components"
-        )
-    known = [rank(whitener(cov[..., s, s])) for s in sources]
-    return _LeftOver(*given, *(freedom - k for k in known))
-
-
-def _evaluated(learned: _LeftOver, held_out: _LeftOver) -> tuple[Tensor, Tensor]:
-    """The bounds on U1 and U2, nats, of subspaces learned elsewhere."""
-    ratios, basis = shared_basis(learned.given_1, learned.given_2)
-    surplus = []
-    for chosen in (ratios > 1 + NOTHING, ratios < 1 - NOTHING):
-        left_1 = _log_det(held_out.given_1, held_out.freedom_1, basis, chosen)
-        left_2 = _log_det(held_out.given_2, held_out.freedom_2, basis, chosen)
-        surplus.append((left_2 - left_1) / 2)
-    return surplus[0], -surplus[1]
-
-
-def _log_det(
-    sample: Float64[Tensor, "*batch dy dy"],
-    freedom: Int[Tensor, "*batch"],
-    basis: Float64[Tensor, "*batch dy dy"],
-    chosen: Bool[Tensor, "*batch dy"],
-) -> Float64[Tensor, "*batch"]:
-    """The log det of W^T S W over the chosen columns W, less its bias, constants apart."""
-    inside = basis.mT @ sample @ basis
-    both = chosen[..., :, None] & chosen[..., None, :]
-    padded = inside.where(both, 0.0) + torch.diag_embed((~chosen).to(inside.dtype))
-    return torch.linalg.slogdet(padded).logabsdet - _log_det_bias(chosen.sum(-1), freedom)
-
-
-def _log_det_bias(k: Int[Tensor, "*batch"], freedom: Int[Tensor, "*batch"]) -> Tensor:
-    """E log det of a Wishart matrix of size k less log det of its scale, but for k log 2."""
-    steps = torch.arange(int(k.max()) if k.numel() else 0, device=k.device)
-    inside = steps < k[..., None]
-    half = ((freedom[..., None] - steps) / 2).where(inside, 1.0).double()
-    return torch.digamma(half).where(inside, 0.0).sum(-1)
 
 
 # ---------------------------------------------------------------- input
@@ -259,26 +194,6 @@ def _rows(*given: Any) -> tuple[Float64[Tensor, "*batch n d"], tuple[int, int, i
     wide = [x.expand(*batch, *x.shape[-2:]) for x in tensors]
     dy, d1, d2 = (x.shape[-1] for x in tensors)
     return torch.cat(wide, -1), (dy, d1, d2)
-
-
-def _covariance(rows: Float64[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch d d"]:
-    """The sample covariance with constants at 0 exactly."""
-    constant = (rows == rows[..., :1, :]).all(-2, keepdim=True)
-    centred = (rows - rows.mean(-2, keepdim=True)).where(~constant, 0.0)
-    return centred.mT @ centred / rows.shape[-2]
-
-
-def _halves(
-    n: int, seed: int, splits: int, groups: Sequence[Any] | None
-) -> Bool[Tensor, "splits n"]:
-    """A random half of the samples, of whole groups where there are any, so many times."""
-    group = torch.arange(n) if groups is None else clusters(groups, n)
-    sizes = group.bincount()
-    generator = torch.Generator().manual_seed(seed)
-    orders = torch.stack([torch.randperm(len(sizes), generator=generator) for _ in range(splits)])
-    before = sizes[orders].cumsum(-1) - sizes[orders]
-    taken = torch.zeros_like(before, dtype=torch.bool).scatter(-1, orders, before < n // 2)
-    return taken[:, group]
 
 
 def _enough(n: int, firsts: Bool[Tensor, "splits n"], sizes: tuple[int, int, int]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, get_args
 
 import torch
 from jaxtyping import Float64
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from pid_lens.doubts import TOO_MUCH
 from pid_lens.estimators.gathering import Gathering
-from pid_lens.estimators.gaussian import Redundancy, check_settings
+from pid_lens.estimators.gaussian import NATS, Redundancy, check_settings
 from pid_lens.estimators.gaussian_samples import GaussianBracket, gaussian_pid_samples
+from pid_lens.estimators.grouping import Groups, labels_of
+from pid_lens.estimators.principal import Principal
 from pid_lens.reads import Reads
-from pid_lens.spectra import Spectrum, Unit
+from pid_lens.spectra import Atoms, Spectrum, Unit
 
 Target = Literal["last", "same"]
 NEEDED = ("answer", "image", "question")
@@ -36,6 +38,12 @@ class GaussianPID(Gathering):
     The spectrum is the plug-in end of `gaussian_pid_samples`, its ``bracket`` the cross-fitted
     one; a layer where they differ by over .05 and a tenth of the information is doubtful. It does
     not depend on the order of the samples.
+
+    Errors are right for states of any distribution and know that components are estimated: with
+    3 of 8 whose variances hardly fall, 1.96 of them covered 91 to 97 % at n = 1000, and 65 to 81 %
+    had the components been taken for given. They know nothing of the plug-in's bias: in 10
+    dimensions with two equally good sources, n = 500, its atoms were 3 to 5 errors off. The
+    intervals reach to the bracket for that reason.
 
     Source:
         Gaussian partial information decomposition: bias correction and application to
@@ -59,6 +67,8 @@ class GaussianPID(Gathering):
     seed: int = 0
     """Of the halves that cross-fitting learns and evaluates on."""
     unit: Unit = "bits"
+    groups: Groups | None = field(default=None, repr=False)
+    """Sample id -> its cluster, where samples are not independent; errors count clusters."""
 
     def __post_init__(self) -> None:
         check_settings(self.redundancy, self.unit)
@@ -88,11 +98,12 @@ class GaussianPID(Gathering):
         """The spectrum of everything seen.
 
         Raises:
-            ValueError: no sample was seen, not more samples than dimensions, NaN, or a source
-                that determines the answer's state.
+            ValueError: no sample was seen, not more samples than dimensions, NaN, a sample that
+                ``groups`` lack, or a source that determines the answer's state.
         """
         reads = self.gathered()
-        bracket = self._bracket(reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__)))
+        reads = reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
+        bracket = self._bracket(reads)
         return Spectrum(
             **{name: getattr(bracket.plug_in, name) for name in _TOTALS},
             unit=self.unit,
@@ -106,26 +117,48 @@ class GaussianPID(Gathering):
                 "redundancy": self.redundancy,
                 "components": self.components,
                 "seed": self.seed,
+                "clustered": self.groups is not None,
             },
+            pointwise=bracket.pointwise,
+            influence=bracket.influence,
+            groups=bracket.groups,
             bracket=bracket.cross_fitted,
             doubtful=~bracket.plug_in.information.isfinite()
             | (bracket.width > TOO_MUCH + MOST_WIDTH * bracket.plug_in.information),
         )
 
     def _bracket(self, reads: Reads) -> GaussianBracket:
-        y, x1, x2 = (self._reduced(reads.states[name].double()) for name in NEEDED)
-        if self.target == "last":
-            y = y[-1:]
-        return gaussian_pid_samples(
-            y, x1, x2, redundancy=self.redundancy, seed=self.seed, unit=self.unit
+        """The decompositions of all layers, with influences that know how components turn."""
+        parts = [Principal.of(x, self.components or x.shape[-1]) for x in self._states(reads)]
+        bracket = gaussian_pid_samples(
+            *(part.scores for part in parts),
+            redundancy=self.redundancy,
+            seed=self.seed,
+            unit=self.unit,
+            groups=labels_of(reads.ids, self.groups),
         )
+        return replace(bracket, influence=_turning(bracket, parts))
 
-    def _reduced(
-        self, states: Float64[Tensor, "layers n width"]
-    ) -> Float64[Tensor, "layers n components"]:
-        """The first principal components of each layer's states."""
-        if self.components is None or self.components >= states.shape[-1]:
-            return states
-        centred = states - states.mean(1, keepdim=True)
-        axes = torch.linalg.svd(centred.mT @ centred).U[..., : self.components]
-        return centred @ axes
+    def _states(self, reads: Reads) -> list[Float64[Tensor, "layers n width"]]:
+        """Y, X1 and X2."""
+        for name in NEEDED:
+            if not bool(reads.states[name].isfinite().all()):
+                raise ValueError(
+                    f"the states {name!r} have NaN or infinite values: leave those samples out, "
+                    "or run the model in a type of wider range (bfloat16, float32)"
+                )
+        y, x1, x2 = (reads.states[name].double() for name in NEEDED)
+        return [y[-1:] if self.target == "last" else y, x1, x2]
+
+
+def _turning(bracket: GaussianBracket, parts: list[Principal]) -> Atoms:
+    """The influences, and what each sample moves by turning the principal components."""
+    layers = bracket.plug_in.union.shape
+    scores = torch.cat([part.scores.expand(*layers, -1, -1) for part in parts], -1)
+    widths = [part.scores.shape[-1] for part in parts]
+    moved: dict[str, Any] = {}
+    for name, slope in bracket.slopes.items():
+        pulls = (2 * scores @ slope / NATS[bracket.plug_in.unit]).split(widths, -1)
+        turned = [part.turned(pull) for part, pull in zip(parts, pulls, strict=True)]
+        moved[name] = getattr(bracket.influence, name) + torch.stack(turned).sum(0)
+    return replace(bracket.influence, **moved)

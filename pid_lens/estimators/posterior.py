@@ -24,6 +24,8 @@ from pid_lens.spectra import Atoms, Unit
 Repair = Literal["rake", "tilt"]
 _LEAST_LOG = -100.0
 _RAKED = 1e-9
+_ROUNDING = 1e-2
+_SENSITIVE = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -76,11 +78,11 @@ def posterior_pid(
     their population: with few of them unique information is biased upward.
 
     Args:
-        full: log-probabilities given both, [layers, n, answers]; normalised if they are not.
-            Anything below -100 nats counts as -100.
+        full: log-probabilities given both, [layers, n, answers], each row's probabilities
+            summing to 1 but for rounding. Anything below -100 nats counts as -100.
         vision: the same given vision alone.
         language: the same given language alone.
-        tol: width of the certified interval to reach, bits.
+        tol: width of the certified interval to reach, bits; for the sensitivity .01 will do.
         repair: ``"rake"`` (the full predictor stays as it is) or ``"tilt"``.
         groups: the cluster of each sample, any labels, where samples are not independent (six
             questions on one image); standard errors count clusters.
@@ -92,8 +94,9 @@ def posterior_pid(
 
     Raises:
         TypeError: not tensors or arrays.
-        ValueError: NaN or +inf, probabilities instead of their logs, a sample without any
-            possible answer, shapes that differ, no samples, or an unknown repair.
+        ValueError: NaN or +inf, probabilities instead of their logs, rows whose probabilities do
+            not sum to 1, a sample without any possible answer, shapes that differ, no samples,
+            or an unknown repair.
 
     Example:
         >>> sure = torch.tensor([[[0.999, 0.001], [0.001, 0.999]]]).log()
@@ -133,7 +136,8 @@ def _decompose(
 ) -> tuple[list[dict[str, Any]], Solution]:
     """The fields of ``Atoms`` for each repair, all layers of all repairs in one solve."""
     full, vision, language = (torch.cat(masses) for masses in zip(*repaired, strict=True))
-    solution = solve_rows(vision.detach(), language.detach(), tol=tol * NATS_PER_BIT)
+    tols = vision.new_tensor([tol, max(tol, _SENSITIVE)]).repeat_interleave(len(full) // 2)
+    solution = solve_rows(vision.detach(), language.detach(), tol=tols * NATS_PER_BIT)
     totals = {
         "information": mutual_information(full),
         "information_vision": mutual_information(vision),
@@ -145,11 +149,31 @@ def _decompose(
     return [{k: v[i] for k, v in parts.items()} for i in range(len(repaired))], solution
 
 
-def union_of(masses: tuple[Tensor, ...], tol: float) -> dict[str, Any]:
-    """The union information of repaired masses and its gap, bits."""
+def atoms_of(masses: tuple[Tensor, ...], **union: Any) -> Atoms:
+    """The atoms of repaired masses, given ``union`` and its ``gap``, bits."""
+    names = ("information", "information_vision", "information_language")
+    values: dict[str, Any] = {
+        name: mutual_information(p) / NATS_PER_BIT for name, p in zip(names, masses, strict=True)
+    }
+    return Atoms(**values, **union)
+
+
+def plug_in(posteriors: list[Tensor], repair: Repair, tol: float) -> Atoms:
+    """The atoms of log-posteriors alone: no errors, no other repair."""
+    masses = masses_of(weights_of(posteriors, repair), *posteriors)
     solution = solve_rows(masses[1], masses[2], tol=tol * NATS_PER_BIT)
     union = (solution.lower + solution.upper) / 2
-    return {"union": union / NATS_PER_BIT, "gap": solution.gap / NATS_PER_BIT}
+    return atoms_of(masses, union=union / NATS_PER_BIT, gap=solution.gap / NATS_PER_BIT)
+
+
+def weights_of(posteriors: list[Tensor], repair: Repair) -> Float64[Tensor, "layers n"]:
+    """The samples' weights: tilt's where it is asked for and feasible, else equal ones."""
+    layers, n, _ = posteriors[0].shape
+    weights = posteriors[0].new_full((layers, n), 1 / n)
+    if repair == "tilt":
+        balance = tilt(*(p.exp() for p in posteriors))
+        weights = balance.weights.where(balance.feasible[:, None], weights)
+    return weights
 
 
 def masses_of(
@@ -189,11 +213,19 @@ def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
     for name, x in tensors.items():
         if bool(x.isnan().any() | (x == torch.inf).any()):
             raise ValueError(f"{name} has NaN or +inf; pass log-probabilities (-inf is allowed)")
-        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < 1e-3).all() & (x.shape[-1] > 1)):
+        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < _ROUNDING).all() & (x.shape[-1] > 1)):
             raise ValueError(f"{name} looks like probabilities; pass their logs, {name}.log()")
         if bool((x == -torch.inf).all(-1).any()):
             raise ValueError(
                 f"{name} has a sample with -inf for every answer; leave the sample out or give "
                 "it a uniform posterior"
+            )
+        off = (x.logsumexp(-1).exp() - 1).abs()
+        if bool((off > _ROUNDING).any()):
+            layer, row = off.gt(_ROUNDING).nonzero()[0].tolist()
+            raise ValueError(
+                f"{name} must be logs of probabilities that sum to 1 in every row; those of layer "
+                f"{layer}, sample {row} sum to {float(x[layer, row].exp().sum()):.4g}. Logits, or "
+                f"options out of a vocabulary? {name}.log_softmax(-1) normalises them"
             )
     return [x.log_softmax(-1).clamp_min(_LEAST_LOG).log_softmax(-1) for x in tensors.values()]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pid_lens.estimators.binary import solve_binary
-from pid_lens.estimators.cells import Cells, cluster, gather_cells, merge_equal
+from pid_lens.estimators.cells import distinct
 from pid_lens.estimators.certificate import check_marginals, pairing
 from pid_lens.estimators.interior_point import solve
 from pid_lens.estimators.measures import entropy, mutual_information, ratio
@@ -29,7 +29,7 @@ def solve_rows(
     p1: Float64[Tensor, "layers n answers"],
     p2: Float64[Tensor, "layers n answers"],
     *,
-    tol: float = 1e-3,
+    tol: float | Float64[Tensor, " layers"] = 1e-3,
     most: int = _CELLS,
 ) -> Solution:
     r"""I_Q of samples whose symbols are their posteriors, nats, with proof.
@@ -50,7 +50,8 @@ def solve_rows(
     Args:
         p1: masses p(x1, y), each layer summing to 1.
         p2: masses p(x2, y) with the same label marginal.
-        tol: width to reach, nats. Where steps run out first, the width says how far they came.
+        tol: width to reach, nats, one for all or one a layer. Where steps run out first, the
+            width says how far they came.
         most: rows of the largest table to solve.
 
     Raises:
@@ -63,7 +64,8 @@ def solve_rows(
     check_marginals(p1, p2)
     if p1.shape[-1] == 2:
         return solve_binary(p1, p2)
-    layers = [_Layer(a, b, tol, most) for a, b in zip(p1, p2, strict=True)]
+    aims = torch.as_tensor(tol).expand(len(p1)).tolist()
+    layers = [_Layer(a, b, aim, most) for a, b, aim in zip(p1, p2, aims, strict=True)]
     for together in _batches(layers):
         _scale([x for x in together if not (x.small and x.aim < _FINE)])
         _newton([x for x in together if x.small and not x.done])
@@ -74,7 +76,7 @@ class _Layer:
     """One problem: its distinct rows, or cells of them, and the best proofs so far."""
 
     def __init__(self, p1: Tensor, p2: Tensor, tol: float, most: int) -> None:
-        self.rows1, self.rows2 = _rows(p1, most), _rows(p2, most)
+        self.rows1, self.rows2 = distinct(p1, most), distinct(p2, most)
         kept = _informations(self.rows1.masses, self.rows2.masses)
         self.loss = (_informations(p1, p2) - kept).clamp_min(0).sum()
         self.aim = max(tol - float(self.loss), float(self.loss) / 4)
@@ -122,14 +124,6 @@ class _Layer:
         a = respond(masses, b, enough=self.aim / 16)
         value = pairing(a[None], masses[None])[0] + pairing(b[None], self.rows2.masses[None])[0]
         self.prove(a, b, entropy(masses.sum(0)) + value, self.upper)
-
-
-def _rows(joint: Tensor, most: int) -> Cells:
-    """The distinct posteriors; above a limit, cells of them."""
-    distinct = merge_equal(joint)
-    if len(distinct) <= most:
-        return distinct
-    return gather_cells(joint, cluster(distinct.masses, most).of[distinct.of])
 
 
 def _informations(p1: Tensor, p2: Tensor) -> Float64[Tensor, " sources"]:
