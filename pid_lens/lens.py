@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Self
-from weakref import finalize
 
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.conditions import CONDITIONS, Variation, draws_of, listed, variations
 from pid_lens.estimators import BROJA
 from pid_lens.instrument import Instrument
 from pid_lens.moments import Moments
+from pid_lens.pile import MEMORY, Pile
 from pid_lens.protocols import Estimator, said_by_settings
 from pid_lens.readouts import LogitLens, Pooled, option_table
 from pid_lens.reads import Reads
@@ -90,7 +87,7 @@ class Lens:
         states: Sequence[Pooled] = (),
         estimators: Sequence[Estimator] = (),
         anatomy: Anatomy | None = None,
-        memory: int = 2**30,
+        memory: int = MEMORY,
     ) -> None:
         """See the class."""
         self.anatomy = anatomy or dissect(model)
@@ -120,10 +117,7 @@ class Lens:
             },
         )
         self._versions = self.anatomy.versions
-        self._parts: list[Reads] = []
-        self._whole = False
-        self._memory = memory
-        self._folder: Path | None = None
+        self._pile = Pile(memory)
         self._open: list[AbstractContextManager] = []
 
     def _moments_of(self, model: str) -> list[Moments]:
@@ -216,15 +210,13 @@ class Lens:
         Raises:
             ValueError: nothing was read.
         """
-        if not self._parts:
+        if not self._pile.parts:
             raise ValueError(
                 "no sample was read yet: run the model inside the lens, `with lens: "
                 "model(**inputs)`; it must be open before the forward pass begins, and a loop "
                 "over lens.views() must run to its end"
             )
-        if len(self._parts) > 1 or not self._whole:
-            self._parts, self._whole = [Reads.concat([part.cpu() for part in self._parts])], True
-        return self._parts[0]
+        return self._pile.whole()
 
     def spectrum(self, estimator: Estimator | None = None) -> Spectrum:
         """The information spectrum of everything read so far, by `BROJA` unless said otherwise.
@@ -240,32 +232,18 @@ class Lens:
 
     def reset(self) -> Self:
         """Forgets everything read so far; inline ``estimators`` keep what they have seen."""
-        self._parts = []
+        self._pile = Pile(self._pile.memory)
         return self
 
     def __repr__(self) -> str:
-        n = len({i for part in self._parts for i in part.ids})
+        n = len(self._pile.ids())
         return (
             f"Lens({type(self.anatomy.model).__name__}, {len(self._instrument.layers)} layers, "
             f"conditions {' '.join(self.conditions)}, {n} samples)"
         )
 
-    def _spill(self) -> None:
-        """Moves what is in memory to a file, from which it is mapped."""
-        if self._folder is None:
-            self._folder = Path(mkdtemp(prefix="pid_lens-"))
-            finalize(self, rmtree, self._folder, ignore_errors=True)
-        kept = [part for part in self._parts if part.on_disk]
-        fresh = Reads.concat([part.cpu() for part in self._parts if not part.on_disk])
-        path = self._folder / f"{len(kept)}.safetensors"
-        fresh.save(path)
-        self._parts = [*kept, Reads.load(path)]
-
     def _add(self, reads: Reads) -> None:
-        self._parts.append(reads)
-        self._whole = False
-        if sum(part.bytes for part in self._parts if not part.on_disk) > self._memory:
-            self._spill()
+        self._pile.add(reads)
         for estimator in self.estimators:
             estimator.update(reads)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from pid_lens.errors import clusters
 from pid_lens.estimators.binary import potentials_of
-from pid_lens.estimators.cells import distinct
+from pid_lens.estimators.cells import Cells, distinct
 from pid_lens.estimators.certificate import pairing
 from pid_lens.estimators.measures import NATS_PER_BIT, entropy
 from pid_lens.estimators.posterior import Repair, atoms_of, logs_of, masses_of, weights_of
@@ -25,6 +27,7 @@ from pid_lens.spectra import Atoms
 LEAST_CLUSTERS = 4
 """So many samples or clusters two halves need."""
 _CELLS, _TOL, _ENOUGH = 512, 5e-3, 1e-4
+_TOGETHER = 16
 
 
 def cross_fitted(
@@ -80,13 +83,16 @@ def cross_fitted(
     if int(of.max()) + 1 < LEAST_CLUSTERS:
         raise ValueError(f"two halves need at least four samples or clusters; got {of.max() + 1}")
     weights = weights_of(posteriors, repair)
-    unions = []
-    for layer in tqdm(range(len(weights)), "cross-fitting", delay=2, leave=False):
+    halves = []
+    for layer in range(len(weights)):
         rows = [p[layer] for p in posteriors]
         left = _half(_by_content(rows) if ids is None else _by_name(ids, seed), of, seed)
-        sides = [([p[side] for p in rows], weights[layer, side]) for side in (left, ~left)]
-        unions.append((_worth(*sides[0], *sides[1]) + _worth(*sides[1], *sides[0])) / 2)
-    union = torch.stack(unions) / NATS_PER_BIT
+        halves += [_Half([p[side] for p in rows], weights[layer, side]) for side in (left, ~left)]
+    worths = []
+    bar = tqdm(_learned(halves), "cross-fitting", len(halves), delay=2, leave=False)
+    for i, learned in enumerate(bar):
+        worths.append(halves[i ^ 1].worth(learned))
+    union = torch.stack(worths).view(-1, 2).mean(1) / NATS_PER_BIT
     return atoms_of(masses_of(weights, *posteriors), union=union, gap=torch.zeros_like(union))
 
 
@@ -118,50 +124,72 @@ def _by_content(posteriors: list[Tensor]) -> Int64[Tensor, " n"]:
 # ---------------------------------------------------------------- values
 
 
-def _worth(
-    seen: list[Tensor], seen_weights: Tensor, rows: list[Tensor], weights: Tensor
-) -> Float64[Tensor, ""]:
-    """The dual value of some rows by potentials that know nothing of them but where they lie.
+class _Half:
+    """Half of a layer's samples, raked by itself."""
 
-    Each half is raked by itself; potentials of new rows are those of where the seen half's
-    factors put them, so that they do not follow the new half's own.
-    """
-    old, factors = _raked(seen, seen_weights)
-    new, _ = _raked(rows, weights)
-    moved = [
-        weights[:, None] * (p + f).softmax(-1) for p, f in zip(rows[1:], factors, strict=True)
-    ]
-    value = entropy(new[0].sum(0)[None])[0]
-    for potentials in _potentials(*old[1:], *moved):
-        value = value + sum(_paired(f, p) for f, p in zip(potentials, new[1:], strict=True)) / 2
-    return value
+    def __init__(self, rows: list[Tensor], weights: Tensor) -> None:
+        self.weights, self.ablated = weights / weights.sum(), rows[1:]
+        masses = masses_of(self.weights[None], *(p[None] for p in rows))
+        self.full, *self.masses = (mass[0] for mass in masses)
+        self.factors = [
+            mass[0].log() - p[0] for mass, p in zip(self.masses, self.ablated, strict=True)
+        ]
 
+    def worth(self, learned: _Learned) -> Float64[Tensor, ""]:
+        """The dual value here of potentials that know nothing of these samples, nats.
 
-def _raked(rows: list[Tensor], weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Masses of the three predictors, and the logarithms of the ablated ones' factors."""
-    masses = [p[0] for p in masses_of((weights / weights.sum())[None], *(p[None] for p in rows))]
-    return masses, [q[0].log() - p[0] for q, p in zip(masses[1:], rows[1:], strict=True)]
-
-
-def _potentials(
-    old1: Tensor, old2: Tensor, new1: Tensor, new2: Tensor
-) -> list[tuple[Tensor, Tensor]]:
-    """Potentials (a, b) of new rows, learned from old ones; two ways, exchanging the sources."""
-    if old1.shape[-1] == 2:
-        a, b = potentials_of(old1[None], old2[None], new1[None], new2[None])
-        return [(a[0], b[0])] * 2
-    olds, news = ([distinct(p, _CELLS) for p in pair] for pair in ((old1, old2), (new1, new2)))
-    found = solve_rows(olds[0].masses[None], olds[1].masses[None], tol=_TOL)
-    duals = found.dual_vision[0], found.dual_language[0]
-    ways = []
-    for i in (0, 1):
-        first = respond(news[i].masses, duals[1 - i], enough=_ENOUGH)
-        known = torch.cat([first, duals[i]])
-        second = respond(news[1 - i].masses, known, enough=_ENOUGH)
-        pair = first[news[i].of], second[news[1 - i].of]
-        ways.append(pair if i == 0 else pair[::-1])
-    return ways
+        They are those of where the other half's factors put the samples, so that they do not
+        follow these samples' own factors.
+        """
+        moved = [
+            self.weights[:, None] * (p + factors).softmax(-1)
+            for p, factors in zip(self.ablated, learned.half.factors, strict=True)
+        ]
+        value = entropy(self.full.sum(0)[None])[0]
+        for potentials in learned.at(*moved):
+            pairs = zip(potentials, self.masses, strict=True)
+            value = value + sum(pairing(f[None], p[None])[0] for f, p in pairs) / 2
+        return value
 
 
-def _paired(potentials: Tensor, masses: Tensor) -> Float64[Tensor, ""]:
-    return pairing(potentials[None], masses[None])[0]
+@dataclass(frozen=True)
+class _Learned:
+    """What a half teaches: potentials of its own rows, and so of any."""
+
+    half: _Half
+    duals: tuple[Tensor, Tensor] | None
+    """None for two answers, whose potentials are functions of a posterior."""
+
+    def at(self, vision: Tensor, language: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Feasible potentials of new rows, two ways: either source may answer first."""
+        if self.duals is None:
+            given = (*self.half.masses, vision, language)
+            a, b = (f[0] for f in potentials_of(*(p[None] for p in given)))
+            return [(a, b)] * 2
+        a, b = self.duals
+        rows = distinct(vision, _CELLS), distinct(language, _CELLS)
+        return [_answers(*rows, a, b), _answers(*rows[::-1], b, a)[::-1]]
+
+
+def _answers(first: Cells, second: Cells, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Best responses: of one source to what was learned, of the other to all of the first's."""
+    a = respond(first.masses, other, enough=_ENOUGH)
+    b = respond(second.masses, torch.cat([a, own]), enough=_ENOUGH)
+    return a[first.of], b[second.of]
+
+
+def _learned(halves: list[_Half]) -> Iterator[_Learned]:
+    """The potentials of every half, a few solved together."""
+    if halves[0].full.shape[-1] == 2:
+        yield from (_Learned(half, None) for half in halves)
+        return
+    for at in range(0, len(halves), _TOGETHER):
+        some = halves[at : at + _TOGETHER]
+        cells = [[distinct(p, _CELLS).masses for p in half.masses] for half in some]
+        found = solve_rows(
+            *(pad_sequence(list(p), True) for p in zip(*cells, strict=True)), tol=_TOL
+        )
+        for half, (p1, p2), *duals in zip(
+            some, cells, found.dual_vision, found.dual_language, strict=True
+        ):
+            yield _Learned(half, (duals[0][: len(p1)], duals[1][: len(p2)]))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
+from pid_lens.pile import Pile
 from pid_lens.reads import Reads
 
 
 @dataclass
 class Gathering:
-    """Keeps reads as they come; a sample that came before is replaced."""
+    """Keeps reads as they come, beyond a gigabyte on disk; one that came before is replaced."""
 
-    _seen: list[Reads] = field(default_factory=list, init=False, repr=False, compare=False)
+    _pile: Pile = field(default_factory=Pile, init=False, repr=False, compare=False)
 
     def update(self, reads: Reads) -> Self:
         """Takes in more samples; one that came before is replaced.
@@ -20,9 +21,7 @@ class Gathering:
         Raises:
             ValueError: these reads cannot be mixed with those before (`Reads.concat` says why).
         """
-        if self._seen:
-            Reads.concat([self._seen[0].rows(()), reads.rows(())])
-        self._seen.append(reads)
+        self._pile.add(reads)
         return self
 
     def merge(self, other: Self) -> Self:
@@ -33,7 +32,7 @@ class Gathering:
         """
         if self != other:
             raise ValueError(f"only estimators of equal settings merge, got {self} and {other}")
-        for reads in tuple(other._seen):
+        for reads in tuple(other._pile.parts):
             self.update(reads)
         return self
 
@@ -43,8 +42,7 @@ class Gathering:
         Raises:
             ValueError: that is nothing.
         """
-        if not any(reads.ids for reads in self._seen):
+        if not self._pile.ids():
             name = type(self).__name__
             raise ValueError(f"{name} has seen no sample: call update(reads) first")
-        self._seen = [Reads.concat(self._seen)]
-        return self._seen[0].cpu()
+        return self._pile.whole()
