@@ -43,13 +43,16 @@ def cross_fitted(
     """The union's lower end of a bracket: potentials of one half, valued on the other.
 
     The empirical union information is a maximum over potentials, so it is biased upward, most
-    with many answers and few samples. With two answers, potentials are functions of a posterior:
-    learned on one half they are worth no more than I_Q on the other, on average. With more, the
-    new rows answer to those learned and to each other, which leaves a little of the bias (at 8
-    answers and 64 samples, true U = 0, .006 bits where the plug-in reads .19). Halves are
-    exchanged and averaged, and so is the order in which the sources answer; the informations of
-    the modalities are plug-in, so that the atoms add up. Above 512 distinct rows a side, near
-    ones are merged, which lowers the end a little more.
+    with many answers and few samples. Potentials that were learned on one half of the samples
+    are worth no more than I_Q on the other, on average: with two answers they are functions of a
+    posterior, with more the other half's rows answer to those learned, each by its posterior
+    alone. Both halves are raked by themselves, and potentials do not know the factors of the
+    half that they are valued on. Where true unique information is 0, unique atoms read -.02 by
+    this end and .05 by the plug-in at 4 answers and 256 samples, -.06 and .24 at 8 and 64.
+
+    Halves are exchanged and averaged, and so is the order in which the sources answer; the
+    informations of the modalities are plug-in, so that the atoms add up. Above 512 distinct rows
+    a side, near ones are merged, which lowers the end a little more.
 
     Source:
         Double/debiased machine learning for treatment and structural parameters (Chernozhukov

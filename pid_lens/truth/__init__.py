@@ -1,0 +1,18 @@
+"""Distributions whose decomposition is known in closed form, to test with and to teach with."""
+
+from pid_lens.truth.gates import GATES, atoms_of, gate, posteriors_of
+from pid_lens.truth.gaussians import GAUSSIANS, GaussianSystem, gaussian_system
+from pid_lens.truth.layers import LAYERS, LayeredReads, layered_reads
+
+__all__ = [
+    "GATES",
+    "GAUSSIANS",
+    "LAYERS",
+    "GaussianSystem",
+    "LayeredReads",
+    "atoms_of",
+    "gate",
+    "gaussian_system",
+    "layered_reads",
+    "posteriors_of",
+]
