@@ -297,6 +297,15 @@ def test_brackets_of_two_spectra_are_paired():
     assert torch.tensor(changes).std() < 0.004
 
 
+def test_chance_does_not_know_the_order_of_arrival():
+    reads = Reads.from_posteriors(torch.stack(drawn(world(3), 60, 0), 1))
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0)).tolist()
+    one, other = (BROJA(floor=3).update(r).result() for r in (reads, reads.rows(order)))
+    for part in ("bracket", "floor"):
+        both = (getattr(found, part).union for found in (one, other))
+        torch.testing.assert_close(*both, atol=1e-9, rtol=0)
+
+
 def test_groups_of_a_spectrum_go_by_id():
     logs = torch.stack(drawn(world(3), 60, 0), 1)
     reads = Reads.from_posteriors(logs, ids=[f"{i // 6}/{i}" for i in range(60)])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens.errors import clusters
@@ -15,13 +14,20 @@ from pid_lens.estimators.crossfit import LEAST_CLUSTERS, cross_fitted
 from pid_lens.estimators.gathering import Gathering
 from pid_lens.estimators.grouping import Groups, labels_of
 from pid_lens.estimators.measures import NATS_PER_BIT, ratio
-from pid_lens.estimators.posterior import PosteriorAtoms, Repair, posterior_pid
+from pid_lens.estimators.posterior import Repair, posterior_pid
 from pid_lens.estimators.resampling import exchanged
+from pid_lens.estimators.strata import (
+    Stratum,
+    average,
+    by_sample,
+    mixture,
+    shares_of,
+    strata_of,
+)
 from pid_lens.reads import TAU, Reads
 from pid_lens.spectra import Atoms, Spectrum
 
 NEEDED = ("full", "vision", "language")
-_TOTALS = ("information", "information_vision", "information_language", "union", "gap")
 
 
 @dataclass
@@ -84,42 +90,27 @@ class BROJA(Gathering):
 
     def _spectrum(self, reads: Reads) -> Spectrum:
         log_p = reads.posteriors(self.tau)[:, [reads.index(name) for name in NEEDED]]
-        strata = _strata(log_p, reads.mask)
+        strata = strata_of(log_p, reads.mask)
         parts = [
-            posterior_pid(*p.unbind(1), tol=self.tol, repair=self.repair) for p in strata.values()
+            posterior_pid(*stratum.log_p.unbind(1), tol=self.tol, repair=self.repair)
+            for stratum in strata
         ]
-        members = list(_members(reads.mask).values())
-        shares = [len(rows) / reads.n for rows in members]
-        weights = torch.tensor(shares, dtype=torch.float64)
-        whole = Atoms(**_mixed(parts, weights))
+        shares = shares_of(strata)
+        whole = mixture(parts, shares)
         labels = labels_of(reads.ids, self.groups)
         groups = None if labels is None else clusters(labels, reads.n)
-        grouped = [rows if groups is None else groups[rows] for rows in members]
-        extras: dict[str, Any] = {}
-        if self.bracket:
-            names = [[reads.ids[row] for row in rows] for rows in members]
-            ends = [
-                self._end(*given)
-                for given in zip(strata.values(), grouped, names, parts, strict=True)
-            ]
-            extras["bracket"] = Atoms(**_mixed(ends, weights))
-        if self.floor:
-            how: dict[str, Any] = {"draws": self.floor, "repair": self.repair, "tol": self.tol}
-            swaps = [
-                exchanged(*p.unbind(1), groups=label, **how)
-                for p, label in zip(strata.values(), grouped, strict=True)
-            ]
-            extras["floor"] = Atoms(**_mixed(swaps, weights))
-        by_sample = _by_sample(parts, members, whole)
+        clustered = torch.arange(reads.n) if groups is None else groups
+        given = [_Named(stratum, reads.ids, clustered) for stratum in strata]
         return Spectrum(
             **vars(whole),
-            **by_sample,
-            **extras,
+            **by_sample(parts, strata, whole),
+            bracket=mixture(list(map(self._end, given, parts)), shares) if self.bracket else None,
+            floor=mixture(list(map(self._exchanged, given)), shares) if self.floor else None,
             groups=groups,
-            sensitivity=Atoms(**_mixed([p.sensitivity for p in parts], weights)),
-            mismatch=torch.stack([p.mismatch for p in parts]).amax(0),
-            ess=1 / _mean([1 / p.ess for p in parts], weights),
-            feasible=torch.stack([p.feasible for p in parts]).all(0),
+            sensitivity=mixture([part.sensitivity for part in parts], shares),
+            mismatch=torch.stack([part.mismatch for part in parts]).amax(0),
+            ess=1 / average([1 / part.ess for part in parts], shares),
+            feasible=torch.stack([part.feasible for part in parts]).all(0),
             fallback=reads.fallback(self.tau),
             draw_bias=_draw_bias(reads, self.tau),
             layers=reads.layers,
@@ -135,53 +126,27 @@ class BROJA(Gathering):
             },
         )
 
-    def _end(self, log_p: Tensor, labels: Tensor, ids: list[str], plug_in: Atoms) -> Atoms:
+    def _end(self, given: _Named, plug_in: Atoms) -> Atoms:
         """A stratum's cross-fitted end; what it says without, where nothing can be halved."""
-        if log_p.shape[-1] < 2 or len(labels.unique()) < LEAST_CLUSTERS:
+        if given.log_p.shape[-1] < 2 or len(given.groups.unique()) < LEAST_CLUSTERS:
             return plug_in
-        return cross_fitted(*log_p.unbind(1), repair=self.repair, groups=labels, ids=ids)
+        how: dict[str, Any] = {"repair": self.repair, "groups": given.groups, "ids": given.ids}
+        return cross_fitted(*given.log_p.unbind(1), **how)
+
+    def _exchanged(self, given: _Named) -> Atoms:
+        how: dict[str, Any] = {"draws": self.floor, "repair": self.repair, "tol": self.tol}
+        return exchanged(*given.log_p.unbind(1), groups=given.groups, **how)
 
 
-def _members(mask: Bool[Tensor, "n answers"]) -> dict[int, Int64[Tensor, " members"]]:
-    """The rows of the samples with k options, for every k that occurs."""
-    counts = mask.sum(-1)
-    return {int(k): (counts == k).nonzero().flatten() for k in counts.unique()}
+class _Named:
+    """A stratum in the order of its samples' names, so that chance does not know another."""
 
-
-def _strata(
-    log_p: Float64[Tensor, "layers conditions n answers"], mask: Bool[Tensor, "n answers"]
-) -> dict[int, Float64[Tensor, "layers conditions members options"]]:
-    """The samples with k options each, absent ones left out, for every k that occurs."""
-    first = mask.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
-    ordered = log_p.gather(-1, first.expand(log_p.shape))
-    return {k: ordered[:, :, rows, :k] for k, rows in _members(mask).items()}
-
-
-def _by_sample(
-    parts: list[PosteriorAtoms], members: list[Int64[Tensor, " members"]], whole: Atoms
-) -> dict[str, Any]:
-    """Pointwise values and influences of all strata, in the order of the samples.
-
-    A sample of stratum k moves the whole by its influence on PID_k, and by being one more of k.
-    """
-    back = torch.cat(members).argsort()
-    values: dict[str, dict[str, Any]] = {"pointwise": {}, "influence": {}}
-    for name in _TOTALS:
-        points = [getattr(part.pointwise, name).cpu() for part in parts]
-        shifts = [(getattr(part, name).cpu() - getattr(whole, name))[:, None] for part in parts]
-        moves = [getattr(part.influence, name).cpu() for part in parts]
-        values["pointwise"][name] = torch.cat(points, 1)[:, back]
-        moved = [m + (s if name != "gap" else 0) for m, s in zip(moves, shifts, strict=True)]
-        values["influence"][name] = torch.cat(moved, 1)[:, back]
-    return {kind: Atoms(**fields) for kind, fields in values.items()}
-
-
-def _mixed(parts: Sequence[Atoms], weights: Tensor) -> dict[str, Any]:
-    return {name: _mean([getattr(p, name) for p in parts], weights) for name in _TOTALS}
-
-
-def _mean(values: list[Tensor], weights: Tensor) -> Float64[Tensor, "*layers"]:
-    return torch.tensordot(weights, torch.stack([value.cpu() for value in values]), 1)
+    def __init__(self, stratum: Stratum, ids: tuple[str, ...], groups: Tensor) -> None:
+        names = [ids[row] for row in stratum.rows.tolist()]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        self.ids = [names[i] for i in order]
+        self.log_p = stratum.log_p[:, :, order]
+        self.groups = groups[stratum.rows.cpu()[order]]
 
 
 def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
