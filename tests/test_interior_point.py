@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pid_lens.estimators.certificate import (
+    lower_the_lighter,
     round_to_marginals,
     shift_to_feasible,
     value_of,
@@ -24,6 +25,7 @@ KINDS = {
     "dense": {"batch": 8, "n1": 4, "n2": 5, "answers": 3},
     "sparse": {"batch": 8, "n1": 5, "n2": 4, "answers": 4, "keep": 0.4},
     "peaked": {"batch": 8, "n1": 6, "n2": 6, "answers": 3, "power": 20.0},
+    "nearly certain": {"batch": 8, "n1": 4, "n2": 5, "answers": 3, "power": 100.0},
     "wide": {"batch": 4, "n1": 3, "n2": 12, "answers": 5},
     "many answers": {"batch": 2, "n1": 6, "n2": 6, "answers": 16},
 }
@@ -83,6 +85,15 @@ def test_padding_changes_nothing():
     assert torch.allclose(plain.lower, more.lower, atol=1e-9)
 
 
+def test_without_steps_the_better_source_alone_is_the_lower_bound():
+    p1, p2 = marginals(**KINDS["dense"])
+    none = solve(p1, p2, max_iterations=0)
+    known = torch.maximum(mutual_information(p1), mutual_information(p2))
+    assert torch.allclose(none.lower, known, atol=1e-14)
+    assert (none.upper >= solve(p1, p2).upper).all()
+    assert (none.iterations == 0).all()
+
+
 def test_out_of_steps_the_interval_says_so():
     p1, p2 = marginals(**KINDS["dense"])
     exact, early = solve(p1, p2, tol=1e-9), solve(p1, p2, tol=1e-9, max_iterations=2)
@@ -118,18 +129,35 @@ def test_any_pair_and_any_coupling_bound_the_optimum():
     assert (shift_to_feasible(a, b, p1, p2)[2] + prior < exact.lower).all()
 
 
-def test_rows_of_next_to_no_mass_do_no_harm():
+def light_rows(deepest):
+    """Six rows of falling mass a source, and one that has the rest."""
     p1, p2 = marginals(batch=6, n1=6, n2=6, answers=4)
-    light1, light2 = (
-        torch.logspace(0, -60, 6, dtype=torch.float64)[:, None] * p for p in (p1, p2)
-    )
+    falling = torch.logspace(0, -deepest, 6, dtype=torch.float64)[:, None]
     prior = torch.full((6, 1, 4), 0.25, dtype=torch.float64)
     tables = []
-    for light in (light1, light2):
+    for light in (falling * p1, falling * p2):
         share = 0.1 * light / light.sum((1, 2), keepdim=True)
         tables.append(torch.cat([share, prior - share.sum(1, keepdim=True)], 1))
-    solution = solve(*tables, tol=1e-9)
-    assert solution.gap.max() < 1e-8
+    return tables
+
+
+@pytest.mark.parametrize("deepest", [12, 20, 60])
+def test_rows_of_next_to_no_mass_do_no_harm(deepest):
+    assert solve(*light_rows(deepest), tol=1e-9).gap.max() <= 1e-9
+
+
+def test_a_light_symbol_alone_pays_for_what_it_makes_infeasible():
+    p1, p2 = light_rows(12)
+    exact = solve(p1, p2, tol=1e-10)
+    a, b = exact.dual_vision.clone(), exact.dual_language.clone()
+    a[:, 5] += 1
+    b[:, 4] += 1
+    lowered = lower_the_lighter(a, b, p1, p2)
+    assert (lowered[0] <= a).all()
+    assert (lowered[1] <= b).all()
+    best = exact.lower - entropy(p1.sum(1))
+    assert (best - shift_to_feasible(*lowered, p1, p2)[2]).max() < 1e-8
+    assert (best - shift_to_feasible(a, b, p1, p2)[2]).min() > 1e-2
 
 
 @pytest.mark.parametrize("dust", [8e-16, 8e-13, 1e-20])

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.measures import ratio
-
 _SAME_MARGINAL = 1e-9
+_LEAST = 1e-300
 
 
 def check_marginals(
@@ -49,16 +48,16 @@ def round_to_marginals(
     Returns:
         The mended coupling.
     """
-    q = q * ratio(p1, q.sum(2)).clamp_max(1)[:, :, None]
-    q = q * ratio(p2, q.sum(1)).clamp_max(1)[:, None]
+    q = q * (p1 / _above_zero(q.sum(2))).clamp_max(1)[:, :, None]
+    q = q * (p2 / _above_zero(q.sum(1))).clamp_max(1)[:, None]
     short1, short2 = (p1 - q.sum(2)).clamp_min(0), (p2 - q.sum(1)).clamp_min(0)
-    share = ratio(short2, short2.sum(1, keepdim=True))
+    share = short2 / _above_zero(short2.sum(1, keepdim=True))
     return q + short1[:, :, None] * share[:, None]
 
 
 def value_of(q: Float64[Tensor, "batch n1 n2 answers"]) -> Float64[Tensor, " batch"]:
     """The primal objective -H_q(Y | X1, X2), nats."""
-    posterior = ratio(q, q.sum(-1, keepdim=True))
+    posterior = q / _above_zero(q.sum(-1, keepdim=True))
     return torch.xlogy(q, posterior).sum((1, 2, 3))
 
 
@@ -95,11 +94,43 @@ def shift_to_feasible(
     return a, b, pairing(a, p1) + pairing(b, p2)
 
 
+def lower_the_lighter(
+    a: Float64[Tensor, "batch n1 answers"],
+    b: Float64[Tensor, "batch n2 answers"],
+    p1: Float64[Tensor, "batch n1 answers"],
+    p2: Float64[Tensor, "batch n2 answers"],
+) -> tuple[Tensor, Tensor]:
+    """Makes pairs of symbols of unlike masses feasible at the expense of the lighter symbol.
+
+    To be done before the shifts of ``shift_to_feasible``, which lower whole rows, or whole
+    columns, heavy ones too, where a light symbol alone is to blame.
+
+    Args:
+        a: potentials of source 1, nats; -inf where p1 is 0.
+        b: potentials of source 2, nats; -inf where p2 is 0.
+        p1: masses p(x1, y).
+        p2: masses p(x2, y).
+
+    Returns:
+        a and b, lowered where sum_y exp(a + b) > 1 and one mass is less than half the other.
+    """
+    z = a.exp() @ b.exp().mT
+    mass1, mass2 = p1.sum(-1)[:, :, None], p2.sum(-1)[:, None]
+    rows = z.where(2 * mass1 < mass2, 0.0).amax(2).clamp_min(1)
+    columns = z.where(mass1 > 2 * mass2, 0.0).amax(1).clamp_min(1)
+    return a - rows.log()[..., None], b - columns.log()[..., None]
+
+
 def pairing(
     potential: Float64[Tensor, "batch n answers"], masses: Float64[Tensor, "batch n answers"]
 ) -> Float64[Tensor, " batch"]:
     """<potential, masses>, where nothing times -inf is nothing."""
     return (potential * masses).where(masses > 0, 0.0).sum((1, 2))
+
+
+def _above_zero(whole: Tensor) -> Tensor:
+    """A divisor: 0 where there is nothing to divide."""
+    return whole.clamp_min(_LEAST)
 
 
 def _positive(largest: Tensor) -> Tensor:
