@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -27,28 +28,24 @@ class Pile:
         >>> for part in "ab":
         ...     pile.add(Reads.from_posteriors(even, ids=[f"{part}{i}" for i in range(5)]))
         >>> pile.whole().n, [part.on_disk for part in pile.parts]
-        (10, [True, True])
+        (10, [True])
     """
 
     def __init__(self, memory: int = MEMORY) -> None:
         """See the class."""
         self.memory = memory
         self.parts: list[Reads] = []
-        self._whole: Reads | None = None
         self._folder: Path | None = None
 
     def add(self, reads: Reads) -> None:
-        """Puts reads on the pile.
+        """Puts reads on the pile; if that fails, the pile is what it was.
 
         Raises:
             ValueError: they cannot be mixed with those before (`Reads.concat` says why).
         """
         if self.parts:
-            Reads.concat([self.parts[0].rows(()), reads.rows(())])
-        self.parts.append(reads)
-        self._whole = None
-        if sum(part.bytes for part in self.parts if not part.on_disk) > self.memory:
-            self._spill()
+            Reads.concat([part.rows(()).cpu() for part in (self.parts[0], reads)])
+        self.parts = self._spilled([*self.parts, reads])
 
     def whole(self) -> Reads:
         """Everything as one, on the CPU; of a sample that came twice the last record.
@@ -56,24 +53,35 @@ class Pile:
         Raises:
             ValueError: there is nothing.
         """
-        if self._whole is None:
-            self._whole = Reads.concat([part.cpu() for part in self.parts])
-        return self._whole
+        if len(self.parts) == 1 and not self.parts[0].on_disk:
+            self.parts = [self.parts[0].cpu()]
+            return self.parts[0]
+        whole = Reads.concat([part.cpu() for part in self.parts])
+        if not any(part.on_disk for part in self.parts):
+            self.parts = [whole]
+        return whole
 
     def ids(self) -> set[str]:
         """The names of the samples."""
         return {name for part in self.parts for name in part.ids}
 
-    def _spill(self) -> None:
-        """Moves what is in memory to a file."""
+    def _spilled(self, parts: list[Reads]) -> list[Reads]:
+        """The same parts, those in memory moved to a file if they are many and large."""
+        kept = [part for part in parts if part.on_disk]
+        fresh = [part for part in parts if not part.on_disk]
+        if len(fresh) < 2 or sum(part.bytes for part in fresh) <= self.memory:
+            return parts
         if self._folder is None:
             self._folder = Path(mkdtemp(prefix="pid_lens-"))
             finalize(self, rmtree, self._folder, ignore_errors=True)
-        kept = [part for part in self.parts if part.on_disk]
-        fresh = Reads.concat([part.cpu() for part in self.parts if not part.on_disk])
         path = self._folder / f"{len(kept)}.safetensors"
-        fresh.save(path)
-        self.parts = [*kept, Reads.load(path)]
+        one = Reads.concat([part.cpu() for part in fresh])
+        one.save(path)
+        return [*kept, replace(Reads.load(path), settings=one.settings)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The files stay with this pile."""
+        return {**self.__dict__, "_folder": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A pile of the same reads, which are frozen; its own files from here on."""

@@ -20,7 +20,7 @@ def save_record(path: str | Path, kind: str, tensors: dict[str, Tensor], about: 
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"cannot save to {path}: there is no folder {folder}")
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(whole, path, {"kind": kind, "about": json.dumps(about)})
 
 

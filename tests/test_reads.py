@@ -1,6 +1,8 @@
 """The durable record: thresholds, scores, and putting records together."""
 
 import math
+import pickle
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from pid_lens import Reads
 from pid_lens.estimators import BROJA
+from pid_lens.pile import Pile
 
 
 def reads(n=5, answers=3, layers=2, seed=0, mass=0.8, **more):
@@ -189,3 +192,23 @@ def test_shapes_are_checked():
         Reads.join()
     with pytest.raises(ValueError, match="no condition 'blind'"):
         reads().index("blind")
+
+
+def test_a_pile_keeps_settings_and_survives_failure():
+    """What was spilled mixes with what comes after; a refusal changes nothing."""
+    even = torch.full((1, 3, 5, 2), 0.5).log()
+
+    def part(name, **settings):
+        return Reads.from_posteriors(even, ids=[f"{name}{i}" for i in range(5)], settings=settings)
+
+    pile = Pile(memory=0)
+    for name in "abc":
+        pile.add(part(name, prompt=("x", "y")))
+    assert [p.on_disk for p in pile.parts] == [True, False]
+    with pytest.raises(ValueError, match="settings"):
+        pile.add(part("d", prompt=("z",)))
+    assert pile.whole().n == 15
+    for copy in (pickle.loads(pickle.dumps(pile)), deepcopy(pile)):
+        copy.add(part("e", prompt=("x", "y")))
+        assert copy.whole().n == 20
+    assert pile.whole().n == 15

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, get_args
 
 import torch
 from jaxtyping import Float64
@@ -71,6 +71,8 @@ class BROJA(Gathering):
             raise ValueError(f"repair must be one of {get_args(Repair)}; got {self.repair!r}")
         if not self.tol > 0:
             raise ValueError(f"tol must be a width in bits above 0; got {self.tol}")
+        if self.floor < 0:
+            raise ValueError(f"floor is how often to exchange, 0 or more; got {self.floor}")
 
     @torch.no_grad()
     def result(self) -> Spectrum:
@@ -98,15 +100,13 @@ class BROJA(Gathering):
         shares = shares_of(strata)
         whole = mixture(parts, shares)
         labels = labels_of(reads.ids, self.groups)
-        groups = None if labels is None else clusters(labels, reads.n)
-        clustered = torch.arange(reads.n) if groups is None else groups
-        given = [_Named(stratum, reads.ids, clustered) for stratum in strata]
+        given = [_Named.of(stratum, reads.ids, labels) for stratum in strata]
         return Spectrum(
             **vars(whole),
             **by_sample(parts, strata, whole),
             bracket=mixture(list(map(self._end, given, parts)), shares) if self.bracket else None,
             floor=mixture(list(map(self._exchanged, given)), shares) if self.floor else None,
-            groups=groups,
+            groups=None if labels is None else clusters(labels, reads.n),
             sensitivity=mixture([part.sensitivity for part in parts], shares),
             mismatch=torch.stack([part.mismatch for part in parts]).amax(0),
             ess=1 / average([1 / part.ess for part in parts], shares),
@@ -127,26 +127,32 @@ class BROJA(Gathering):
         )
 
     def _end(self, given: _Named, plug_in: Atoms) -> Atoms:
-        """A stratum's cross-fitted end; what it says without, where nothing can be halved."""
-        if given.log_p.shape[-1] < 2 or len(given.groups.unique()) < LEAST_CLUSTERS:
-            return plug_in
-        how: dict[str, Any] = {"repair": self.repair, "groups": given.groups, "ids": given.ids}
+        """A stratum's cross-fitted end; where nothing can be halved, what one source tells."""
+        if len(set(given.labels)) < LEAST_CLUSTERS:
+            told = torch.maximum(plug_in.information_vision, plug_in.information_language)
+            return replace(plug_in, union=told)
+        how: dict[str, Any] = {"repair": self.repair, "groups": given.labels, "ids": given.ids}
         return cross_fitted(*given.log_p.unbind(1), **how)
 
     def _exchanged(self, given: _Named) -> Atoms:
         how: dict[str, Any] = {"draws": self.floor, "repair": self.repair, "tol": self.tol}
-        return exchanged(*given.log_p.unbind(1), groups=given.groups, **how)
+        return exchanged(*given.log_p.unbind(1), groups=given.labels, **how)
 
 
+@dataclass(frozen=True)
 class _Named:
-    """A stratum in the order of its samples' names, so that chance does not know another."""
+    """A stratum's posteriors, and what its samples and their clusters are called."""
 
-    def __init__(self, stratum: Stratum, ids: tuple[str, ...], groups: Tensor) -> None:
-        names = [ids[row] for row in stratum.rows.tolist()]
-        order = sorted(range(len(names)), key=names.__getitem__)
-        self.ids = [names[i] for i in order]
-        self.log_p = stratum.log_p[:, :, order]
-        self.groups = groups[stratum.rows.cpu()[order]]
+    log_p: Float64[Tensor, "layers conditions members options"]
+    ids: list[str]
+    labels: list[Any]
+
+    @classmethod
+    def of(cls, stratum: Stratum, ids: tuple[str, ...], labels: list[Any] | None) -> Self:
+        """Samples are clusters of their own where there are none."""
+        rows = stratum.rows.tolist()
+        names = [ids[row] for row in rows]
+        return cls(stratum.log_p, names, names if labels is None else [labels[i] for i in rows])
 
 
 def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pid_lens.estimators.gaussian import NATS, Redundancy
 from pid_lens.estimators.gaussian_algebra import NOTHING, shared_basis, whitener
-from pid_lens.spectra import Atoms
+from pid_lens.spectra import FIELDS, Atoms
 
-TOTALS = ("information", "information_vision", "information_language", "union")
+TOTALS = FIELDS[:-1]
 
 
 def slopes(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from pid_lens.errors import clusters, reach, standard_error
+from pid_lens.errors import clusters, interval, standard_error
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.gaussian import Redundancy, check_settings, gaussian_pid
 from pid_lens.estimators.gaussian_algebra import covariance_of
@@ -72,10 +72,7 @@ class GaussianBracket:
         """
         error = self.standard_error(name)
         ends = torch.stack([getattr(self.plug_in, name), getattr(self.cross_fitted, name)])
-        low, high = ends.amin(0), ends.amax(0)
-        beyond = reach(high - low, error, level) * error
-        known = beyond.isfinite()
-        return (low - beyond).where(known, -torch.inf), (high + beyond).where(known, torch.inf)
+        return interval(ends, torch.zeros_like(error), error, level)
 
     def __repr__(self) -> str:
         if self.plug_in.union.ndim:

@@ -16,13 +16,12 @@ from pid_lens.estimators.gaussian_samples import GaussianBracket, gaussian_pid_s
 from pid_lens.estimators.grouping import Groups, labels_of
 from pid_lens.estimators.principal import Principal
 from pid_lens.reads import Reads
-from pid_lens.spectra import Atoms, Spectrum, Unit
+from pid_lens.spectra import FIELDS, Atoms, Spectrum, Unit
 
 Target = Literal["last", "same"]
 NEEDED = ("answer", "image", "question")
 MOST_WIDTH = 0.1
 """Estimates that differ by more than this share of the information (and .05) are doubtful."""
-_TOTALS = ("information", "information_vision", "information_language", "union", "gap")
 
 
 @dataclass
@@ -105,7 +104,7 @@ class GaussianPID(Gathering):
         reads = reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
         bracket = self._bracket(reads)
         return Spectrum(
-            **{name: getattr(bracket.plug_in, name) for name in _TOTALS},
+            **{name: getattr(bracket.plug_in, name) for name in FIELDS},
             unit=self.unit,
             layers=reads.layers,
             ids=reads.ids,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import shake_256
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from pid_lens.errors import clusters
 from pid_lens.estimators.posterior import Repair, logs_of, plug_in
-from pid_lens.spectra import Atoms
+from pid_lens.spectra import FIELDS, Atoms
 
 Logs = Tensor | np.ndarray
 
 
+@torch.no_grad()
 def bootstrap(
     full: Logs,
     vision: Logs,
@@ -72,6 +75,7 @@ def bootstrap(
     return _stacked(found)
 
 
+@torch.no_grad()
 def exchanged(
     full: Logs,
     vision: Logs,
@@ -100,7 +104,8 @@ def exchanged(
         language: given language alone.
         draws: how often to swap.
         repair: as in `posterior_pid`.
-        groups: the cluster of each sample; clusters are swapped whole.
+        groups: the cluster of each sample; clusters are swapped whole, by their labels, so that
+            the same label is swapped alike in every call.
         seed: of the swaps.
         tol: as in `posterior_pid`.
 
@@ -113,18 +118,26 @@ def exchanged(
         tensor(True)
     """
     both, one, two = logs_of(full=full, vision=vision, language=language)
-    generator = torch.Generator().manual_seed(seed)
     n = one.shape[1]
-    of = torch.arange(n) if groups is None else clusters(groups, n)
+    labels = list(range(n) if groups is None else groups)
+    if len(labels) != n:
+        raise ValueError(f"{n} samples need as many groups, one label each; got {len(labels)}")
     found = []
-    for _ in range(draws):
-        swapped = torch.rand(int(of.max()) + 1, generator=generator).lt(0.5)
-        swap = swapped[of][None, :, None].to(one.device)
+    for swapped in _swaps(labels, draws, seed):
+        swap = swapped[None, :, None].to(one.device)
         found.append(plug_in([both, one.where(~swap, two), two.where(~swap, one)], repair, tol))
     return _stacked(found)
 
 
+def _swaps(labels: list[Any], draws: int, seed: int) -> Bool[Tensor, "draws n"]:
+    """Coins tossed by the labels themselves, so that they know no order and no company."""
+    named = [label.item() if hasattr(label, "item") else label for label in labels]
+    bytes_each = -(-draws // 8)
+    coins = b"".join(shake_256(f"{seed}/{name}".encode()).digest(bytes_each) for name in named)
+    bits = np.unpackbits(np.frombuffer(coins, np.uint8).reshape(len(named), -1), axis=1)
+    return torch.from_numpy(bits[:, :draws].T.astype(bool))
+
+
 def _stacked(found: list[Atoms]) -> Atoms:
-    names = ("information", "information_vision", "information_language", "union", "gap")
-    whole: dict[str, Any] = {n: torch.stack([getattr(one, n) for one in found]) for n in names}
+    whole: dict[str, Any] = {n: torch.stack([getattr(one, n) for one in found]) for n in FIELDS}
     return Atoms(**whole)

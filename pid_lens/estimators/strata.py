@@ -10,13 +10,10 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from pid_lens.spectra import Atoms
+from pid_lens.spectra import FIELDS, Atoms
 
 if TYPE_CHECKING:
     from pid_lens.estimators.posterior import PosteriorAtoms
-
-TOTALS = ("information", "information_vision", "information_language", "union", "gap")
-"""The fields of `Atoms` that are tensors."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def average(values: Sequence[Tensor], shares: Tensor) -> Float64[Tensor, "*layer
 def mixture(parts: Sequence[Atoms], shares: Tensor) -> Atoms:
     """The sum over strata of n_k / n times PID_k."""
     values: dict[str, Any] = {
-        name: average([getattr(part, name) for part in parts], shares) for name in TOTALS
+        name: average([getattr(part, name) for part in parts], shares) for name in FIELDS
     }
     return Atoms(**values)
 
@@ -76,7 +73,7 @@ def by_sample(
     """
     back = torch.cat([stratum.rows for stratum in strata]).argsort()
     values: dict[str, dict[str, Any]] = {"pointwise": {}, "influence": {}}
-    for name in TOTALS:
+    for name in FIELDS:
         points = [getattr(part.pointwise, name).cpu() for part in parts]
         shifts = [(getattr(part, name).cpu() - getattr(whole, name))[:, None] for part in parts]
         moves = [getattr(part.influence, name).cpu() for part in parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -105,7 +106,8 @@ def layered_reads(
         )
     joints, atoms = _layers(tuple(layers), answers, strength, noise)
     log_p, labels = _drawn(joints, n, seed)
-    return LayeredReads(Reads.from_posteriors(log_p, labels=labels), joints, atoms)
+    reads = Reads.from_posteriors(log_p, labels=labels)
+    return LayeredReads(reads, joints.clone(), deepcopy(atoms))
 
 
 @lru_cache
