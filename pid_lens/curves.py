@@ -174,7 +174,7 @@ class Curve:
 
     @classmethod
     def _recalled(cls, prefix: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> Curve:
-        found = {k: tensors[prefix + k] for k in _TENSORS if prefix + k in tensors}
+        found: dict[str, Any] = {k: tensors[prefix + k] for k in _TENSORS if prefix + k in tensors}
         parts = {k: cls._recalled(f"{prefix}{k}/", tensors, p) for k, p in about["parts"].items()}
         tuples = {name: tuple(about[name]) for name in ("layers", "ids")}
         return cls(**{**about, **tuples, "parts": parts}, **found)
