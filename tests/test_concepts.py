@@ -319,6 +319,15 @@ def test_the_seed_is_ones_own():
     assert not torch.equal(one.outputs, other.outputs)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_needs_no_leave_from_outside(mode):
+    h, targets, groups = ALONE["four labels"].drawn(100)
+    expected = concept_information(h[None], targets, groups=groups, constants=QUICK)
+    with mode():
+        found = concept_information(1 * h[None], 1 * targets, groups=groups, constants=QUICK)
+    assert torch.equal(found.outputs, expected.outputs)
+
+
 def test_training_that_ends_too_early_is_said():
     h, targets, _ = ALONE["four labels"].drawn(200)
     with pytest.warns(UserWarning, match="still getting better after 1 epochs"):
@@ -378,6 +387,7 @@ BAD_RECIPES = {
     "rate": {"rate": 0.0},
     "epochs": {"epochs": 0},
     "batch": {"batch": 0},
+    "patience": {"patience": 0},
 }
 
 
@@ -518,7 +528,9 @@ def test_settings_are_checked_at_once(wrong):
         ConceptBottleneck(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"concepts": "labels"}, {"groups": [1, 2]}, {"clusters": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"concepts": "labels"}, {"groups": [1, 2]}, {"clusters": "label"}, {"concepts": C}]
+)
 def test_what_maps_no_ids_is_an_error(wrong):
     with pytest.raises(TypeError, match=next(iter(wrong))):
         ConceptBottleneck(**wrong)

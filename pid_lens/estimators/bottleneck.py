@@ -45,9 +45,10 @@ class Recipe:
                 f"folds must be at least {least}: one held out{', one judge' * (least - 2)} and "
                 f"one to learn from; got {self.folds}"
             )
-        for name in ("batch", "epochs", "rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
+        for name in ("batch", "epochs", "rate", "patience"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0; got {value}")
         if min(self.widths, default=1) < 1:
             raise ValueError(f"widths must be at least 1; got {self.widths}")
         if not 0 <= self.dropout < 1:
@@ -131,7 +132,7 @@ def _judged(committee: Committee, recipe: Recipe) -> list[list[Tensor]]:
         best = torch.minimum(best, losses)
         reached = float(losses.mean())
         waited = 0 if reached < least - PROGRESS else waited + 1
-        least = min(least, reached) if waited == 0 else least
+        least = least if waited else reached
         if waited == recipe.patience:
             return kept
     warnings.warn(

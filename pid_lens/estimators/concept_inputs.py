@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 from pid_lens.errors import clusters as numbered
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.bottleneck import Rows
+
+Labels = Sequence[Any] | Tensor | np.ndarray
+"""One a sample, of any kind."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,7 @@ class Inputs:
         return Rows(states, *repeated)
 
 
-def inputs(
-    hidden: Any, concepts: Any, clusters: Sequence[Any] | None, folds: int, seed: int
-) -> Inputs:
+def inputs(hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed: int) -> Inputs:
     """Checks and prepares; what is refused and why: `concept_information`."""
     states = _standardised(hidden)
     n = len(states[0])
@@ -52,7 +54,7 @@ def inputs(
     return Inputs(states, _targets(concepts, n), _folds(together, folds, seed), of)
 
 
-def grouped(groups: Sequence[Any], n: int, least: int) -> Int64[Tensor, " n"]:
+def grouped(groups: Labels, n: int, least: int) -> Int64[Tensor, " n"]:
     """Question groups as numbers.
 
     Raises:

@@ -66,13 +66,9 @@ class ConceptBottleneck(Gathering):
         if self.unit not in NATS:
             raise ValueError(f"unit must be one of {tuple(NATS)}; got {self.unit!r}")
         for name in ("concepts", "groups", "clusters"):
-            given = getattr(self, name)
-            if isinstance(given, Mapping):
-                setattr(self, name, {str(k): _plain(value) for k, value in given.items()})
-            elif not (callable(given) or given == {"concepts": "label"}.get(name)):
-                raise TypeError(
-                    f"{name} must map sample ids, a dict or a function; got {type(given).__name__}"
-                )
+            given, default = getattr(self, name), "label" if name == "concepts" else None
+            if not (isinstance(given, str | None) and given == default):
+                setattr(self, name, _by_sample(given, name))
 
     @torch.no_grad()
     def update(self, reads: Reads) -> Self:
@@ -139,6 +135,14 @@ class ConceptBottleneck(Gathering):
                 f"{', '.join(map(repr, missing[:NAMED]))}{more}"
             )
         return list(found.values())
+
+
+def _by_sample(given: Any, name: str) -> BySample:
+    if isinstance(given, Mapping):
+        return {str(key): _plain(value) for key, value in given.items()}
+    if not callable(given):
+        raise TypeError(f"{name} must map sample ids: a dict or a function; got {given!r}")
+    return given
 
 
 def _plain(value: Any) -> Any:

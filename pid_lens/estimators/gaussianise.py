@@ -19,10 +19,11 @@ RATE = 0.05
 """Of Adam."""
 BATCH = 1024
 """Samples in a step, at least; fewer than twice as many are taken whole."""
-PATIENCE = 40
+PATIENCE = 20
 """After so many steps without a gain training ends."""
+LEAST_GAIN = 0.01
+"""Nats a held-out sample."""
 _EVERY = 5
-_GAIN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def gaussianise(
     steps: int = 300,
     folds: int = 3,
     seed: int = 0,
+    progress: bool = False,
 ) -> Gaussianised:
     r"""Maps z_i = f_i(x_i) under which z = (z_1, z_2, ...) is as likely as can be a Gaussian.
 
@@ -56,7 +58,7 @@ def gaussianise(
     matters: of the many maps that make each variable Gaussian by itself it prefers those
     that make their relation Gaussian too.
 
-    Each fold in turn is held out while the others are descended on, until 40 steps made the
+    Each fold in turn is held out while the others are descended on, until 20 steps made the
     held-out samples no likelier; the maps are then those of all samples after as many steps as
     were best. Where that is no better than a plain Gaussian, variables stay as they are.
 
@@ -68,6 +70,7 @@ def gaussianise(
         steps: of descent, at most.
         folds: how many.
         seed: of folds and batches.
+        progress: show a bar if it takes longer than two seconds.
 
     Raises:
         ImportError: zuko is not installed.
@@ -92,7 +95,8 @@ def gaussianise(
         return _Flow(first, sizes, transforms, joint)
 
     parts = torch.randperm(len(rows), generator=generator).tensor_split(folds)
-    gain, at = _best([_Trial(begun, rows, held, generator) for held in parts], steps)
+    trials = [_Trial(begun, rows, held, generator) for held in parts]
+    gain, at = _best(trials, steps, progress)
     if not gain > 0:
         return Gaussianised(tuple(variables), 0.0, 0)
     flow = begun(slice(None))
@@ -114,16 +118,16 @@ class _Flow(nn.Module):
         blocks = [d] if joint else sizes
         self._free = torch.block_diag(*(torch.ones(size, size) for size in blocks))
         self._turns = nn.ParameterList(_zeros(d, d) for _ in range(transforms))
-        self._splines = nn.ModuleList(
-            nn.ParameterList([_zeros(d, BINS), _zeros(d, BINS), _zeros(d, BINS - 1)])
-            for _ in range(transforms)
-        )
+        self._widths = nn.ParameterList(_zeros(d, BINS) for _ in range(transforms))
+        self._heights = nn.ParameterList(_zeros(d, BINS) for _ in range(transforms))
+        self._slopes = nn.ParameterList(_zeros(d, BINS - 1) for _ in range(transforms))
 
     def forward(
         self, rows: Float64[Tensor, "n d"]
     ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, " n"]]:
         values, volume = self._start(rows)
-        for at, (turn, spline) in enumerate(zip(self._turns, self._splines, strict=True)):
+        parts = zip(self._turns, self._widths, self._heights, self._slopes, strict=True)
+        for at, (turn, *spline) in enumerate(parts):
             if at or self._joint:
                 values = self._rotated(turn * self._free)(values)
             values, log_slopes = self._bent(*spline).call_and_ladj(values)
@@ -198,14 +202,16 @@ class _Trial:
         return float(self._plain - _Normal.of(values).surprise(held) + volume.mean())
 
 
-def _best(trials: Sequence[_Trial], steps: int) -> tuple[float, int]:
+def _best(trials: Sequence[_Trial], steps: int, progress: bool) -> tuple[float, int]:
     """The best mean gain of all folds, and after how many steps it was there."""
+    from tqdm import tqdm
+
     every = max(_EVERY, trials[0].descent.batches)
     most, at = -math.inf, 0
-    for step in range(steps + 1):
+    for step in tqdm(range(steps + 1), "training", delay=2, leave=False, disable=not progress):
         if step % every == 0:
             gain = sum(trial.gain() for trial in trials) / len(trials)
-            if gain > most + _GAIN:
+            if gain > most + LEAST_GAIN:
                 most, at = gain, step
         if step - at >= max(PATIENCE, 8 * every):
             break

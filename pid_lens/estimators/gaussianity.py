@@ -10,10 +10,9 @@ from torch import Tensor
 
 from pid_lens.estimators.gaussian import rank, whitener
 
-MOST_SKEWNESS = 0.25
-"""A mean square of the dimensions' skewness beyond this is clearly not Gaussian."""
-MOST_KURTOSIS = 0.1
-"""A relative error of the fourth moment beyond this is clearly not Gaussian."""
+MOST_SKEWNESS = 0.05
+MOST_KURTOSIS = 0.02
+"""What may be without consequence."""
 _ERRORS = 3
 """So many standard errors beyond is clear."""
 
@@ -24,12 +23,13 @@ class Gaussianity:
 
     With m_ij the inner product of samples i and j, whitened::
 
-        skewness = (mean m_ij^3 - (d + 1) (d + 2) d / n) / d     kurtosis = mean m_ii^2 / (d (d + 2)) - 1
+        skewness = (mean m_ij^3 - d (d + 1) (d + 2) / n) / d
+        kurtosis = mean m_ii^2 / (d (d + 2)) - 1
 
     Both are 0 for a Gaussian, whose sampling errors are the fields ``_error``. Where dimensions
     are independent the skewness is the mean of their squared ones: 4 for an exponential. Kurtosis
     is below 0 for clusters and above 0 for heavy tails: -.67 for two points, 2 for a Laplacian.
-    They see three and four moments of all dimensions together, so that 0 is no proof.
+    They see the third and fourth moments of all dimensions together: 0 is no proof.
 
     Source:
         Measures of multivariate skewness and kurtosis with applications (Mardia, 1970),
@@ -43,7 +43,7 @@ class Gaussianity:
 
     @property
     def clear(self) -> bool:
-        """Whether it is clearly none: 3 errors beyond a skewness of .25 or a kurtosis of .1."""
+        """Whether it is clearly none: 3 errors beyond a skewness of .05 or a kurtosis of .02."""
         return (
             self.skewness > MOST_SKEWNESS + _ERRORS * self.skewness_error
             or abs(self.kurtosis) > MOST_KURTOSIS + _ERRORS * self.kurtosis_error
@@ -57,15 +57,16 @@ def gaussianity(values: Float64[Tensor, "n d"]) -> Gaussianity:
         values: [n, d]; directions without variance do not count.
 
     Example:
+        >>> import torch
         >>> normal = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)).double()
         >>> gaussianity(normal).clear, gaussianity(normal**3).clear
         (False, True)
     """
     centred, n = values - values.mean(0), len(values)
+    if not centred.any():
+        return Gaussianity(0.0, 0.0, 0.0, 0.0)
     whitening = whitener(centred.mT @ centred / n)
     white, d = centred @ whitening.mT, int(rank(whitening))
-    if not d:
-        return Gaussianity(0.0, 0.0, 0.0, 0.0)
     cubes = sum(float(((white * one[:, None]).mT @ white / n).square().sum()) for one in white.mT)
     fourth, moments = float(white.square().sum(-1).square().mean()), d * (d + 1) * (d + 2)
     return Gaussianity(

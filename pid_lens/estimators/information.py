@@ -87,7 +87,7 @@ def mutual_information(
     ============ ==================================================================================
 
     On the 40 tasks of the benchmark of Czyż et al. at 3,000 samples the mean absolute errors are
-    @INFONCE@ (infonce, three seeds), @GAUSSIAN@ (gaussian) and @KSG@ nats (ksg).
+    .066 (infonce, mean of three seeds), .170 (gaussian) and .250 nats (ksg).
 
     Args:
         x: [n, dx], or [n].
@@ -97,7 +97,9 @@ def mutual_information(
         unit: ``"bits"`` or ``"nats"``.
 
     Returns:
-        value, standard error (over samples; the bias is not in it) and cap.
+        value, standard error and cap. The error is that of samples drawn anew; the bias is not in
+        it: 95 % intervals hold the truth of normal pairs (one to three dimensions, 600 to 900
+        samples) in 78 to 95 % of draws (infonce), 95 to 98 % (gaussian), 45 to 98 % (ksg).
 
     Raises:
         TypeError: not tensors or arrays.
