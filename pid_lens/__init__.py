@@ -11,7 +11,16 @@ from pid_lens import demo, truth
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.batching import batch
 from pid_lens.compare import compare
-from pid_lens.estimators import BROJA, GaussianPID, discrete_pid, gaussian_pid, posterior_pid
+from pid_lens.curves import Curve
+from pid_lens.estimators import (
+    BATCH,
+    BROJA,
+    GaussianPID,
+    batch_pid,
+    discrete_pid,
+    gaussian_pid,
+    posterior_pid,
+)
 from pid_lens.interventions import Noise
 from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
@@ -26,10 +35,12 @@ from pid_lens.spectra import Atoms, Spectrum
 __version__ = "0.1.0"
 
 __all__ = [
+    "BATCH",
     "BROJA",
     "Anatomy",
     "Atoms",
     "Batch",
+    "Curve",
     "Estimator",
     "GaussianPID",
     "Intervention",
@@ -44,6 +55,7 @@ __all__ = [
     "Spans",
     "Spectrum",
     "batch",
+    "batch_pid",
     "calibrate",
     "compare",
     "demo",

@@ -15,6 +15,12 @@ from einops import rearrange
 
 from pid_lens.forking import keep_rows, repeat_rows, ways_around
 from pid_lens.hooks import hooked, named_arguments, without
+from pid_lens.image_only import (
+    PROBE,
+    is_image_only,
+    refuse_seeing_image,
+    refuse_text_before_image,
+)
 from pid_lens.readouts import LogitLens
 from pid_lens.reads import Reads
 from pid_lens.samples import Batch, Samples, recognise
@@ -57,6 +63,14 @@ class Instrument:
     settings: dict[str, Any]
     confirmed: list[bool] = field(default_factory=lambda: [False])
     """Whether the last layer's reads were found equal to the model's answer."""
+    image_only: list[bool] = field(default_factory=lambda: [False])
+    """Whether the image's last token was found not to see the text."""
+
+    @property
+    def probes(self) -> tuple[Variation, ...]:
+        """What the next pass carries along to prove that the image does not see the text."""
+        wanted = any(map(is_image_only, self.states)) and not self.image_only[0]
+        return (PROBE,) if wanted else ()
 
     @contextmanager
     def attached(
@@ -127,6 +141,8 @@ class _Recording:
             self.how.options,
         )
         refuse_options(self.samples.options, self.how.anatomy)
+        if any(map(is_image_only, self.how.states)):
+            refuse_text_before_image(self.samples.spans)
         self.answers, self.states = {}, {}
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -172,7 +188,11 @@ class _Recording:
                 )
             self.answers[layer] = rearrange(answers, "(v n) answers -> v n answers", v=times)
             for pooled in self.how.states if self._untouched() else ():
-                self.states[layer, pooled.span] = pooled(states[: samples.n], samples.spans)
+                own = pooled(states[: samples.n], samples.spans)
+                self.states[layer, pooled.name] = own
+                if self._probing() and is_image_only(pooled):
+                    other = pooled(states[-samples.n :], samples.spans)
+                    refuse_seeing_image(own, other, layer, states.dtype)
 
         return read
 
@@ -192,10 +212,15 @@ class _Recording:
             confirm_last_layer(self.answers[last][0], logits, samples)
             self.how.confirmed[0] = True
         self.sink(self._reads(samples))
+        if self._probing():
+            self.how.image_only[0], self.variations = True, self.variations[:-1]
         self.samples = None
 
     def _untouched(self) -> bool:
         return not self.variations[0].interventions
+
+    def _probing(self) -> bool:
+        return self.variations[-1] is PROBE
 
     def _seen(self) -> Samples:
         if self.samples is None:
@@ -223,7 +248,7 @@ class _Recording:
         names = [name for name in self.how.conditions if name in of] or of
         blocks = [answers[:, [i for i, c in enumerate(of) if c == name]] for name in names]
         drawn = any(block.shape[1] > 1 for block in blocks)
-        kept = [pooled.span for pooled in self.how.states if self._untouched()]
+        kept = [pooled.name for pooled in self.how.states if self._untouched()]
         return Reads(
             ids=samples.ids,
             contents=samples.contents,
@@ -234,8 +259,8 @@ class _Recording:
             options=samples.options.to(answers.device),
             labels=samples.labels.to(answers.device),
             states={
-                span: self._stacked([self.states[layer, span] for layer in self.how.layers])
-                for span in kept
+                name: self._stacked([self.states[layer, name] for layer in self.how.layers])
+                for name in kept
             },
             settings=self.how.settings,
         )

@@ -131,7 +131,7 @@ class Lens:
     # ---------------------------------------------------------------- opening
 
     def __enter__(self) -> Self:
-        opened = self._opened(self.variations, None, self._add)
+        opened = self._opened(self._forked, None, self._add)
         opened.__enter__()
         self._open.append(opened)
         return self
@@ -155,7 +155,7 @@ class Lens:
             TypeError: something else was said.
             ValueError: another batch runs inside than the one described.
         """
-        with self._opened(self.variations, described(batch, **said), self._add):
+        with self._opened(self._forked, described(batch, **said), self._add):
             yield self
 
     def views(self, batch: Batch | None = None, **said: Any) -> Iterator[View]:
@@ -170,8 +170,14 @@ class Lens:
 
         Raises:
             ValueError: a view in which no forward pass ran, or passes over other samples than
-                in the first.
+                in the first; a state of the image alone before a fork has proven it to be so.
         """
+        if self._instrument.probes:
+            raise ValueError(
+                "a view shows one condition, so it cannot prove that the image's last token does "
+                "not see the text: run one batch in the lens first, `with lens(batch): "
+                "model(**batch.inputs)`, then go through its views"
+            )
         given, views = described(batch, **said), []
         needed = [v for v in self.variations if v.condition or self._instrument.states]
         for variation in needed:
@@ -200,8 +206,16 @@ class Lens:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """Condition of each block of n rows inside the decoder during a fork."""
-        return tuple(variation.condition for variation in self.variations)
+        """Condition of each block of n rows inside the decoder during a fork.
+
+        The first pass of a lens that keeps ``Pooled("image", token="last")`` has a nameless one
+        more, by which it proves that the image does not see the text.
+        """
+        return tuple(variation.condition for variation in self._forked)
+
+    @property
+    def _forked(self) -> tuple[Variation, ...]:
+        return (*self.variations, *self._instrument.probes)
 
     @property
     def reads(self) -> Reads:

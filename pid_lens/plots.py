@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from pid_lens.curves import Curve
     from pid_lens.spectra import Spectrum
 
 STYLE = {
@@ -82,6 +83,46 @@ def plot_spectra(spectra: Mapping[str, Spectrum], title: str | None = None) -> F
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
+
+
+def plot_curve(curve: Curve, ax: Axes | None = None) -> Axes:
+    """Draws one quantity over the layers, what it is made of, and the cap of its estimator.
+
+    Bands are 95 % intervals of the mean over samples; a hollow marker lies within 10 % of the
+    cap and says only that the quantity is large.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    lines = {curve.name: curve, **curve.parts}
+    for index, (name, line) in enumerate(lines.items()):
+        colour = f"C{index}"
+        ax.fill_between(line.layers, *line.interval(), color=colour, alpha=0.25, linewidth=0)
+        ax.plot(
+            line.layers, line.value, color=colour, linewidth=1.6 if index == 0 else 1.1, label=name
+        )
+        for hollow in (False, True):
+            at = (line.near_cap == hollow).nonzero().flatten().tolist()
+            ax.plot(
+                [line.layers[i] for i in at],
+                line.value[at],
+                linestyle="none",
+                marker="o" if index == 0 else ".",
+                markeredgecolor=colour,
+                markerfacecolor="white" if hollow else colour,
+            )
+    caps = {float(c) for line in lines.values() if line.cap is not None for c in line.cap}
+    for cap in sorted(caps):
+        ax.axhline(cap, color="0.5", linestyle=":", linewidth=1)
+        ax.annotate("cap", (1, cap), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    ax.set_xlabel("layer")
+    ax.set_ylabel(f"{curve.name} ({curve.unit})" if not curve.parts else curve.unit)
+    ax.set_xticks(_ticks(curve.layers))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize="small")
+    return ax
 
 
 def _draw_atom(ax: Axes, spectrum: Spectrum, name: str) -> None:

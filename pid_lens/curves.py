@@ -1,0 +1,195 @@
+"""Curve: one quantity at every layer, with its unit, its error and what it cannot exceed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from pid_lens.errors import standard_error
+from pid_lens.spectra import DIFFERENCE, NATS, Unit
+from pid_lens.storage import load_record, save_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+NEAR_CAP = 0.9
+"""From this share of its cap on a value says no more than that it is large."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Curve:
+    """One quantity at every layer: a mean over samples, with what each of them contributes.
+
+    Tensors are float64 on the CPU, in ``unit``. ``a - b`` of two curves over the same samples is
+    paired: its error is that of the mean difference.
+
+    Example:
+        >>> values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
+        >>> curve = Curve(name="information", pointwise=values, layers=(0, 1), ids=("a", "b"),
+        ...               estimator="Mine")
+        >>> curve.value, curve.error
+        (tensor([2., 2.], dtype=torch.float64), tensor([1., 0.], dtype=torch.float64))
+        >>> curve
+        Curve(information, layer 1: 2.000±0.000 bits; n=2, 2 layers, Mine())
+    """
+
+    name: str
+    """What it is, as an axis would say it."""
+    pointwise: Tensor
+    """What each sample contributes, [layers, n] in the order of ``ids``."""
+    layers: tuple[int, ...]
+    ids: tuple[str, ...]
+    """The samples behind it: those that the estimator was not trained on."""
+    estimator: str
+    unit: Unit = "bits"
+    settings: dict[str, Any] = field(default_factory=dict)
+    cap: Tensor | None = None
+    """The most that the estimator can say, [layers], e.g. log of the batch size."""
+    groups: Tensor | None = None
+    """The cluster of each sample, where they are not independent."""
+    parts: dict[str, Curve] = field(default_factory=dict)
+    """What it is made of."""
+
+    def __post_init__(self) -> None:
+        expected = [len(self.layers), len(self.ids)]
+        if list(self.pointwise.shape) != expected:
+            raise ValueError(
+                f"pointwise must be [layers, n] = {expected}; got {list(self.pointwise.shape)}"
+            )
+
+    @property
+    def value(self) -> Tensor:
+        """The mean over samples, [layers]."""
+        return self.pointwise.mean(1)
+
+    @property
+    def error(self) -> Tensor:
+        """The standard error of the value over samples or clusters, [layers]."""
+        return standard_error(self.pointwise - self.value[:, None], self.groups)
+
+    @property
+    def near_cap(self) -> Tensor:
+        """Where the value lies within 10 % of the cap and says only that it is large, bool."""
+        if self.cap is None:
+            return torch.zeros(len(self.layers), dtype=torch.bool)
+        return self.value > NEAR_CAP * self.cap
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """A confidence interval of the value, [layers] each; sampling error alone."""
+        z = torch.special.ndtri(torch.tensor(0.5 + level / 2, dtype=torch.float64))
+        return self.value - z * self.error, self.value + z * self.error
+
+    def to(self, unit: Unit) -> Self:
+        """The same in another unit, ``"bits"`` or ``"nats"``.
+
+        Raises:
+            ValueError: an unknown unit.
+        """
+        if unit not in NATS:
+            raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+        factor = NATS[self.unit] / NATS[unit]
+        return replace(
+            self,
+            unit=unit,
+            pointwise=self.pointwise * factor,
+            cap=None if self.cap is None else self.cap * factor,
+            parts={name: part.to(unit) for name, part in self.parts.items()},
+        )
+
+    def __sub__(self, other: Curve) -> Curve:
+        """The change from ``other`` to this one, sample by sample.
+
+        Raises:
+            ValueError: another quantity, or other samples, layers, unit or estimator.
+        """
+        if not isinstance(other, Curve):
+            return NotImplemented
+        same = ("name", "unit", "layers", "estimator")
+        differing = [name for name in same if getattr(self, name) != getattr(other, name)]
+        if set(self.ids) != set(other.ids):
+            differing.append(f"samples ({len(set(self.ids) ^ set(other.ids))} are in one alone)")
+        if differing:
+            raise ValueError(
+                f"these curves differ in {', '.join(differing)}: only curves of one quantity over "
+                "the same samples can be subtracted"
+            )
+        row_of = {name: row for row, name in enumerate(other.ids)}
+        rows = [row_of[name] for name in self.ids]
+        return replace(
+            self,
+            pointwise=self.pointwise - other.pointwise[:, rows],
+            estimator=f"{DIFFERENCE}{self.estimator}",
+            settings={**self.settings, "minus": other.settings},
+            cap=None,
+            parts={},
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a layer: value, error, cap, and the same of every part."""
+        import pandas as pd
+
+        columns = {"value": self.value, "error": self.error, "near_cap": self.near_cap}
+        if self.cap is not None:
+            columns["cap"] = self.cap
+        for name, part in self.parts.items():
+            columns |= {name: part.value, f"{name}_error": part.error}
+        rows = pd.Index(self.layers, name="layer")
+        return pd.DataFrame({k: v.numpy() for k, v in columns.items()}, index=rows)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the value over the layers with its 95 % band and its cap."""
+        from pid_lens.plots import plot_curve
+
+        return plot_curve(self, ax)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file."""
+        tensors: dict[str, Tensor] = {}
+        save_record(path, "pid_lens.Curve", tensors, self._record("", tensors))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Curve:
+        """Reads what `save` wrote."""
+        tensors, about = load_record(path, "pid_lens.Curve")
+        return cls._recalled("", tensors, about)
+
+    def _record(self, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Everything but the tensors, which are added to those given, names prefixed."""
+        for name in _TENSORS:
+            if getattr(self, name) is not None:
+                tensors[prefix + name] = getattr(self, name)
+        about = {name: getattr(self, name) for name in _ABOUT}
+        parts = {k: p._record(f"{prefix}{k}/", tensors) for k, p in self.parts.items()}
+        return {**about, "parts": parts}
+
+    @classmethod
+    def _recalled(cls, prefix: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> Curve:
+        found: dict[str, Any] = {k: tensors[prefix + k] for k in _TENSORS if prefix + k in tensors}
+        parts = {k: cls._recalled(f"{prefix}{k}/", tensors, p) for k, p in about["parts"].items()}
+        tuples = {name: tuple(about[name]) for name in ("layers", "ids")}
+        return cls(**{**about, **tuples, "parts": parts}, **found)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(
+            f"{k}={v}" for k, v in self.settings.items() if isinstance(v, str | int | float)
+        )
+        capped = int(self.near_cap.sum())
+        return (
+            f"Curve({self.name}, layer {self.layers[-1]}: {float(self.value[-1]):.3f}±"
+            f"{float(self.error[-1]):.3f} {self.unit}; n={self.n}, {len(self.layers)} layers, "
+            f"{self.estimator}({settings}){f', {capped} near the cap' if capped else ''})"
+        )
+
+
+_TENSORS = ("pointwise", "cap", "groups")
+_ABOUT = ("name", "unit", "layers", "ids", "estimator", "settings")

@@ -1,0 +1,96 @@
+"""What BATCH is given: samples of two sources, and the answer's posterior given each and both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from pid_lens.estimators.arrays import as_float64
+
+Given = tuple[Any, Any, Any, Any, Any]
+"""x1, x2, p(y|x1), p(y|x2), p(y|x1,x2): tensors or arrays with one row a sample."""
+NAMES = ("x1", "x2", "p(y|x1)", "p(y|x2)", "p(y|x1,x2)")
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples: what the sources show, and p(y|x1), p(y|x2), p(y|x1,x2). All float32."""
+
+    vision: Float[Tensor, "n d1"]
+    language: Float[Tensor, "n d2"]
+    given_vision: Float[Tensor, "n answers"]
+    given_language: Float[Tensor, "n answers"]
+    given_both: Float[Tensor, "n answers"]
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.vision)
+
+    def batches(self, size: int, order: Int64[Tensor, " n"]) -> Iterator[Rows]:
+        """Full batches in some order; what is left over is dropped, unless it is all there is."""
+        size = min(size, self.n)
+        for rows in order[: self.n - self.n % size].split(size):
+            yield Rows(*(getattr(self, one.name)[rows] for one in fields(self)))
+
+
+def checked(which: str, given: Given) -> Rows:
+    """Samples as they should be.
+
+    Raises:
+        TypeError: no tuple of five tensors or arrays.
+        ValueError: shapes that do not fit, no samples, NaN, rows that are no probabilities.
+    """
+    if not isinstance(given, tuple | list) or len(given) != len(NAMES):
+        raise TypeError(f"{which} must be a tuple ({', '.join(NAMES)}); got {_said(given)}")
+    named = [f"{which}'s {name}" for name in NAMES]
+    tensors = [as_float64(x, name).detach() for name, x in zip(named, given, strict=True)]
+    shapes = [list(x.shape) for x in tensors]
+    n = len(tensors[0]) if tensors[0].ndim else 0
+    fitting = all(len(s) == 2 and s[0] == n and 0 not in s for s in shapes)
+    if not fitting or len({s[1] for s in shapes[2:]}) > 1:
+        raise ValueError(
+            f"{which} must be x1 [n, d1], x2 [n, d2] and three [n, answers], none empty; got "
+            f"{', '.join(f'{name} {shape}' for name, shape in zip(NAMES, shapes, strict=True))}"
+        )
+    for name, x in zip(named, tensors, strict=True):
+        if not bool(x.float().isfinite().all()):
+            raise ValueError(f"{name} has NaN or infinite entries (float32); leave such rows out")
+    posteriors = [_normalised(x, name) for name, x in zip(named[2:], tensors[2:], strict=True)]
+    device = tensors[0].device
+    return Rows(*(x.float().to(device) for x in (*tensors[:2], *posteriors)))
+
+
+def _normalised(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
+    total = p.sum(1, keepdim=True)
+    if bool((p < 0).any()):
+        raise ValueError(f"{name} has negative entries; pass probabilities (logs: x.exp())")
+    worst = float((total - 1).abs().max())
+    if worst > _ROUNDING:
+        raise ValueError(
+            f"every row of {name} must sum to 1, one is off by {worst:.2g}; divide by the sums "
+            "(p / p.sum(-1, keepdim=True)), or take logits.softmax(-1)"
+        )
+    return p / total
+
+
+def refuse_other_kind(train: Rows, val: Rows) -> None:
+    """A ValueError unless both have features and answers of the same widths."""
+    one, other = (
+        [x.shape[1] for x in (rows.vision, rows.language, rows.given_both)]
+        for rows in (train, val)
+    )
+    if one != other:
+        raise ValueError(
+            f"train and val must have the same d1, d2 and answers; got {one} and {other}"
+        )
+
+
+def _said(given: Any) -> str:
+    count = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+    return f"{type(given).__name__}{count}"

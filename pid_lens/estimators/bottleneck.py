@@ -1,0 +1,253 @@
+"""Bottlenecks: networks from states to concepts, each asked about samples it never saw."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+Constants = Literal["default", "paper"]
+PROGRESS = 1e-4
+"""Nats by which judges must see the loss fall to call it progress."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a bottleneck is built, trained and judged."""
+
+    widths: tuple[int, ...] = (64, 64)
+    """Of the hidden layers, with ReLU between."""
+    rate: float = 3e-3
+    """Of Adam."""
+    batch: int = 128
+    epochs: int = 200
+    """At most."""
+    patience: int | None = 5
+    """So many epochs in which judges see no progress end the training; None: no judges, and the
+    last epoch counts."""
+    dropout: float = 0.2
+    """Share of hidden units left out in training."""
+    folds: int = 5
+    """Parts of the samples; each is held out in turn, and judges in turn."""
+
+    def __post_init__(self) -> None:
+        least = 2 if self.patience is None else 3
+        if self.folds < least:
+            raise ValueError(
+                f"folds must be at least {least}: one held out{', one judge' * (least - 2)} and "
+                f"one to learn from; got {self.folds}"
+            )
+        for name in ("batch", "epochs", "rate", "patience"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0; got {value}")
+        if min(self.widths, default=1) < 1:
+            raise ValueError(f"widths must be at least 1; got {self.widths}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1; got {self.dropout}")
+
+
+RECIPES: dict[Constants, Recipe] = {
+    "default": Recipe(),
+    "paper": Recipe(widths=(512, 128), rate=1e-4, epochs=50, patience=None, dropout=0, folds=10),
+}
+"""Ours, and those of: Traceable and explainable multimodal large language models (COLM 2025),
+https://openreview.net/forum?id=pQm66IPmeE, where one bottleneck serves all layers."""
+
+
+def recipe_of(constants: Constants | Recipe) -> Recipe:
+    """The recipe that is meant.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(constants, Recipe):
+        return constants
+    if constants not in RECIPES:
+        raise ValueError(
+            f"constants must be one of {tuple(RECIPES)} or a Recipe; got {constants!r}"
+        )
+    return RECIPES[constants]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What bottlenecks learn from and are asked about, one row a sample (and layer)."""
+
+    states: Float[Tensor, "rows width"]
+    concepts: Float[Tensor, "rows concepts"]
+    """Probabilities."""
+    groups: Int64[Tensor, " rows"]
+    """From 0; outputs start at the concepts' mean in the row's group."""
+    folds: Int64[Tensor, " rows"]
+    """From 0; rows that belong together share one."""
+
+
+def held_out(rows: Rows, recipe: Recipe, seed: int) -> Float64[Tensor, "rows concepts"]:
+    """The log-probability of each concept given a state, by bottlenecks that never saw the row.
+
+    For every pair of folds one bottleneck is trained on the others. Each of the two is the
+    other's judge: a bottleneck answers for one fold as it was in the epoch in which it did best
+    on the other. So a row's answer is the mean of ``folds`` - 1 bottlenecks. Without judges
+    (``patience`` None) one bottleneck a fold is trained to the end.
+
+    Before the first step every output is the concepts' mean over the rows learned from.
+
+    Args:
+        rows: states (standardise them), concepts, groups and folds.
+        recipe: how to train.
+        seed: of weights, batches and dropout.
+    """
+    generator = torch.Generator(rows.states.device).manual_seed(seed)
+    committee = Committee(rows, recipe, generator)
+    judged = recipe.patience is not None
+    kept = _judged(committee, recipe) if judged else _unjudged(committee, recipe)
+    total = rows.concepts.new_zeros(rows.concepts.shape, dtype=torch.float64)
+    for asked, weights in zip(committee.left_out.flip(1).T, kept, strict=True):
+        for fold, models in _members(asked):
+            at = rows.folds == fold
+            total[at] += committee.log_probs(models, at, weights).double().exp().sum(0)
+    return (total / total.sum(-1, keepdim=True)).log()
+
+
+def _judged(committee: Committee, recipe: Recipe) -> list[list[Tensor]]:
+    """Each member as each of its judges liked it best, by the judge's place."""
+    assert recipe.patience is not None
+    best = committee.losses()
+    kept = [[w.detach().clone() for w in committee.weights] for _ in range(2)]
+    least, waited = float(best.mean()), 0
+    for _ in range(recipe.epochs):
+        committee.learn()
+        losses = committee.losses()
+        for place, better in enumerate((losses < best).T):
+            _keep(kept[place], committee.weights, better)
+        best = torch.minimum(best, losses)
+        reached = float(losses.mean())
+        waited = 0 if reached < least - PROGRESS else waited + 1
+        least = least if waited else reached
+        if waited == recipe.patience:
+            return kept
+    warnings.warn(
+        f"bottlenecks were still getting better after {recipe.epochs} epochs, so the information "
+        "is underestimated: raise epochs, Recipe(epochs=...)",
+        stacklevel=2,
+    )
+    return kept
+
+
+def _unjudged(committee: Committee, recipe: Recipe) -> list[list[Tensor]]:
+    for _ in range(recipe.epochs):
+        committee.learn()
+    return [committee.weights]
+
+
+def _keep(kept: list[Tensor], weights: list[Tensor], better: Tensor) -> None:
+    for old, new in zip(kept, weights, strict=True):
+        old[better] = new.detach()[better]
+
+
+def _members(folds: Int64[Tensor, " models"]) -> Iterator[tuple[int, Tensor]]:
+    """Each fold with the models that have it."""
+    for fold in folds.unique().tolist():
+        yield fold, (folds == fold).nonzero().flatten()
+
+
+class Committee:
+    """Bottlenecks side by side, each of which learns from all folds but one or two."""
+
+    def __init__(self, rows: Rows, recipe: Recipe, generator: torch.Generator) -> None:
+        """Starts every bottleneck at the mean of what it will learn from."""
+        self.rows, self.recipe, self.generator = rows, recipe, generator
+        out = 1 if recipe.patience is None else 2
+        pairs = list(combinations(range(recipe.folds), out))
+        self.left_out = torch.tensor(pairs, device=rows.folds.device)
+        learned = (rows.folds[:, None, None] != self.left_out).all(-1).T
+        self.learned = [of.nonzero().flatten() for of in learned]
+        self.prior = torch.stack([_prior(rows, of) for of in self.learned])
+        self.weights = self._started()
+        self.adam = torch.optim.Adam(self.weights, lr=recipe.rate)
+
+    def _started(self) -> list[Tensor]:
+        """Weights and biases in turn, [models, in, out] and [models, 1, out]; the last are 0."""
+        rows, models = self.rows, len(self.learned)
+        sizes = (rows.states.shape[1], *self.recipe.widths, rows.concepts.shape[1])
+        weights = []
+        for before, after in pairwise(sizes):
+            weight = torch.empty(models, before, after, device=rows.states.device)
+            weight.normal_(0, math.sqrt(2 / before), generator=self.generator)
+            weights += [weight, weight.new_zeros(models, 1, after)]
+        weights[-2].zero_()
+        return [weight.requires_grad_() for weight in weights]
+
+    def learn(self) -> None:
+        """One epoch: as many rows as the member with the fewest has, drawn by each for itself."""
+        count = min(map(len, self.learned))
+        drawn = [
+            of[torch.randperm(len(of), generator=self.generator, device=of.device)[:count]]
+            for of in self.learned
+        ]
+        for at in torch.stack(drawn).tensor_split(math.ceil(count / self.recipe.batch), 1):
+            self._improve(at)
+
+    def _improve(self, at: Int64[Tensor, "models batch"]) -> None:
+        rows, member = self.rows, torch.arange(len(at), device=at.device)[:, None]
+        logits = self._logits(rows.states[at], self.weights, training=True)
+        log_q = (logits + self.prior[member, rows.groups[at]]).log_softmax(-1)
+        self.adam.zero_grad()
+        _cross_entropy(rows.concepts[at], log_q).sum().backward()
+        self.adam.step()
+
+    @torch.no_grad()
+    def losses(self) -> Float[Tensor, "models judges"]:
+        """The cross-entropy of each member on each fold that it left out."""
+        found = torch.empty(self.left_out.shape, device=self.rows.states.device)
+        for place, folds in enumerate(self.left_out.T):
+            for fold, models in _members(folds):
+                at = self.rows.folds == fold
+                log_q = self.log_probs(models, at, self.weights)
+                found[models, place] = _cross_entropy(self.rows.concepts[at], log_q)
+        return found
+
+    @torch.no_grad()
+    def log_probs(
+        self, models: Tensor, at: Tensor, weights: list[Tensor]
+    ) -> Float[Tensor, "models rows concepts"]:
+        """What some members say of some rows."""
+        logits = self._logits(self.rows.states[at], [w[models] for w in weights])
+        return (logits + self.prior[models][:, self.rows.groups[at]]).log_softmax(-1)
+
+    def _logits(
+        self, states: Tensor, weights: list[Tensor], *, training: bool = False
+    ) -> Float[Tensor, "models rows concepts"]:
+        x = states
+        for weight, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
+            x = F.relu(x @ weight + bias)
+            if training and self.recipe.dropout:
+                x = x * self._mask(x.shape[1:])
+        return x @ weights[-2] + weights[-1]
+
+    def _mask(self, shape: torch.Size) -> Float[Tensor, "rows width"]:
+        """Which units a step leaves out, the same in all members; the others make up for them."""
+        kept = 1 - self.recipe.dropout
+        mask = torch.empty(shape, device=self.rows.states.device)
+        return mask.bernoulli_(kept, generator=self.generator) / kept
+
+
+def _prior(rows: Rows, learned: Tensor) -> Float[Tensor, "groups concepts"]:
+    """The log of each group's mean concepts, one sample of all groups' added to each."""
+    concepts, groups = rows.concepts[learned], rows.groups[learned]
+    overall = (concepts.sum(0) + 1 / concepts.shape[1]) / (len(concepts) + 1)
+    sums = overall.repeat(int(rows.groups.max()) + 1, 1).index_add_(0, groups, concepts)
+    return (sums / sums.sum(-1, keepdim=True)).log()
+
+
+def _cross_entropy(concepts: Tensor, log_q: Tensor) -> Float[Tensor, " models"]:
+    return -(concepts * log_q).sum(-1).mean(-1)

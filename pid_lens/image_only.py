@@ -1,0 +1,92 @@
+"""Image only: proof that the image's tokens know nothing of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from pid_lens.conditions import Variation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from pid_lens.moments import Moments
+    from pid_lens.readouts import Pooled
+    from pid_lens.samples import Samples
+    from pid_lens.spans import Spans
+
+TEXT = ("question", "options")
+"""Spans that differ from sample to sample; what else stands before an image is the template."""
+UNSEEN = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""A state may move by this share through rounding; by `UNSEEN_IN_HALF` in half precision."""
+UNSEEN_IN_HALF = 1e-2
+
+
+@dataclass(frozen=True)
+class NegatedText:
+    """The embeddings behind the image with their signs changed: another text altogether."""
+
+    draws: int | None = 1
+
+    def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
+        """Nothing is left open."""
+        return self
+
+    def edit(
+        self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
+    ) -> Float[Tensor, "n tokens width"]:
+        """The same image, another text."""
+        steps = torch.arange(embeddings.shape[1], device=embeddings.device)
+        behind = steps > samples.spans.positions("image").to(embeddings.device)[:, None]
+        return torch.where(behind[..., None], -embeddings, embeddings)
+
+
+PROBE = Variation("", 0, (NegatedText(),))
+"""One more copy of a batch, to see whether its image notices the text."""
+
+
+def is_image_only(pooled: Pooled) -> bool:
+    """Whether a state is meant to know nothing of the text."""
+    return (pooled.span, pooled.token) == ("image", "last")
+
+
+def refuse_text_before_image(spans: Spans) -> None:
+    """The last image token must stand before question and options.
+
+    Raises:
+        ValueError: some sample has text of its own before its last image token.
+    """
+    last = spans.positions("image")[:, None]
+    for name in TEXT:
+        if name not in spans:
+            continue
+        mask = spans[name]
+        before = mask & (torch.arange(mask.shape[1], device=mask.device) < last.to(mask.device))
+        rows = before.any(-1).nonzero().flatten().tolist()
+        if rows:
+            raise ValueError(
+                f"the {name} stands before the last image token in samples {rows[:8]}, so that "
+                "token's state is no image-only one: put the image first, or leave out "
+                "Pooled('image', token='last')"
+            )
+
+
+def refuse_seeing_image(
+    own: Float[Tensor, "n width"], other: Float[Tensor, "n width"], layer: int, dtype: torch.dtype
+) -> None:
+    """The last image token's state must be the same before another text.
+
+    Raises:
+        ValueError: it is not, in some sample.
+    """
+    moved = (other - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(torch.finfo(own.dtype).tiny)
+    if bool((moved > UNSEEN.get(dtype, UNSEEN_IN_HALF)).any()):
+        raise ValueError(
+            f"the image sees the text in this model: with another text behind it, the last image "
+            f"token's state at layer {layer} moves by {float(moved.max()):.1%}. There is no "
+            "image-only state in it to compare with (PaliGemma's prefix, for one, attends both "
+            "ways): leave out Pooled('image', token='last')"
+        )

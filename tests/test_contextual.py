@@ -1,0 +1,211 @@
+"""Contextual contribution: what it can tell, what it cannot, and whom it refuses."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import FAMILIES, make
+
+import pid_lens
+from pid_lens import Lens, Pooled, Reads, Spans
+from pid_lens.estimators.contextual import ContextualContribution
+from pid_lens.estimators.infonce import InfoNCE
+
+STATES = (Pooled("image", token="last"), Pooled("answer"))
+PLAIN = {"full": []}
+
+
+def told(mix, noise, n=600, seed=0):
+    """A model whose last state is a mixture of image and text, all states being noisy.
+
+    Its contribution in bits is that of Gaussian variables.
+    """
+    image, text = mix.shape[1] // 2, mix.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randn(n, text, generator=generator, dtype=torch.float64)
+    blur = [noise * torch.randn(n, text, generator=generator).double() for _ in range(2)]
+    last = source @ mix.mT + noise * torch.randn(n, len(mix), generator=generator)
+    states = {"image_last": (source + blur[0])[:, :image], "answer": source + blur[1], "y": last}
+    reads = Reads.from_posteriors(torch.zeros(1, 1, n, 1), conditions=["full"])
+    of_last = mix @ mix.mT + noise**2 * torch.eye(len(mix))
+    seen = [mix, mix[:, :image]]
+    left = [of_last - known @ known.mT / (1 + noise**2) for known in seen]
+    truth = float(torch.logdet(left[1]) - torch.logdet(left[0])) / (2 * math.log(2))
+    return replace(reads, states={name: x[None].float() for name, x in states.items()}), truth
+
+
+def added(guided, d=3):
+    """Mixing weights of image plus text, or of the image alone."""
+    return torch.cat([torch.eye(d), guided * torch.eye(d)], 1).double()
+
+
+def contribution(reads, **settings):
+    settings = {"y": "y", "progress": False, **settings}
+    return ContextualContribution(**settings).update(reads).result()
+
+
+# ---------------------------------------------------------------- known truths
+
+
+@pytest.fixture(scope="module")
+def guided():
+    reads, truth = told(added(1.0), 0.5)
+    return reads, truth, contribution(reads)
+
+
+def test_a_text_guided_model(guided):
+    _, truth, found = guided
+    assert truth > 1
+    assert float(found.value) > 5 * float(found.error)
+    assert float(found.value) == pytest.approx(truth, abs=0.25 * truth)
+    assert not found.near_cap.any()
+
+
+def test_an_unguided_model(guided):
+    reads, truth = told(added(0.0), 0.5)
+    found = contribution(reads)
+    assert truth == pytest.approx(0)
+    assert abs(float(found.value)) < 3 * float(found.error)
+    assert float(found.value) < 0.2 * float(guided[2].value)
+
+
+def test_where_both_terms_are_near_the_cap_the_contribution_is_lost():
+    """Twelve nearly exact dimensions, six of them the text's: 18 bits that cannot be seen."""
+    reads, truth = told(torch.eye(12).double(), 0.1, n=300)
+    with pytest.warns(UserWarning, match="squeezed towards 0") as warned:
+        found = contribution(reads)
+    assert [str(w.message).split(" term")[0] for w in warned] == [
+        "the multimodal",
+        "the image only",
+    ]
+    assert truth > 15
+    assert abs(float(found.value)) < 0.5
+    assert all(part.near_cap.all() for part in found.parts.values())
+
+
+def test_it_is_a_paired_difference_of_two_bounds(guided):
+    reads, _, found = guided
+    parts = found.parts["multimodal"], found.parts["image only"]
+    for part, x in zip(parts, ("answer", "image_last"), strict=True):
+        alone = InfoNCE(x=x, y="y", progress=False).update(reads).result()
+        assert torch.equal(alone.pointwise, part.pointwise)
+    assert torch.equal(found.pointwise, parts[0].pointwise - parts[1].pointwise)
+    assert float(found.error) < math.hypot(*(float(part.error) for part in parts))
+    assert found.ids == parts[0].ids
+    assert "contextual contribution" in repr(found)
+
+
+# ---------------------------------------------------------------- the estimator
+
+
+def test_laws_of_an_estimator():
+    reads, _ = told(added(1.0, d=1), 1.0, n=100)
+    few = {"folds": 2}
+    whole = contribution(reads, **few)
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1)).tolist()
+    before = torch.get_rng_state()
+    one = ContextualContribution(y="y", progress=False, **few).update(reads.rows(order[:40]))
+    other = ContextualContribution(y="y", progress=False, **few).update(reads.rows(order[40:]))
+    assert one.merge(other) is one
+    for _ in range(2):
+        assert torch.equal(one.update(reads.rows(range(5))).result().pointwise, whole.pointwise)
+    assert torch.equal(torch.get_rng_state(), before)
+    nats = contribution(reads, unit="nats", **few)
+    torch.testing.assert_close(nats.value, whole.to("nats").value)
+    assert nats.parts["image only"].unit == "nats"
+
+
+def test_bad_input():
+    reads, _ = told(added(1.0, d=1), 1.0, n=100)
+    with pytest.raises(ValueError, match=r"call update\(reads\) first"):
+        ContextualContribution().result()
+    with pytest.raises(ValueError, match="lack the states other; they have image_last"):
+        ContextualContribution(image="other").update(reads)
+    with pytest.raises(ValueError, match="constants must be"):
+        ContextualContribution(constants="theirs")
+    with pytest.raises(ValueError, match="token must be"):
+        Pooled("image", token="first")
+
+
+# ---------------------------------------------------------------- models
+
+
+def run(lens, model, batch):
+    with torch.no_grad(), lens(batch):
+        return model(**batch.inputs).logits
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "paligemma"])
+def test_the_last_image_token_is_free_of_the_text(family):
+    model, batch = make(family)
+    lens = Lens(model, conditions=PLAIN, states=STATES)
+    with torch.no_grad():
+        plain = model(**batch.inputs, output_hidden_states=True)
+    assert lens.rows == ("full", "")
+    torch.testing.assert_close(run(lens, model, batch), plain.logits, atol=1e-5, rtol=0)
+    assert lens.rows == lens.reads.conditions == ("full",)
+    at = batch.spans.positions("image")
+    states = (plain if "hidden_states" in plain else plain.language_model_outputs).hidden_states
+    hidden = states[1][torch.arange(batch.n), at]
+    torch.testing.assert_close(lens.reads.states["image_last"][0], hidden, atol=1e-5, rtol=0)
+    assert torch.equal(run(lens, model, batch), plain.logits)
+
+
+@pytest.mark.parametrize("conditions", [PLAIN, None])
+def test_an_image_that_sees_the_text_is_refused(conditions):
+    model, batch = make("paligemma")
+    moments = pid_lens.calibrate(model, [batch])
+    lens = Lens(model, moments=moments, conditions=conditions, states=STATES)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the image sees the text in this model"):
+            run(lens, model, batch)
+    run(Lens(model, moments=moments, states=[Pooled("image"), Pooled("answer")]), model, batch)
+
+
+@pytest.mark.parametrize("name", ["question", "options"])
+def test_text_before_the_image_is_refused(name):
+    model, batch = make("llava")
+    first = torch.zeros_like(batch.spans["image"])
+    first[:, 1] = True
+    spans = {**batch.spans, name: first}
+    lens = Lens(model, conditions=PLAIN, states=STATES)
+    with pytest.raises(ValueError, match=f"the {name} stands before the last image token"):
+        run(lens, model, replace(batch, spans=Spans(**spans)))
+    run(lens, model, batch)
+
+
+def test_views_after_a_proof():
+    model, batch = make("llava")
+    lens = Lens(model, conditions=PLAIN, states=STATES)
+    with pytest.raises(ValueError, match="cannot prove"):
+        next(lens.views(batch))
+    run(lens, model, batch)
+    known = lens.reads.states["image_last"]
+    lens.reset()
+    for view in lens.views(batch):
+        with view, torch.no_grad():
+            model(**batch.inputs)
+    torch.testing.assert_close(lens.reads.states["image_last"], known)
+
+
+def test_from_a_lens_to_a_curve(digits_model):
+    model, processor = digits_model
+    settings = {"folds": 2, "components": 4, "progress": False}
+    inline = ContextualContribution(**settings)
+    lens = Lens(
+        model,
+        processor,
+        choices=("A", "B"),
+        conditions=PLAIN,
+        layers=[2],
+        states=STATES,
+        estimators=[inline],
+    )
+    for batch in pid_lens.demo.batches("synergy", n=100, batch_size=50):
+        run(lens, model, batch)
+    with pytest.warns(UserWarning, match="the multimodal term"):
+        found = inline.result()
+    again = InfoNCE(x="image_last", **settings).update(lens.reads).result()
+    assert found.layers == (2,)
+    assert torch.equal(found.parts["image only"].pointwise, again.pointwise)
