@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pid_lens.estimators.alignment import Recipe
 from pid_lens.estimators.batch import BatchAtoms, Given, complaint, decomposed
-from pid_lens.estimators.broja import NEEDED, _members, _strata
+from pid_lens.estimators.broja import NEEDED
 from pid_lens.estimators.gathering import Gathering
+from pid_lens.estimators.strata import strata_of
 from pid_lens.reads import TAU, Reads
 from pid_lens.spectra import Spectrum, Unit
 
@@ -170,16 +171,15 @@ class BATCH(Gathering):
     def _strata(self, reads: Reads, places: Float64[Tensor, " n"]) -> list[_Stratum]:
         """The samples with k options each, for every k that occurs."""
         log_p = reads.posteriors(self.tau)[:, [reads.index(name) for name in _ORDER]]
-        posteriors = _strata(log_p, reads.mask)
         return [
             _Stratum(
-                rows=rows,
-                vision=self._features(reads, "image")[:, rows],
-                language=self._features(reads, "question")[:, rows],
-                posteriors=posteriors[k].exp(),
-                **self._split(places[rows], k),
+                rows=found.rows,
+                vision=self._features(reads, "image")[:, found.rows],
+                language=self._features(reads, "question")[:, found.rows],
+                posteriors=found.log_p.exp(),
+                **self._split(places[found.rows], found.log_p.shape[-1]),
             )
-            for k, rows in _members(reads.mask).items()
+            for found in strata_of(log_p, reads.mask)
         ]
 
     def _features(self, reads: Reads, name: str) -> Float[Tensor, "layers n width"]:

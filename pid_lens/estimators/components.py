@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.gaussian import NOTHING
+from pid_lens.estimators.gaussian_algebra import NOTHING
 
 _CONSTANT = 1e-11
 """A variance below this share of the mean square is the rounding of a constant."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.gaussian import whitener
+from pid_lens.estimators.gaussian_algebra import whitener
 
 MOST_CORRELATED = 0.9999
 """Beyond this a correlation says no more than that there is much information."""

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pid_lens.doubts import TOO_MUCH
 from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.components import Components, principal_components
 from pid_lens.estimators.gaussian import Redundancy, check_settings
 from pid_lens.estimators.gaussian_samples import GaussianBracket, gaussian_pid_samples
 from pid_lens.estimators.gaussian_states import MOST_WIDTH
 from pid_lens.estimators.gaussianise import Gaussianised, gaussianise
 from pid_lens.estimators.gaussianity import Gaussianity, gaussianity
-from pid_lens.estimators.components import Components, principal_components
 from pid_lens.spectra import Atoms, Unit
 
 VARIABLES = ("answer", "vision", "language")
@@ -91,7 +91,7 @@ def flow_pid(
     It lies where no such maps exist: of clusters, discrete variables and relations that are not
     monotone (of Y = X^2 it reads 0). `FlowAtoms.gaussianity` says how far from Gaussian the
     result is, from three and four moments: of uniform X and Y = X + noise as wide it reads .47
-    of .72 bits, and a kurtosis of -.05. Components components know nothing of information: what
+    of .72 bits, and a kurtosis of -.05. Principal components know nothing of information: what
     tells in the least 5 % of the variance is lost, and coordinates count by their variance,
     whatever their units; ``variance=1`` keeps everything.
 

@@ -8,6 +8,7 @@ from typing import Any, Self, get_args
 import torch
 from torch import Tensor
 
+from pid_lens.estimators.components import Components, principal_components
 from pid_lens.estimators.flow import (
     TOTALS,
     FlowAtoms,
@@ -18,7 +19,6 @@ from pid_lens.estimators.flow import (
 from pid_lens.estimators.gathering import Gathering
 from pid_lens.estimators.gaussian import Redundancy
 from pid_lens.estimators.gaussian_states import NEEDED, Target
-from pid_lens.estimators.components import Components, principal_components
 from pid_lens.reads import Reads
 from pid_lens.spectra import Atoms, Spectrum, Unit
 

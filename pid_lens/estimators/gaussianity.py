@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.gaussian import rank, whitener
+from pid_lens.estimators.gaussian_algebra import rank, whitener
 
 MOST_SKEWNESS = 0.05
 MOST_KURTOSIS = 0.02

@@ -17,7 +17,7 @@ from pid_lens.errors import standard_error
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.copula import canonical, normal_scores
 from pid_lens.estimators.critics import RECIPES
-from pid_lens.estimators.gaussian import whitener
+from pid_lens.estimators.gaussian_algebra import whitener
 from pid_lens.estimators.held_out import held_out
 from pid_lens.spectra import NATS, Unit
 
