@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from pid_lens import Lens, Pooled, Reads, truth
-from pid_lens.estimators.batch import batch_pid
-from pid_lens.estimators.batch_states import BATCH
-from pid_lens.estimators.projection import project
+from pid_lens.estimators.batch.projection import project
+from pid_lens.estimators.batch.samples import batch_pid
+from pid_lens.estimators.batch.states import BATCH
 from pid_lens.spectra import ATOMS
 
 DATA = Path(__file__).parent / "data"

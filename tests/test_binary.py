@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pid_lens.estimators.binary import solve_binary
-from pid_lens.estimators.interior_point import solve
+from pid_lens.estimators.exact.binary import solve_binary
+from pid_lens.estimators.exact.interior_point import solve
 from pid_lens.estimators.measures import entropy
 
 SHAPES = [(2, 2), (3, 6), (7, 4), (1, 5)]

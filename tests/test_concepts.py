@@ -10,10 +10,10 @@ import torch
 
 from pid_lens import Lens, Pooled, Reads
 from pid_lens.curves import Curve
-from pid_lens.estimators.bottleneck import Recipe
-from pid_lens.estimators.concept_states import ConceptBottleneck
-from pid_lens.estimators.concepts import concept_information
-from pid_lens.estimators.questions import question_groups
+from pid_lens.estimators.concepts.bottleneck import Recipe
+from pid_lens.estimators.concepts.concepts import concept_information
+from pid_lens.estimators.concepts.questions import question_groups
+from pid_lens.estimators.concepts.states import ConceptBottleneck
 
 N = 2000
 QUICK = Recipe(widths=(8,), epochs=3, patience=None, folds=2)

@@ -9,8 +9,8 @@ from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Lens, Pooled, Reads, Spans
-from pid_lens.estimators.contextual import ContextualContribution
-from pid_lens.estimators.infonce import InfoNCE
+from pid_lens.estimators.infonce.contextual import ContextualContribution
+from pid_lens.estimators.infonce.infonce import InfoNCE
 
 STATES = (Pooled("image", token="last"), Pooled("answer"))
 PLAIN = {"full": []}

@@ -7,8 +7,8 @@ import pid_lens
 from pid_lens import BROJA, Reads
 from pid_lens.errors import standard_error
 from pid_lens.estimators import discrete_pid, posterior_pid
-from pid_lens.estimators.crossfit import cross_fitted
-from pid_lens.estimators.resampling import bootstrap, exchanged
+from pid_lens.estimators.exact.crossfit import cross_fitted
+from pid_lens.estimators.exact.resampling import bootstrap, exchanged
 from pid_lens.spectra import ATOMS
 
 VALUES = (*ATOMS, "information", "information_vision", "information_language")

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from pid_lens import Lens, Pooled, Reads, demo, truth
-from pid_lens.estimators.flow import flow_pid
-from pid_lens.estimators.flow_states import FlowPID
-from pid_lens.estimators.gaussian import gaussian_pid
-from pid_lens.estimators.gaussian_samples import gaussian_pid_samples
-from pid_lens.estimators.gaussianise import gaussianise
-from pid_lens.estimators.gaussianity import gaussianity
-from pid_lens.estimators.principal import principal_components
-from pid_lens.estimators.start import independent_axes, start
+from pid_lens.estimators.flow.gaussianise import gaussianise
+from pid_lens.estimators.flow.gaussianity import gaussianity
+from pid_lens.estimators.flow.samples import flow_pid
+from pid_lens.estimators.flow.start import independent_axes, start
+from pid_lens.estimators.flow.states import FlowPID
+from pid_lens.estimators.gaussian.closed_form import gaussian_pid
+from pid_lens.estimators.gaussian.principal import principal_components
+from pid_lens.estimators.gaussian.samples import gaussian_pid_samples
 from pid_lens.spectra import ATOMS
 
 DISTORTIONS = {

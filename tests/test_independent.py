@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pid_lens.estimators.discrete import union_information
+from pid_lens.estimators.exact.discrete import union_information
 from pid_lens.estimators.measures import NATS_PER_BIT
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pid_lens import Reads
-from pid_lens.estimators.copula import coordinates, normal_scores, principal
-from pid_lens.estimators.critics import RECIPES, pointwise_information, trained
-from pid_lens.estimators.held_out import held_out
-from pid_lens.estimators.infonce import InfoNCE
-from pid_lens.estimators.information import mutual_information
+from pid_lens.estimators.infonce.copula import coordinates, normal_scores, principal
+from pid_lens.estimators.infonce.critics import RECIPES, pointwise_information, trained
+from pid_lens.estimators.infonce.held_out import held_out
+from pid_lens.estimators.infonce.infonce import InfoNCE
+from pid_lens.estimators.infonce.information import mutual_information
 
 STORED = Path(__file__).parents[2] / "shared/reference/mi_tasks.npz"
 TASKS = (

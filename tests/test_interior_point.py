@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from pid_lens.estimators.certificate import (
+from pid_lens.estimators.exact.certificate import (
     lower_the_lighter,
     round_to_marginals,
     shift_to_feasible,
     value_of,
 )
-from pid_lens.estimators.interior_point import solve
+from pid_lens.estimators.exact.interior_point import solve
 from pid_lens.estimators.measures import entropy, mutual_information
 
 

@@ -4,12 +4,12 @@ import cvxpy
 import pytest
 import torch
 
-from pid_lens.estimators.cells import cluster, merge_equal
-from pid_lens.estimators.interior_point import solve
+from pid_lens.estimators.exact.cells import cluster, merge_equal
+from pid_lens.estimators.exact.interior_point import solve
+from pid_lens.estimators.exact.quantise import solve_rows
+from pid_lens.estimators.exact.repair import rake
+from pid_lens.estimators.exact.response import respond
 from pid_lens.estimators.measures import entropy, mutual_information
-from pid_lens.estimators.quantise import solve_rows
-from pid_lens.estimators.repair import rake
-from pid_lens.estimators.response import respond
 
 
 def samples(n, answers, scale, layers=1, seed=0):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pid_lens.estimators.certificate import round_to_marginals
-from pid_lens.estimators.interior_point import solve
+from pid_lens.estimators.exact.certificate import round_to_marginals
+from pid_lens.estimators.exact.interior_point import solve
+from pid_lens.estimators.exact.scaling import Scaling
 from pid_lens.estimators.measures import entropy, mutual_information
-from pid_lens.estimators.scaling import Scaling
 
 
 def marginals(batch, n1, n2, answers, power=3.0, keep=1.0, seed=0):

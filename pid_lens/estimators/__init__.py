@@ -1,23 +1,23 @@
 """Estimators: from answers and states to information."""
 
-from pid_lens.estimators.batch import BatchAtoms, batch_pid
-from pid_lens.estimators.batch_states import BATCH
-from pid_lens.estimators.broja import BROJA
-from pid_lens.estimators.concept_states import ConceptBottleneck
-from pid_lens.estimators.concepts import ConceptInformation, concept_information
-from pid_lens.estimators.contextual import ContextualContribution
-from pid_lens.estimators.crossfit import cross_fitted
-from pid_lens.estimators.discrete import discrete_pid
-from pid_lens.estimators.flow import FlowAtoms, flow_pid
-from pid_lens.estimators.flow_states import FlowPID
-from pid_lens.estimators.gaussian import gaussian_pid
-from pid_lens.estimators.gaussian_samples import GaussianBracket, gaussian_pid_samples
-from pid_lens.estimators.gaussian_states import GaussianPID
-from pid_lens.estimators.infonce import InfoNCE
-from pid_lens.estimators.information import MutualInformation, mutual_information
-from pid_lens.estimators.posterior import posterior_pid
-from pid_lens.estimators.questions import question_groups
-from pid_lens.estimators.resampling import bootstrap, exchanged
+from pid_lens.estimators.batch.samples import BatchAtoms, batch_pid
+from pid_lens.estimators.batch.states import BATCH
+from pid_lens.estimators.concepts.concepts import ConceptInformation, concept_information
+from pid_lens.estimators.concepts.questions import question_groups
+from pid_lens.estimators.concepts.states import ConceptBottleneck
+from pid_lens.estimators.exact.broja import BROJA
+from pid_lens.estimators.exact.crossfit import cross_fitted
+from pid_lens.estimators.exact.discrete import discrete_pid
+from pid_lens.estimators.exact.posterior import posterior_pid
+from pid_lens.estimators.exact.resampling import bootstrap, exchanged
+from pid_lens.estimators.flow.samples import FlowAtoms, flow_pid
+from pid_lens.estimators.flow.states import FlowPID
+from pid_lens.estimators.gaussian.closed_form import gaussian_pid
+from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
+from pid_lens.estimators.gaussian.states import GaussianPID
+from pid_lens.estimators.infonce.contextual import ContextualContribution
+from pid_lens.estimators.infonce.infonce import InfoNCE
+from pid_lens.estimators.infonce.information import MutualInformation, mutual_information
 
 __all__ = [
     "BATCH",

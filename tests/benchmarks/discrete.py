@@ -23,9 +23,9 @@ from dit.algorithms import broja_cone
 from torch import Tensor
 
 from pid_lens.estimators import discrete_pid, posterior_pid
+from pid_lens.estimators.exact.quantise import solve_rows
+from pid_lens.estimators.exact.repair import rake
 from pid_lens.estimators.measures import mutual_information
-from pid_lens.estimators.quantise import solve_rows
-from pid_lens.estimators.repair import rake
 
 TABLES, SIZE, ROUNDS = 50, 5, 5
 BITS = 1 / np.log(2)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pid_lens.estimators.information import Method, MutualInformation, mutual_information
+from pid_lens.estimators.infonce.information import Method, MutualInformation, mutual_information
 
 STORED = Path(__file__).parents[3] / "shared/reference/mi_tasks.npz"
 SEEDS = (0, 1, 2)

@@ -1,0 +1,1 @@
+"""BATCH, the neural estimator of published numbers."""

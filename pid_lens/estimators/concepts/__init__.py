@@ -1,0 +1,1 @@
+"""What states say about concepts, through a bottleneck."""

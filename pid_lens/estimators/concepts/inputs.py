@@ -1,0 +1,124 @@
+"""What concept bottlenecks are given: checked, standardised, cut into folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from pid_lens.errors import clusters as numbered
+from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.concepts.bottleneck import Rows
+
+Labels = Sequence[Any] | Tensor | np.ndarray
+"""One a sample, of any kind."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Samples as bottlenecks need them, all but the question groups."""
+
+    states: list[Float[Tensor, "n width"]]
+    """Of each layer, standardised."""
+    targets: Float64[Tensor, "n concepts"]
+    folds: Int64[Tensor, " n"]
+    clusters: Int64[Tensor, " n"] | None
+
+    def rows(self, groups: Int64[Tensor, " n"], shared: bool) -> list[Rows]:
+        """Those of each bottleneck: one a layer, or one for all. More than one group is told."""
+        count = int(groups.max()) + 1
+        told = F.one_hot(groups, count).float() if count > 1 else self.states[0][:, :0]
+        states = [torch.cat([x, told.to(x.device)], 1) for x in self.states]
+        parts = [torch.cat(states)] if shared else states
+        return [self._repeated(x, groups) for x in parts]
+
+    def _repeated(self, states: Tensor, groups: Tensor) -> Rows:
+        times = len(states) // len(groups)
+        common = (self.targets.float(), groups, self.folds)
+        repeated = (x.repeat(times, *[1] * (x.ndim - 1)).to(states.device) for x in common)
+        return Rows(states, *repeated)
+
+
+def inputs(hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed: int) -> Inputs:
+    """Checks and prepares; what is refused and why: `concept_information`."""
+    states = _standardised(hidden)
+    n = len(states[0])
+    of = None if clusters is None else numbered(clusters, n)
+    together = torch.arange(n) if of is None else of
+    return Inputs(states, _targets(concepts, n), _folds(together, folds, seed), of)
+
+
+def grouped(groups: Labels, n: int, least: int) -> Int64[Tensor, " n"]:
+    """Question groups as numbers.
+
+    Raises:
+        ValueError: not one a sample, or a group of fewer samples than there are folds.
+    """
+    of = numbered(groups, n)
+    fewest = int(of.bincount().min())
+    if fewest < least:
+        raise ValueError(
+            f"each group needs a sample in each of {least} folds; the smallest has {fewest}: make "
+            "fewer, larger groups of questions"
+        )
+    return of
+
+
+def _standardised(hidden: Any) -> list[Float[Tensor, "n width"]]:
+    shape = list(getattr(hidden, "shape", ()))
+    if len(shape) != 3 or 0 in shape:
+        got = shape or type(hidden).__name__
+        raise ValueError(f"hidden must be [layers, n, width] with no empty axis; got {got}")
+    return [_scaled(as_float64(x, "hidden"), layer) for layer, x in enumerate(hidden)]
+
+
+def _scaled(states: Float64[Tensor, "n width"], layer: int) -> Float[Tensor, "n width"]:
+    wrong = ~states.isfinite().all(1)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"hidden has NaN or infinity in {int(wrong.sum())} of {len(states)} samples, first "
+            f"at layer {layer}, sample {int(wrong.nonzero()[0])}: half precision that overflows?"
+        )
+    spread = states.std(0)
+    return ((states - states.mean(0)) / spread.where(spread > 0, 1.0)).float()
+
+
+def _targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
+    values = as_float64(concepts, "concepts").cpu()
+    if values.ndim not in (1, 2) or len(values) != n:
+        raise ValueError(
+            f"concepts must be scores [n, concepts] or labels [n] of {n} samples; got "
+            f"{list(values.shape)}"
+        )
+    if not bool(values.isfinite().all() & (values >= 0).all()):
+        raise ValueError("concepts must be finite and at least 0: leave unknown samples out")
+    scores = _one_hot(values) if values.ndim == 1 else values
+    if scores.shape[1] < 2:
+        raise ValueError(f"there must be at least two concepts; got {scores.shape[1]}")
+    total = scores.sum(1, keepdim=True)
+    if not bool((total > 0).all()):
+        raise ValueError(
+            f"{int((total == 0).sum())} of {n} samples have no score above 0, first sample "
+            f"{int((total == 0).nonzero()[0, 0])}: leave them out, or give them a concept 'none'"
+        )
+    return scores / total
+
+
+def _one_hot(labels: Tensor) -> Float64[Tensor, "n concepts"]:
+    if not torch.equal(labels, labels.round()):
+        raise ValueError("labels must be whole numbers; scores have two axes, [n, concepts]")
+    return F.one_hot(labels.long()).double()
+
+
+def _folds(clusters: Int64[Tensor, " n"], folds: int, seed: int) -> Int64[Tensor, " n"]:
+    count = int(clusters.max()) + 1
+    if count < folds:
+        raise ValueError(f"{folds} folds need as many samples or clusters; got {count}")
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randperm(count, generator=generator) % folds)[clusters]

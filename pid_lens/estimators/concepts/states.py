@@ -1,0 +1,165 @@
+"""ConceptBottleneck: what a model's states tell about what is in the image, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from pid_lens.curves import Curve
+from pid_lens.estimators.concepts.bottleneck import Constants, Recipe, recipe_of
+from pid_lens.estimators.concepts.concepts import concept_information
+from pid_lens.estimators.gathering import Gathering
+from pid_lens.reads import Reads
+from pid_lens.spectra import NATS, Unit
+
+BySample = Mapping[str, Any] | Callable[[str], Any]
+"""Something a sample: by its id, or a function of it."""
+NAMED = 3
+"""So many missing samples are named in an error."""
+
+
+@dataclass
+class ConceptBottleneck(Gathering):
+    """What states tell about concepts beyond what the question gives away, an ``Estimator``.
+
+    See `concept_information` for what is computed and what it means. With ``groups`` the result
+    is the visual information gain, and its parts the two bounds that it is the difference of;
+    without, the unconditional bound. The published numbers are among the parts, as ``paper_*``.
+    Nothing is trained before a result is asked for; samples are then sorted by id, so that it
+    does not depend on the order in which they came.
+
+    Source:
+        Traceable and explainable multimodal large language models (COLM 2025),
+        https://openreview.net/forum?id=pQm66IPmeE
+
+    Example:
+        >>> label = torch.arange(200) % 2
+        >>> reads = Reads.from_posteriors(torch.zeros(1, 1, 200, 1), conditions=["full"])
+        >>> reads = replace(reads, states={"answer": 9.0 * label[None, :, None]})
+        >>> shown = {str(row): ["cat", "dog"][label[row]] for row in range(200)}
+        >>> ConceptBottleneck(shown).update(reads).result()
+        Curve(I(concepts; state), at least, layer 0: 1.000±0.000 bits; n=200, ...)
+    """
+
+    concepts: BySample | Literal["label"] = field(default="label", repr=False)
+    """Sample id -> scores of the concepts (a detector's, one order for all), or a label (text or
+    whole number); ``"label"`` takes the index of the right option, which reads have."""
+    groups: BySample | None = field(default=None, repr=False)
+    """Sample id -> group of its question (`question_groups`)."""
+    clusters: BySample | None = field(default=None, repr=False)
+    """Sample id -> the image, where there are several questions on one."""
+    state: str = "answer"
+    """Name of the states to read, as in ``Lens(..., states=[Pooled("answer")])``."""
+    shared: bool = False
+    """One bottleneck for all layers instead of one for each."""
+    constants: Constants | Recipe = "default"
+    seed: int = 0
+    unit: Unit = "bits"
+    progress: bool = field(default=True, compare=False)
+
+    def __post_init__(self) -> None:
+        recipe_of(self.constants)
+        if self.unit not in NATS:
+            raise ValueError(f"unit must be one of {tuple(NATS)}; got {self.unit!r}")
+        for name in ("concepts", "groups", "clusters"):
+            given, default = getattr(self, name), "label" if name == "concepts" else None
+            if not (isinstance(given, str | None) and given == default):
+                setattr(self, name, _by_sample(given, name))
+
+    @torch.no_grad()
+    def update(self, reads: Reads) -> Self:
+        """Takes in more samples; one that came before is replaced.
+
+        Raises:
+            ValueError: the state was not kept, or these reads cannot be mixed with those before.
+        """
+        if self.state not in reads.states:
+            raise ValueError(
+                f"ConceptBottleneck needs the states {self.state!r}; the reads have "
+                f"{', '.join(reads.states) or 'none'}. Keep them: Lens(..., "
+                f"states=[Pooled({self.state!r})])"
+            )
+        return super().update(reads)
+
+    def result(self) -> Curve:
+        """The gain, or without groups the bound, of everything seen.
+
+        Raises:
+            ValueError: no sample was seen, or one has no concepts or group.
+        """
+        reads = self.gathered()
+        reads = reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
+        found = concept_information(
+            reads.states[self.state],
+            self._concepts(reads),
+            groups=self._looked_up("groups", reads.ids),
+            clusters=self._looked_up("clusters", reads.ids),
+            shared=self.shared,
+            constants=self.constants,
+            seed=self.seed,
+            unit=self.unit,
+            progress=self.progress,
+            ids=reads.ids,
+            layers=reads.layers,
+        )
+        parts = found.curves
+        whole = parts.pop("gain" if found.gain is not None else "unconditional")
+        settings = {**reads.settings, "state": self.state, **whole.settings}
+        return replace(whole, parts=parts, settings=settings)
+
+    def _concepts(self, reads: Reads) -> Tensor:
+        if self.concepts != "label":
+            return _scores(self._looked_up("concepts", reads.ids) or [])
+        unknown = int((reads.labels < 0).sum())
+        if unknown:
+            raise ValueError(
+                f"{unknown} of {reads.n} samples have no label: give labels= to pid_lens.batch, "
+                "or concepts={id: scores}"
+            )
+        return reads.labels
+
+    def _looked_up(self, name: str, ids: tuple[str, ...]) -> list[Any] | None:
+        given = getattr(self, name)
+        if given is None:
+            return None
+        found = {i: given.get(i) if isinstance(given, Mapping) else given(i) for i in ids}
+        missing = [i for i, value in found.items() if value is None]
+        if missing:
+            more = ", ..." if len(missing) > NAMED else ""
+            raise ValueError(
+                f"{name} lack {len(missing)} of {len(ids)} samples: "
+                f"{', '.join(map(repr, missing[:NAMED]))}{more}"
+            )
+        return list(found.values())
+
+
+def _by_sample(given: Any, name: str) -> BySample:
+    if isinstance(given, Mapping):
+        return {str(key): _plain(value) for key, value in given.items()}
+    if not callable(given):
+        raise TypeError(f"{name} must map sample ids: a dict or a function; got {given!r}")
+    return given
+
+
+def _plain(value: Any) -> Any:
+    """What can be compared with ==."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _scores(given: list[Any]) -> Tensor:
+    """[n, concepts] of scores, [n] of labels numbered in their own order."""
+    values = [_plain(value) for value in given]
+    if all(isinstance(value, str | int) for value in values):
+        number = {label: i for i, label in enumerate(sorted(set(values), key=repr))}
+        return torch.tensor([number[label] for label in values])
+    lengths = {len(value) if isinstance(value, Sequence) else 0 for value in values}
+    if len(lengths) > 1 or 0 in lengths or any(isinstance(value, str) for value in values):
+        raise ValueError(
+            "concepts must be all labels (text or whole numbers) or all score vectors of one "
+            f"length; got lengths {sorted(lengths)}, where 0 is no vector"
+        )
+    return torch.tensor(values, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""The exact decomposition of answers: tables, posteriors, proofs, errors."""

@@ -1,0 +1,1 @@
+"""Flows that make variables Gaussian, for the closed form to decompose."""

@@ -1,0 +1,67 @@
+"""Components: the directions that hold most of a variable's variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pid_lens.estimators.gaussian.algebra import NOTHING
+
+_CONSTANT = 1e-11
+"""A variance below this share of the mean square is the rounding of a constant."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """What `principal_components` keeps of one variable."""
+
+    values: Float64[Tensor, "n components"]
+    """Of mean 0 and variance 1 each; no column at all of a constant."""
+    share: float
+    """Of the variance, in [0, 1]; 1 for a constant."""
+    whole: bool
+    """Whether nothing was left out: then the columns are the variable's own coordinates."""
+
+
+def principal_components(
+    x: Float64[Tensor, "n width"], variance: float, most: int | None
+) -> Components:
+    """The fewest principal components that hold a share of the variance, at most so many.
+
+    Where all of them are kept a rotation would gain nothing, and what happened to each
+    coordinate by itself would be harder to see: the coordinates are kept as they are, scaled.
+    Directions with less than 1e-12 of the largest variance are rounding and never kept.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [2.0, 0.1]], dtype=torch.float64)
+        >>> principal_components(x, 0.95, None).values.shape
+        torch.Size([3, 1])
+        >>> principal_components(x, 1.0, None).whole
+        True
+    """
+    centred = x - x.mean(0)
+    if centred.square().mean() <= _CONSTANT * x.square().mean():
+        return Components(x.new_zeros(len(x), 0), 1.0, whole=False)
+    variances, components = _components(centred)
+    shares = variances.cumsum(0) / variances.sum()
+    needed = int((shares < variance - NOTHING).sum()) + 1
+    kept = min(needed, int((variances > NOTHING * variances[0]).sum()), most or x.shape[1])
+    whole = kept == x.shape[1]
+    chosen = centred if whole else components[:, :kept]
+    return Components(chosen / chosen.square().mean(0).sqrt(), float(shares[kept - 1]), whole)
+
+
+def _components(
+    centred: Float64[Tensor, "n width"],
+) -> tuple[Float64[Tensor, " k"], Float64[Tensor, "n k"]]:
+    """Variances, falling, and components, by way of the smaller one of both Gram matrices."""
+    n, width = centred.shape
+    if width <= n:
+        variances, axes = torch.linalg.eigh(centred.mT @ centred / n)
+        return variances.clamp_min(0).flip(0), (centred @ axes).flip(1)
+    variances, axes = torch.linalg.eigh(centred @ centred.mT / n)
+    variances = variances.clamp_min(0)
+    return variances.flip(0), (axes * (n * variances).sqrt()).flip(1)

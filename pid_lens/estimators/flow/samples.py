@@ -1,0 +1,274 @@
+"""The decomposition of samples that invertible maps can make Gaussian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from warnings import warn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pid_lens.doubts import TOO_MUCH
+from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.flow.components import Components, principal_components
+from pid_lens.estimators.flow.gaussianise import Gaussianised, gaussianise
+from pid_lens.estimators.flow.gaussianity import Gaussianity, gaussianity
+from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings
+from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
+from pid_lens.estimators.gaussian.states import MOST_WIDTH
+from pid_lens.spectra import FIELDS, Atoms, Unit
+
+VARIABLES = ("answer", "vision", "language")
+LEAST_SAMPLES = 50
+MANY_COMPONENTS = 0.1
+"""Components in all, over samples, beyond which estimates are of the samples more than of the
+population."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class FlowAtoms(Atoms):
+    """A decomposition after flows: the plug-in end, and what it rests on."""
+
+    width: float
+    """How far plug-in and cross-fitted atoms are apart at most."""
+    pointwise: Atoms
+    """Each sample's local information, [n]."""
+    influence: Atoms
+    """How far each sample moves the atoms, times n, [n]; the flows are taken for given."""
+    bracket: Atoms
+    """The cross-fitted end of `gaussian_pid_samples`; it knows nothing of the flows' own error."""
+    components: dict[str, int]
+    """How many principal components of answer, vision and language were kept."""
+    variance: dict[str, float]
+    """The share of the variance that they hold."""
+    gain: float
+    """How much likelier the flows make a held-out sample than a Gaussian does, nats; 0 where
+    they did not, and nothing but the principal components was taken."""
+    steps: int
+    """How many steps of descent were best for the held-out samples."""
+    gaussianity: dict[str, tuple[Gaussianity, Gaussianity]]
+    """How Gaussian answer, vision, language and all three jointly are, before and after."""
+    n: int
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the result is clearly not Gaussian, is infinite or has a wide bracket."""
+        wide = self.width > TOO_MUCH + MOST_WIDTH * float(self.information)
+        clear = any(after.clear for _, after in self.gaussianity.values())
+        return clear or wide or not bool(self.information.isfinite())
+
+    def __repr__(self) -> str:
+        kept = "+".join(str(self.components[name]) for name in VARIABLES)
+        doubt = ", doubtful" * self.doubtful
+        return (
+            f"FlowAtoms({self._line(())} {self.unit}; n={self.n}, {kept} components, "
+            f"gain={self.gain:.2f} nats{doubt})"
+        )
+
+
+def flow_pid(
+    vision: Tensor | np.ndarray,
+    language: Tensor | np.ndarray,
+    answer: Tensor | np.ndarray,
+    *,
+    variance: float = 0.95,
+    components: int | None = 30,
+    redundancy: Redundancy = "exact",
+    joint: bool = False,
+    transforms: int = 1,
+    steps: int = 300,
+    folds: int = 3,
+    seed: int = 0,
+    unit: Unit = "bits",
+    progress: bool = True,
+) -> FlowAtoms:
+    r"""Redundancy, unique information and synergy of samples that flows can make Gaussian.
+
+    X1, X2 and Y are each reduced to principal components and sent through an invertible map of
+    their own, which leaves mutual information as it is; the maps are those under which all
+    three are likeliest as one Gaussian (`gaussianise`), and `gaussian_pid_samples` decomposes
+    what comes out. Where the three are jointly Gaussian then, that is the decomposition of the
+    components. Where only each by itself is, all informations are lower bounds: with given
+    Gaussian marginals and covariances none has less than the Gaussian joint.
+
+    It lies where no such maps exist: of clusters, discrete variables and relations that are not
+    monotone (of Y = X^2 it reads 0). `FlowAtoms.gaussianity` says how far from Gaussian the
+    result is, from three and four moments: of uniform X and Y = X + noise as wide it reads .47
+    of .72 bits, and a kurtosis of -.05. Principal components know nothing of information: what
+    tells in the least 5 % of the variance is lost, and coordinates count by their variance,
+    whatever their units; ``variance=1`` keeps everything.
+
+    Args:
+        vision: X1, [n, d1].
+        language: X2, [n, d2].
+        answer: Y, [n, dy].
+        variance: share of each variable's variance to keep, in (0, 1].
+        components: of each variable, at most; None for no limit.
+        redundancy: ``"exact"``, or ``"minimum"``: R = min(I(Y; X1), I(Y; X2)), the baseline of
+            PID Flow.
+        joint: let one flow mix X1, X2 and Y, as PID Flow does. Mutual information is then
+            another: maps like (X, Y) -> (X, Y - X) move what one variable tells of another,
+            or undo it, and the likeliest Gaussian is often one that tells nothing. Of X and
+            Y = X + noise, both exponential, .83 bits are true, own flows read .45, a joint
+            one .03, and looks Gaussian.
+        transforms: how many splines of each coordinate, with rotations in between. More are
+            likelier and less stable.
+        steps: of descent, at most.
+        folds: in which samples are held out in turn, to end the descent.
+        seed: of folds, batches and halves.
+        unit: ``"bits"`` or ``"nats"``.
+        progress: show a bar if training takes longer than two seconds.
+
+    Returns:
+        ``FlowAtoms``; ``gap`` is 0.
+
+    Raises:
+        ImportError: zuko is not installed.
+        TypeError: not tensors or arrays.
+        ValueError: other shapes, NaN, fewer than 50 samples or too few for the components,
+            settings out of range, infinite information in one source.
+
+    Source:
+        How vision becomes language: a layer-wise information-theoretic analysis of multimodal
+        reasoning (Wu et al., 2026), https://arxiv.org/abs/2602.15580; Partial information
+        decomposition via normalizing flows in latent Gaussian distributions (Zhao et al., 2025),
+        https://arxiv.org/abs/2510.04417
+
+    Example:
+        >>> noise = torch.randn(3, 900, 1, generator=torch.Generator().manual_seed(0)).double()
+        >>> y, x1, x2 = noise[0], noise[0] + noise[1], noise[0] + 2 * noise[2]
+        >>> flow_pid(x1.exp(), x2**3, y.sinh())
+        FlowAtoms(R=0.198 U_vision=0.3... U_language=-0.000 S=0.09... bits; n=900,
+        1+1+1 components, gain=3.7... nats)
+    """
+    settings = FlowSettings(
+        variance, components, redundancy, joint, transforms, steps, folds, seed, unit
+    )
+    rows = {"answer": answer, "vision": vision, "language": language}
+    kept = {
+        name: principal_components(x, variance, components) for name, x in _checked(rows).items()
+    }
+    warn_if_many([kept])
+    return decomposed(kept, settings, progress)
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """What `flow_pid` can be told, checked."""
+
+    variance: float
+    components: int | None
+    redundancy: Redundancy
+    joint: bool
+    transforms: int
+    steps: int
+    folds: int
+    seed: int
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        check_settings(self.redundancy, self.unit)
+        if not 0 < self.variance <= 1:
+            raise ValueError(f"variance must be in (0, 1], a share; got {self.variance}")
+        for name, least in (("components", 1), ("transforms", 1), ("steps", 0), ("folds", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}")
+
+
+def decomposed(
+    kept: dict[str, Components], settings: FlowSettings, progress: bool = False
+) -> FlowAtoms:
+    """The decomposition of the principal components of answer, vision and language.
+
+    Raises:
+        ImportError, ValueError: as `flow_pid`.
+    """
+    before = {name: kept[name].values for name in VARIABLES}
+    n, used = len(before["answer"]), [name for name in VARIABLES if before[name].shape[1]]
+    _enough(n, sum(x.shape[1] for x in before.values()), settings.folds)
+    plain = _bracket(before, settings)
+    found = Gaussianised(tuple(before[name] for name in used), 0.0, 0)
+    if len(used) > 1 and bool(plain.plug_in.information.isfinite()):
+        found = gaussianise(
+            found.values,
+            [kept[name].whole for name in used],
+            joint=settings.joint,
+            transforms=settings.transforms,
+            steps=settings.steps,
+            folds=settings.folds,
+            seed=settings.seed,
+            progress=progress,
+        )
+    after = before | dict(zip(used, found.values, strict=True))
+    bracket = _bracket(after, settings)
+    return FlowAtoms(
+        **{name: getattr(bracket.plug_in, name) for name in FIELDS},
+        unit=settings.unit,
+        width=float(bracket.width),
+        pointwise=bracket.pointwise,
+        influence=bracket.influence,
+        bracket=bracket.cross_fitted,
+        components={name: before[name].shape[1] for name in VARIABLES},
+        variance={name: kept[name].share for name in VARIABLES},
+        gain=found.gain,
+        steps=found.steps,
+        gaussianity=_report(before, after),
+        n=n,
+    )
+
+
+def _bracket(variables: dict[str, Tensor], settings: FlowSettings) -> GaussianBracket:
+    """Both ends; a constant is a column of zeros."""
+    y, x1, x2 = (
+        x if x.shape[1] else x.new_zeros(len(x), 1) for x in (variables[k] for k in VARIABLES)
+    )
+    return gaussian_pid_samples(
+        y, x1, x2, redundancy=settings.redundancy, seed=settings.seed, unit=settings.unit
+    )
+
+
+def _report(
+    before: dict[str, Tensor], after: dict[str, Tensor]
+) -> dict[str, tuple[Gaussianity, Gaussianity]]:
+    old, new = (x | {"joint": torch.cat([x[k] for k in VARIABLES], 1)} for x in (before, after))
+    return {name: (gaussianity(old[name]), gaussianity(new[name])) for name in old}
+
+
+# ---------------------------------------------------------------- input
+
+
+def warn_if_many(kept: list[dict[str, Components]]) -> None:
+    """Warns where there are too many components for the samples."""
+    most = max(sum(part.values.shape[1] for part in layer.values()) for layer in kept)
+    n = len(kept[0]["answer"].values)
+    if most > MANY_COMPONENTS * n:
+        warn(
+            f"{most} components of {n} samples, over a tenth: flows and covariances follow the "
+            "samples. Keep fewer (components=..., variance=...) or take more samples",
+            stacklevel=3,
+        )
+
+
+def _enough(n: int, components: int, folds: int) -> None:
+    least = max(LEAST_SAMPLES, components * folds // (folds - 1) + folds + 1)
+    if n < least:
+        raise ValueError(
+            f"{components} components in {folds} folds need at least {least} samples; got {n}: "
+            "more samples, or fewer components (components=..., variance=...)"
+        )
+
+
+def _checked(given: dict[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
+    rows = {name: as_float64(x, name).cpu() for name, x in given.items()}
+    shapes = {name: list(x.shape) for name, x in rows.items()}
+    if (
+        any(x.ndim != 2 or 0 in x.shape for x in rows.values())
+        or len({*map(len, rows.values())}) > 1
+    ):
+        raise ValueError(f"vision, language and answer must be [n, width] of one n; got {shapes}")
+    for name, x in rows.items():
+        if not bool(x.isfinite().all()):
+            raise ValueError(f"{name} has NaN or infinite values")
+    return rows

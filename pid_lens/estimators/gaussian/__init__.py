@@ -1,0 +1,1 @@
+"""The closed form for Gaussian variables: covariances, samples, states."""

@@ -1,0 +1,1 @@
+"""Mutual information by held-out critics, and what the context contributes."""

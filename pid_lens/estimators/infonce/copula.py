@@ -1,0 +1,152 @@
+"""Copula: how variables depend on each other, whatever the scale of each coordinate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from pid_lens.estimators.gaussian.algebra import whitener
+
+MOST_CORRELATED = 0.9999
+"""Beyond this a correlation says no more than that there is much information."""
+_POWERS = 4
+_SPARE = 10
+
+
+def normal_scores(x: Float64[Tensor, "n width"]) -> Float64[Tensor, "n width"]:
+    """Each coordinate's ranks as quantiles of a normal distribution; equal values stay equal.
+
+    Mutual information does not change under it. A constant becomes 0.
+
+    Example:
+        >>> normal_scores(torch.tensor([[7.0], [100.0], [8.0]], dtype=torch.float64))[:, 0]
+        tensor([-0.9674,  0.9674,  0.0000], dtype=torch.float64)
+    """
+    columns = x.mT.contiguous()
+    ordered = columns.sort(-1).values
+    below = torch.searchsorted(ordered, columns)
+    up_to = torch.searchsorted(ordered, columns, right=True)
+    return torch.special.ndtri((below + up_to).double() / (2 * len(x))).mT
+
+
+def principal(
+    x: Float64[Tensor, "n width"], components: int | None, seed: int = 0
+) -> Float64[Tensor, "n components"]:
+    """The first principal components, by power iteration; x itself where it has no more.
+
+    Source:
+        Finding structure with randomness: probabilistic algorithms for constructing approximate
+        matrix decompositions (Halko, Martinsson, Tropp, 2011), https://doi.org/10.1137/090771806
+    """
+    if components is None or components >= x.shape[1]:
+        return x
+    generator = torch.Generator().manual_seed(seed)
+    x = x - x.mean(0)
+    span = torch.randn(x.shape[1], components + _SPARE, generator=generator, dtype=x.dtype)
+    for _ in range(_POWERS):
+        span = x.mT @ torch.linalg.qr(x @ span).Q
+    basis = torch.linalg.qr(x @ span).Q
+    axes = torch.linalg.svd(basis.mT @ x, full_matrices=False).Vh[:components]
+    return x @ axes.mT
+
+
+def coordinates(
+    x: Float64[Tensor, "n width"], components: int | None = None, seed: int = 0
+) -> Float64[Tensor, "n coordinates"]:
+    """Normal scores of the components of normal scores, and the score of their norm.
+
+    The norm comes last: what heavy tails share is in no coordinate by itself.
+    """
+    scores = normal_scores(principal(normal_scores(x), components, seed))
+    return torch.cat([scores, normal_scores(scores.square().sum(-1, keepdim=True))], -1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Directions of X and of Y, pair by pair, each pair a Gaussian one and of no other's.
+
+    With canonical variates a, b of correlation r the log density ratio is ::
+
+        log p(x, y) / (p(x) p(y)) = sum r a b / (1 - r^2) - r^2 (a^2 + b^2) / (2 (1 - r^2))
+                                    - log(1 - r^2) / 2
+
+    Source:
+        Relations between two sets of variates (Hotelling, 1936),
+        https://doi.org/10.1093/biomet/28.3-4.321
+    """
+
+    x_axes: Float64[Tensor, "dx pairs"]
+    y_axes: Float64[Tensor, "dy pairs"]
+    correlations: Float64[Tensor, " pairs"]
+
+    def features(
+        self, x: Float64[Tensor, "n dx"], y: Float64[Tensor, "n dy"]
+    ) -> tuple[Float64[Tensor, "n features"], Float64[Tensor, "n features"]]:
+        """Of x and of y, so that their dot product is the log ratio but for its constant."""
+        a, b, r = x @ self.x_axes, y @ self.y_axes, self.correlations
+        slope, curve = r / (1 - r**2), r**2 / (2 * (1 - r**2))
+        one = torch.ones(len(x), 1, dtype=x.dtype)
+        of_x = torch.cat([slope * a, -(a**2 @ curve)[:, None], one], -1)
+        return of_x, torch.cat([b, one, -(b**2 @ curve)[:, None]], -1)
+
+    def without_norm(self) -> Pairs:
+        """The same pairs among `coordinates`, whose last one they leave out."""
+        x_axes, y_axes = (
+            torch.nn.functional.pad(z, (0, 0, 0, 1)) for z in (self.x_axes, self.y_axes)
+        )
+        return Pairs(x_axes, y_axes, self.correlations)
+
+    @property
+    def information(self) -> Float64[Tensor, ""]:
+        """I(X; Y) of these pairs, nats; the constant of their log ratio."""
+        return -0.5 * (1 - self.correlations**2).log().sum()
+
+
+def canonical(x: Float64[Tensor, "n dx"], y: Float64[Tensor, "n dy"], ridge: float = 0.0) -> Pairs:
+    """The canonical pairs of samples of mean 0.
+
+    Args:
+        x: samples.
+        y: as many.
+        ridge: added to the variances, against directions that few samples cannot tell.
+    """
+    white_x, white_y = (whitener(_covariance(z) + ridge * torch.eye(z.shape[1])) for z in (x, y))
+    left, correlations, right = torch.linalg.svd(
+        white_x @ (x.mT @ y / len(x)) @ white_y.mT, full_matrices=False
+    )
+    return Pairs(white_x.mT @ left, white_y.mT @ right.mT, correlations)
+
+
+def learned_pairs(
+    x: Float64[Tensor, "n dx"],
+    y: Float64[Tensor, "n dy"],
+    learn: Int64[Tensor, " some"],
+    check: Int64[Tensor, " others"],
+) -> Pairs:
+    """Canonical pairs of some samples, no more correlated than they are in others."""
+    ridge = max(x.shape[1], y.shape[1]) / len(learn)
+    pairs = canonical(x[learn], y[learn], ridge)
+    a, b = x @ pairs.x_axes, y @ pairs.y_axes
+    seen = torch.minimum(_correlations(a[learn], b[learn]), _correlations(a[check], b[check]))
+    return Pairs(
+        pairs.x_axes / _deviations(a[check]),
+        pairs.y_axes / _deviations(b[check]),
+        seen.clamp(0, MOST_CORRELATED),
+    )
+
+
+def _correlations(a: Tensor, b: Tensor) -> Float64[Tensor, " pairs"]:
+    return (a / _deviations(a) * b / _deviations(b)).mean(0)
+
+
+def _deviations(a: Float64[Tensor, "n pairs"]) -> Float64[Tensor, " pairs"]:
+    """From 0; 1 for what is constant."""
+    deviations = a.square().mean(0).sqrt()
+    return deviations.where(deviations > 0, 1.0)
+
+
+def _covariance(x: Float64[Tensor, "n width"]) -> Float64[Tensor, "width width"]:
+    return x.mT @ x / len(x)

@@ -1,0 +1,235 @@
+"""Critics: networks that tell which x belongs to which y, and the information that this proves."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor, nn
+
+from pid_lens.estimators.infonce.copula import Pairs, learned_pairs
+
+Constants = Literal["default", "paper"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a critic is built, trained and evaluated."""
+
+    widths: tuple[int, ...]
+    """Of the layers of each encoder; the last is that of the dot product."""
+    activation: type[nn.Module]
+    batch: int
+    rate: float
+    """Of Adam."""
+    steps: int
+    """At most; training ends earlier when the samples set aside see no more progress."""
+    every: int
+    """Steps between two looks at the samples set aside."""
+    block: int
+    """How many held-out samples are evaluated against each other."""
+    gaussian: bool
+    """Normal scores in place of states, and learning what canonical pairs leave unsaid."""
+    shared: bool
+    """One encoder for both sides."""
+    temperature: float = 1.0
+
+    def blocks(self, rows: Int64[Tensor, " m"]) -> tuple[Int64[Tensor, " block"], ...]:
+        """Rows that are evaluated together, in blocks of nearly one size."""
+        return rows.tensor_split(-(-len(rows) // self.block))
+
+
+RECIPES: dict[Constants, Recipe] = {
+    "default": Recipe(
+        widths=(64, 64, 32),
+        activation=nn.ReLU,
+        batch=256,
+        rate=1e-3,
+        steps=5000,
+        every=25,
+        block=2000,
+        gaussian=True,
+        shared=False,
+    ),
+    "paper": Recipe(
+        widths=(1024, 256, 64),
+        activation=nn.Tanh,
+        batch=32,
+        rate=2e-4,
+        steps=5000,
+        every=100,
+        block=32,
+        gaussian=False,
+        shared=True,
+        temperature=64.0,
+    ),
+}
+"""Ours, and those of: Traceable and explainable multimodal large language models (COLM 2025),
+https://openreview.net/forum?id=pQm66IPmeE. It does not say how long it trains."""
+PATIENCE = 4
+"""So many looks without progress end the training."""
+MOST_CHECKED = 2000
+"""Samples set aside to see when training is to end; a quarter, if that is fewer."""
+
+
+def pointwise_information(scores: Float64[Tensor, "n n"]) -> Float64[Tensor, " n"]:
+    r"""What each of n pairs adds to the InfoNCE bound, nats; scores of pairs on the diagonal.
+
+    .. math::  I_{NCE} = \frac1n \sum_i \Big( s_{ii} - \tfrac12 \log \tfrac1n \sum_j e^{s_{ij}}
+        - \tfrac12 \log \tfrac1n \sum_j e^{s_{ji}} \Big)
+
+    A sample stands in its own term and in the denominators of all others. Both are counted, as
+    its influence on the mean, so that the standard error of the mean is theirs.
+
+    Source:
+        Representation learning with contrastive predictive coding (van den Oord, Li, Vinyals,
+        2018), https://arxiv.org/abs/1807.03748
+
+    Example:
+        >>> pointwise_information(100 * torch.eye(4, dtype=torch.float64)).exp()
+        tensor([4.0000, 4.0000, 4.0000, 4.0000], dtype=torch.float64)
+    """
+    total = torch.zeros(len(scores), dtype=torch.float64)
+    for sided in (scores, scores.mT):
+        own = sided.diagonal() - sided.logsumexp(1) + math.log(len(scores))
+        total += own + 1 - sided.softmax(1).sum(0)
+    return total / 2
+
+
+# ---------------------------------------------------------------- networks
+
+
+class Encoder(nn.Module):
+    """Fixed features, handed through, beside learned ones."""
+
+    def __init__(self, width: int, fixed: int, recipe: Recipe, generator: torch.Generator) -> None:
+        """Takes the widths of what comes in, learned from and fixed."""
+        super().__init__()
+        self.fixed, self.scale = fixed, recipe.temperature**-0.5
+        steps: list[nn.Module] = []
+        for before, after in zip((width, *recipe.widths), recipe.widths, strict=False):
+            steps += [_linear(before, after, generator), recipe.activation()]
+        self.learned = nn.Sequential(*steps[:-1])
+
+    def forward(self, x: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
+        """Both kinds of features side by side."""
+        return torch.cat([x[:, : self.fixed], self.scale * self.learned(x[:, self.fixed :])], -1)
+
+
+class Critic:
+    """score(x, y) = u(x) . v(y): how much likelier the two are together than apart, as a log."""
+
+    def __init__(
+        self,
+        x: Float64[Tensor, "n dx"],
+        y: Float64[Tensor, "n dy"],
+        pairs: Pairs | None,
+        recipe: Recipe,
+        generator: torch.Generator,
+    ) -> None:
+        """Starts at what the canonical pairs say."""
+        of_x, of_y = (x[:, :0], y[:, :0]) if pairs is None else pairs.features(x, y)
+        self.x, self.y = torch.cat([of_x, x], -1).float(), torch.cat([of_y, y], -1).float()
+        u = Encoder(x.shape[1], of_x.shape[1], recipe, generator)
+        if recipe.shared and x.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"one encoder for both sides needs states of one width; got {x.shape[1]} and "
+                f"{y.shape[1]}: constants='default' has an encoder for each"
+            )
+        v = u if recipe.shared else Encoder(y.shape[1], of_y.shape[1], recipe, generator)
+        if pairs is not None:
+            for parameter in u.learned[-1].parameters():
+                nn.init.zeros_(parameter)
+        self.encoders = nn.ModuleList([u, v])
+
+    def scores(self, rows: Int64[Tensor, " m"]) -> Float[Tensor, "m m"]:
+        """Of every x with every y."""
+        return self.encoders[0](self.x[rows]) @ self.encoders[1](self.y[rows]).mT
+
+    @torch.no_grad()
+    def information(self, rows: Int64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+        """What each row adds to the bound, nats, told from the others."""
+        return pointwise_information(self.scores(rows).double())
+
+
+def _linear(before: int, after: int, generator: torch.Generator) -> nn.Linear:
+    """As torch starts it, from a generator of one's own."""
+    layer = nn.utils.skip_init(nn.Linear, before, after)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -(before**-0.5), before**-0.5, generator=generator)
+    return layer
+
+
+# ---------------------------------------------------------------- training
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def trained(
+    x: Float64[Tensor, "n dx"],
+    y: Float64[Tensor, "n dy"],
+    recipe: Recipe,
+    rows: Int64[Tensor, " some"],
+    generator: torch.Generator,
+) -> Critic:
+    """A critic learned from some rows; those set aside say when to stop."""
+    size = min(len(rows) // 4, MOST_CHECKED)
+    check, learn = rows[:size], rows[size:]
+    pairs = _starting_pairs(x, y, learn, check) if recipe.gaussian else None
+    critic = Critic(x, y, pairs, recipe, generator)
+    adam = torch.optim.Adam(critic.encoders.parameters(), lr=recipe.rate, fused=True)
+    best, kept, looks = -math.inf, deepcopy(critic.encoders.state_dict()), 0
+    for step, batch in enumerate(_batches(learn, recipe, generator)):
+        if step % recipe.every == 0:
+            seen = [critic.information(block) for block in recipe.blocks(check)]
+            reached, looks = float(torch.cat(seen).mean()), looks + 1
+            if reached > best:
+                best, kept, looks = reached, deepcopy(critic.encoders.state_dict()), 0
+            elif looks == PATIENCE:
+                break
+        _improve(critic, batch, adam)
+    else:
+        warnings.warn(
+            f"a critic was still getting better after {recipe.steps} steps, so the information is "
+            "underestimated: more samples, or fewer components",
+            stacklevel=2,
+        )
+    critic.encoders.load_state_dict(kept)
+    return critic
+
+
+def _improve(critic: Critic, batch: Int64[Tensor, " batch"], adam: torch.optim.Adam) -> None:
+    scores = critic.scores(batch)
+    both = scores.log_softmax(1).diagonal() + scores.log_softmax(0).diagonal()
+    adam.zero_grad()
+    (-both.mean() / 2).backward()
+    adam.step()
+
+
+def _batches(
+    rows: Int64[Tensor, " some"], recipe: Recipe, generator: torch.Generator
+) -> Iterator[Int64[Tensor, " batch"]]:
+    """Batches of one size, in a new order each time round, as many as there are steps."""
+    size, left = min(recipe.batch, len(rows)), recipe.steps
+    while left:
+        order = rows[torch.randperm(len(rows), generator=generator)]
+        for batch in order[: len(order) // size * size].split(size)[:left]:
+            left -= 1
+            yield batch
+
+
+def _starting_pairs(x: Tensor, y: Tensor, learn: Tensor, check: Tensor) -> Pairs:
+    """Canonical pairs with the norms among the coordinates, or without, whichever says more."""
+
+    def says(pairs: Pairs) -> float:
+        of_x, of_y = pairs.features(x[check], y[check])
+        return float(pointwise_information(of_x @ of_y.mT).mean())
+
+    plain = learned_pairs(x[:, :-1], y[:, :-1], learn, check).without_norm()
+    return max(plain, learned_pairs(x, y, learn, check), key=says)
