@@ -21,7 +21,6 @@ from pid_lens.samples import Batch
 
 if TYPE_CHECKING:
     from pid_lens.protocols import Intervention, Readout
-    from pid_lens.spectra import Spectrum
 
 
 class Lens:
@@ -232,8 +231,10 @@ class Lens:
             )
         return self._pile.whole()
 
-    def spectrum(self, estimator: Estimator | None = None) -> Spectrum:
-        """The information spectrum of everything read so far, by `BROJA` unless said otherwise.
+    def spectrum(self, estimator: Estimator | None = None) -> Any:
+        """What an estimator makes of everything read so far; by default the exact spectrum.
+
+        A `Spectrum` of `BROJA` and its kin, a `Curve` of estimators of a single quantity.
 
         Raises:
             TypeError: the estimator is a class or a name.

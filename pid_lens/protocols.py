@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pid_lens.anatomy import Anatomy
+    from pid_lens.curves import Curve
     from pid_lens.moments import Moments
     from pid_lens.reads import Reads
     from pid_lens.samples import Samples
@@ -63,8 +64,8 @@ class Estimator(Protocol):
     def merge(self, other: Self) -> Self:
         """Takes in what another estimator of the same settings has seen."""
 
-    def result(self) -> Spectrum:
-        """The spectrum of everything seen; ValueError if that is nothing."""
+    def result(self) -> Spectrum | Curve:
+        """The spectrum of everything seen, or its curve; ValueError if that is nothing."""
 
 
 def said_by_settings(plugged_in: Any) -> str:

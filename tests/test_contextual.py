@@ -148,7 +148,9 @@ def test_the_last_image_token_is_free_of_the_text(family):
     at = batch.spans.positions("image")
     states = (plain if "hidden_states" in plain else plain.language_model_outputs).hidden_states
     hidden = states[1][torch.arange(batch.n), at]
-    torch.testing.assert_close(lens.reads.states["image_last"][0], hidden, atol=1e-5, rtol=0)
+    kept = lens.reads.states["image_last"][0]
+    assert kept.dtype == torch.float16
+    torch.testing.assert_close(kept.float(), hidden, atol=1e-5, rtol=1e-3)
     assert torch.equal(run(lens, model, batch), plain.logits)
 
 
