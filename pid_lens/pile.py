@@ -35,6 +35,7 @@ class Pile:
         """See the class."""
         self.memory = memory
         self.parts: list[Reads] = []
+        self._settled = False
         self._folder: Path | None = None
 
     def add(self, reads: Reads) -> None:
@@ -45,7 +46,7 @@ class Pile:
         """
         if self.parts:
             Reads.concat([part.rows(()).cpu() for part in (self.parts[0], reads)])
-        self.parts = self._spilled([*self.parts, reads])
+        self.parts, self._settled = self._spilled([*self.parts, reads]), False
 
     def whole(self) -> Reads:
         """Everything as one, on the CPU; of a sample that came twice the last record.
@@ -53,12 +54,11 @@ class Pile:
         Raises:
             ValueError: there is nothing.
         """
-        if len(self.parts) == 1 and not self.parts[0].on_disk:
-            self.parts = [self.parts[0].cpu()]
+        if self._settled:
             return self.parts[0]
         whole = Reads.concat([part.cpu() for part in self.parts])
         if not any(part.on_disk for part in self.parts):
-            self.parts = [whole]
+            self.parts, self._settled = [whole], True
         return whole
 
     def ids(self) -> set[str]:
