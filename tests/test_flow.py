@@ -1,5 +1,6 @@
 """Flows: known atoms behind distortions, what changes nothing, reports, states, bad input."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 import torch
 
 from pid_lens import Lens, Pooled, Reads, demo, truth
+from pid_lens.estimators.flow.axes import independent_axes
+from pid_lens.estimators.flow.components import principal_components
 from pid_lens.estimators.flow.gaussianise import gaussianise
 from pid_lens.estimators.flow.gaussianity import gaussianity
 from pid_lens.estimators.flow.samples import flow_pid
-from pid_lens.estimators.flow.start import independent_axes, start
+from pid_lens.estimators.flow.start import start
 from pid_lens.estimators.flow.states import FlowPID
 from pid_lens.estimators.gaussian.closed_form import gaussian_pid
-from pid_lens.estimators.gaussian.principal import principal_components
 from pid_lens.estimators.gaussian.samples import gaussian_pid_samples
 from pid_lens.spectra import ATOMS
 
@@ -71,14 +73,30 @@ def test_distorted_gaussian_systems_of_known_atoms(d, name):
     assert found.components == {"answer": d, "vision": d, "language": d}
 
 
+def test_four_systems_side_by_side_of_unequal_scales():
+    system = truth.gaussian_system(3)
+    parts = [system.sample(5000, seed=seed) for seed in range(4)]
+    y, x1, x2 = (torch.cat(part, 1) ** 3 for part in zip(*parts, strict=True))
+    found = quick(x1, x2, y)
+    assert (atoms(found) - 4 * atoms(system.atoms)).abs().max() < 0.1
+    assert (
+        atoms(gaussian_pid_samples(y, x1, x2).plug_in) - 4 * atoms(system.atoms)
+    ).abs().max() > 0.5
+
+
 def test_correlated_coordinates_distorted_each_in_another_way():
     system = truth.gaussian_system(2)
     y, x1, x2 = system.sample(5000)
     mix = torch.tensor([[1.0, 0.0], [0.7, 0.6]], dtype=torch.float64)
     bent = [DISTORTIONS[name] for name in ("cubes", "saturation", "exponentials")]
     bent_y, bent_1, bent_2 = (f(x @ mix.mT) for f, x in zip(bent, (y, x1, x2), strict=True))
-    assert worst(quick(bent_1, bent_2, bent_y, variance=1), system.atoms) < 0.1
+    assert worst(quick(bent_1, bent_2, bent_y), system.atoms) < 0.1
     assert worst(gaussian_pid_samples(bent_y, bent_1, bent_2).plug_in, system.atoms) > 0.1
+
+
+def test_more_transforms_find_the_same_atoms():
+    given, true = gaussian_samples(2, 1500)
+    assert worst(quick(*(x**3 for x in given), transforms=2), true) < 0.1
 
 
 def test_a_gaussian_system_is_left_as_it_is():
@@ -121,20 +139,20 @@ def test_invertible_linear_maps_of_each_variable(name):
     given, true = gaussian_samples(3, 5000)
     variables = [DISTORTIONS[name](x) for x in given]
     mixed = [x @ normal(3, 3, seed=seed) - 7 for seed, x in enumerate(variables)]
-    found = quick(*mixed, variance=1)
-    assert worst(found, quick(*variables, variance=1)) < 0.1
+    found = quick(*mixed)
+    assert worst(found, quick(*variables)) < 0.1
     assert worst(found, true) < 0.1
 
 
 def test_linear_maps_of_gaussian_variables():
     given, _ = gaussian_samples(3, 1000)
     mixed = [1e3 * x @ normal(3, 3, seed=seed) + 1 for seed, x in enumerate(given)]
-    assert worst(quick(*mixed, variance=1), quick(*given, variance=1)) < 1e-8
+    assert worst(quick(*mixed), quick(*given)) < 1e-8
 
 
 def test_increasing_maps_of_each_coordinate():
     given, _ = gaussian_samples(2, 1000)
-    found = [quick(*map(bent, given), variance=1) for bent in (torch.exp, torch.sinh)]
+    found = [quick(*map(bent, given)) for bent in (torch.exp, torch.sinh)]
     assert worst(*found) < 0.02
 
 
@@ -148,13 +166,14 @@ def test_a_constant_source_tells_nothing():
     (x1, _, y), _ = gaussian_samples(2, 400)
     found = quick(x1.exp(), torch.full((400, 5), 3.7), y)
     assert found.components["language"] == 0
-    assert found.information_language == found.redundancy == found.synergy == 0
-    assert found.unique_vision > 0.3
+    assert found.information_language == 0
+    assert atoms(found).tolist() == pytest.approx([0, float(found.information), 0, 0], abs=1e-9)
+    assert found.information > 0.3
 
 
 def test_a_start_knows_its_jacobian():
     variables = [normal(300, 2).exp(), normal(300, 1, seed=1) ** 3]
-    begun = start(variables, [True, False])
+    begun = start(variables, [True, False], [independent_axes(x) for x in variables])
     rows = torch.cat(variables, 1)[:5]
     _, volume = begun(rows)
     jacobians = torch.stack(
@@ -297,6 +316,15 @@ def test_coordinates_stay_where_nothing_is_left_out():
 def test_the_rounding_of_a_constant_has_no_components():
     x = (torch.full((50, 3), 12.3) + 1e-6 * normal(50, 3)).float().double()
     assert principal_components(x, 0.95, None).values.shape == (50, 0)
+
+
+def test_wide_variables_are_reduced_and_narrow_ones_are_not():
+    (x1, x2, y), _ = gaussian_samples(2, 400)
+    wide = torch.cat([x1, 1e-3 * normal(400, 15)], 1)
+    assert quick(wide, x2, y, steps=0).components == {"answer": 2, "vision": 2, "language": 2}
+    assert quick(wide[:, :16], x2, y, steps=0).components["vision"] == 16
+    assert quick(wide, x2, y, steps=0, components=1).components["vision"] == 1
+    assert quick(wide, x2, y, steps=0).variance["vision"] > 0.99
 
 
 def test_many_components_are_a_warning():
@@ -475,6 +503,6 @@ def test_a_relation_without_error_is_named():
 
 
 def test_without_zuko_the_cure_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "zuko.transforms", None)
+    monkeypatch.setitem(sys.modules, "zuko.transforms", None)
     with pytest.raises(ImportError, match="pip install zuko"):
         quick(*GOOD)

@@ -10,7 +10,8 @@ from pid_lens.estimators.exact.crossfit import cross_fitted
 from pid_lens.estimators.exact.discrete import discrete_pid
 from pid_lens.estimators.exact.posterior import posterior_pid
 from pid_lens.estimators.exact.resampling import bootstrap, exchanged
-from pid_lens.estimators.flow.samples import FlowAtoms, flow_pid
+from pid_lens.estimators.flow.atoms import FlowAtoms
+from pid_lens.estimators.flow.samples import flow_pid
 from pid_lens.estimators.flow.states import FlowPID
 from pid_lens.estimators.gaussian.closed_form import gaussian_pid
 from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
+from pid_lens.estimators.flow.axes import independent_axes
 from pid_lens.estimators.flow.start import Start, start
 
 BINS = 8
@@ -88,44 +89,54 @@ def gaussianise(
         tensor(0.7..., dtype=torch.float64)
     """
     sizes, generator = [x.shape[1] for x in variables], torch.Generator().manual_seed(seed)
-    rows = torch.cat(tuple(variables), 1)
+    rows, shape = torch.cat(tuple(variables), 1), _Shape(tuple(sizes), transforms, joint)
+    near = [independent_axes(x) for x in variables]
 
-    def begun(chosen: Tensor | slice) -> _Flow:
-        first = start([x[chosen] for x in variables], whole)
-        return _Flow(first, sizes, transforms, joint)
+    def begun(chosen: Tensor | slice) -> Start:
+        return start([x[chosen] for x in variables], whole, near)
 
     parts = torch.randperm(len(rows), generator=generator).tensor_split(folds)
-    trials = [_Trial(begun, rows, held, generator) for held in parts]
+    trials = [_Trial(begun, rows, held, shape, generator) for held in parts]
     gain, at = _best(trials, steps, progress)
     if not gain > 0:
         return Gaussianised(tuple(variables), 0.0, 0)
-    flow = begun(slice(None))
-    descent = _Descent(flow, rows, generator)
+    values, _ = begun(slice(None))(rows)
+    descent = _Descent(_Flow(shape), values, generator)
     for _ in range(at):
         descent.step()
     with torch.no_grad():
-        values, _ = flow(rows)
+        values, _ = descent.flow(values)
     return Gaussianised(values.split(sizes, 1), gain, at)
 
 
-class _Flow(nn.Module):
-    """A start, and then splines of each coordinate with rotations in between."""
+@dataclass(frozen=True)
+class _Shape:
+    """What a flow is made of."""
 
-    def __init__(self, begun: Start, sizes: Sequence[int], transforms: int, joint: bool) -> None:
+    sizes: tuple[int, ...]
+    transforms: int
+    joint: bool
+
+
+class _Flow(nn.Module):
+    """Splines of each coordinate with rotations in between."""
+
+    def __init__(self, shape: _Shape) -> None:
         super().__init__()
         self._rotated, self._bent = _zuko()
-        self._start, self._joint, d = begun, joint, sum(sizes)
-        blocks = [d] if joint else sizes
+        self._joint, d, count = shape.joint, sum(shape.sizes), range(shape.transforms)
+        blocks = [d] if shape.joint else shape.sizes
         self._free = torch.block_diag(*(torch.ones(size, size) for size in blocks))
-        self._turns = nn.ParameterList(_zeros(d, d) for _ in range(transforms))
-        self._widths = nn.ParameterList(_zeros(d, BINS) for _ in range(transforms))
-        self._heights = nn.ParameterList(_zeros(d, BINS) for _ in range(transforms))
-        self._slopes = nn.ParameterList(_zeros(d, BINS - 1) for _ in range(transforms))
+        self._turns = nn.ParameterList(_zeros(d, d) for _ in count)
+        self._widths = nn.ParameterList(_zeros(d, BINS) for _ in count)
+        self._heights = nn.ParameterList(_zeros(d, BINS) for _ in count)
+        self._slopes = nn.ParameterList(_zeros(d, BINS - 1) for _ in count)
 
     def forward(
-        self, rows: Float64[Tensor, "n d"]
+        self, values: Float64[Tensor, "n d"]
     ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, " n"]]:
-        values, volume = self._start(rows)
+        """Values and the log of the volume's change."""
+        volume = torch.zeros(len(values), dtype=values.dtype)
         parts = zip(self._turns, self._widths, self._heights, self._slopes, strict=True)
         for at, (turn, *spline) in enumerate(parts):
             if at or self._joint:
@@ -184,21 +195,23 @@ class _Trial:
 
     def __init__(
         self,
-        begun: Callable[[Tensor], _Flow],
+        begun: Callable[[Tensor], Start],
         rows: Float64[Tensor, "n d"],
         held: Int64[Tensor, " held"],
+        shape: _Shape,
         generator: torch.Generator,
     ) -> None:
         rest = torch.ones(len(rows), dtype=torch.bool).index_fill(0, held, False)
-        self._held, self._rest, self._flow = rows[held], rows[rest], begun(rest)
-        self._plain = _Normal.of(self._rest).surprise(self._held)
-        self.descent = _Descent(self._flow, self._rest, generator)
+        first = begun(rest)
+        (values, _), (self._held, volume) = first(rows[rest]), first(rows[held])
+        self._plain = _Normal.of(rows[rest]).surprise(rows[held]) + volume.mean()
+        self.descent = _Descent(_Flow(shape), values, generator)
 
     @torch.no_grad()
     def gain(self) -> float:
         """Nats a held-out sample over a Gaussian."""
-        values, _ = self._flow(self._rest)
-        held, volume = self._flow(self._held)
+        values, _ = self.descent.flow(self.descent.rows)
+        held, volume = self.descent.flow(self._held)
         return float(self._plain - _Normal.of(values).surprise(held) + volume.mean())
 
 

@@ -7,64 +7,25 @@ from warnings import warn
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.doubts import TOO_MUCH
 from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.flow.atoms import VARIABLES, FlowAtoms
 from pid_lens.estimators.flow.components import Components, principal_components
 from pid_lens.estimators.flow.gaussianise import Gaussianised, gaussianise
 from pid_lens.estimators.flow.gaussianity import Gaussianity, gaussianity
 from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings
 from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
-from pid_lens.estimators.gaussian.states import MOST_WIDTH
-from pid_lens.spectra import FIELDS, Atoms, Unit
+from pid_lens.spectra import FIELDS, Unit
 
-VARIABLES = ("answer", "vision", "language")
 LEAST_SAMPLES = 50
+NARROW = 16
+"""A variable of no more coordinates is not reduced for the sake of its variance: they may have
+units of their own, and there are few."""
 MANY_COMPONENTS = 0.1
 """Components in all, over samples, beyond which estimates are of the samples more than of the
 population."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class FlowAtoms(Atoms):
-    """A decomposition after flows: the plug-in end, and what it rests on."""
-
-    width: float
-    """How far plug-in and cross-fitted atoms are apart at most."""
-    pointwise: Atoms
-    """Each sample's local information, [n]."""
-    influence: Atoms
-    """How far each sample moves the atoms, times n, [n]; the flows are taken for given."""
-    bracket: Atoms
-    """The cross-fitted end of `gaussian_pid_samples`; it knows nothing of the flows' own error."""
-    components: dict[str, int]
-    """How many principal components of answer, vision and language were kept."""
-    variance: dict[str, float]
-    """The share of the variance that they hold."""
-    gain: float
-    """How much likelier the flows make a held-out sample than a Gaussian does, nats; 0 where
-    they did not, and nothing but the principal components was taken."""
-    steps: int
-    """How many steps of descent were best for the held-out samples."""
-    gaussianity: dict[str, tuple[Gaussianity, Gaussianity]]
-    """How Gaussian answer, vision, language and all three jointly are, before and after."""
-    n: int
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether the result is clearly not Gaussian, is infinite or has a wide bracket."""
-        wide = self.width > TOO_MUCH + MOST_WIDTH * float(self.information)
-        clear = any(after.clear for _, after in self.gaussianity.values())
-        return clear or wide or not bool(self.information.isfinite())
-
-    def __repr__(self) -> str:
-        kept = "+".join(str(self.components[name]) for name in VARIABLES)
-        doubt = ", doubtful" * self.doubtful
-        return (
-            f"FlowAtoms({self._line(())} {self.unit}; n={self.n}, {kept} components, "
-            f"gain={self.gain:.2f} nats{doubt})"
-        )
 
 
 def flow_pid(
@@ -85,25 +46,25 @@ def flow_pid(
 ) -> FlowAtoms:
     r"""Redundancy, unique information and synergy of samples that flows can make Gaussian.
 
-    X1, X2 and Y are each reduced to principal components and sent through an invertible map of
-    their own, which leaves mutual information as it is; the maps are those under which all
-    three are likeliest as one Gaussian (`gaussianise`), and `gaussian_pid_samples` decomposes
-    what comes out. Where the three are jointly Gaussian then, that is the decomposition of the
-    components. Where only each by itself is, all informations are lower bounds: with given
-    Gaussian marginals and covariances none has less than the Gaussian joint.
+    X1, X2 and Y, of more than 16 coordinates each reduced to principal components, are sent
+    through an invertible map of their own, which leaves mutual information as it is; the maps
+    are those under which all three are likeliest as one Gaussian (`gaussianise`), and
+    `gaussian_pid_samples` decomposes what comes out. Where the three are jointly Gaussian then,
+    that is the decomposition of the components. Where only each by itself is, all informations
+    are lower bounds: with given Gaussian marginals and covariances none has less than the Gaussian joint.
 
     It lies where no such maps exist: of clusters, discrete variables and relations that are not
     monotone (of Y = X^2 it reads 0). `FlowAtoms.gaussianity` says how far from Gaussian the
     result is, from three and four moments: of uniform X and Y = X + noise as wide it reads .47
     of .72 bits, and a kurtosis of -.05. Principal components know nothing of information: what
-    tells in the least 5 % of the variance is lost, and coordinates count by their variance,
-    whatever their units; ``variance=1`` keeps everything.
+    tells in the least 5 % of the variance is lost.
 
     Args:
         vision: X1, [n, d1].
         language: X2, [n, d2].
         answer: Y, [n, dy].
-        variance: share of each variable's variance to keep, in (0, 1].
+        variance: share of the variance to keep of a variable of more than 16 coordinates, in
+            (0, 1].
         components: of each variable, at most; None for no limit.
         redundancy: ``"exact"``, or ``"minimum"``: R = min(I(Y; X1), I(Y; X2)), the baseline of
             PID Flow.
@@ -146,9 +107,7 @@ def flow_pid(
         variance, components, redundancy, joint, transforms, steps, folds, seed, unit
     )
     rows = {"answer": answer, "vision": vision, "language": language}
-    kept = {
-        name: principal_components(x, variance, components) for name, x in _checked(rows).items()
-    }
+    kept = {name: reduced(x, settings) for name, x in _checked(rows).items()}
     warn_if_many([kept])
     return decomposed(kept, settings, progress)
 
@@ -175,6 +134,12 @@ class FlowSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}; got {value}")
+
+
+def reduced(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components:
+    """The principal components that the settings ask for."""
+    share = settings.variance if x.shape[1] > NARROW else 1.0
+    return principal_components(x, share, settings.components)
 
 
 def decomposed(
@@ -246,7 +211,7 @@ def warn_if_many(kept: list[dict[str, Components]]) -> None:
     if most > MANY_COMPONENTS * n:
         warn(
             f"{most} components of {n} samples, over a tenth: flows and covariances follow the "
-            "samples. Keep fewer (components=..., variance=...) or take more samples",
+            "samples. Keep fewer (components=...) or take more samples",
             stacklevel=3,
         )
 
@@ -256,7 +221,7 @@ def _enough(n: int, components: int, folds: int) -> None:
     if n < least:
         raise ValueError(
             f"{components} components in {folds} folds need at least {least} samples; got {n}: "
-            "more samples, or fewer components (components=..., variance=...)"
+            "more samples, or fewer components (components=...)"
         )
 
 

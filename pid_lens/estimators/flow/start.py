@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.estimators.flow.axes import independent_axes
+
 _BEYOND = 5
 """So many samples lie between the last knot but one and the last, the largest sample."""
 _STEEPEST = 1e6
 """The largest slope of a quantile map: equal values, of which it would be infinite, get this."""
-_ROUNDS = 200
-_SETTLED = 1e-8
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,11 @@ class Start:
         return values.mT, slopes.log().sum(0) + torch.linalg.slogdet(self.axes).logabsdet
 
 
-def start(variables: Sequence[Float64[Tensor, "n _"]], whole: Sequence[bool]) -> Start:
+def start(
+    variables: Sequence[Float64[Tensor, "n _"]],
+    whole: Sequence[bool],
+    near: Sequence[Float64[Tensor, "_ _"]],
+) -> Start:
     """Where a flow begins that is to make variables Gaussian.
 
     Principal components begin along independent axes, and are not bent. A variable that is
@@ -49,25 +53,34 @@ def start(variables: Sequence[Float64[Tensor, "n _"]], whole: Sequence[bool]) ->
     own coordinates or of its independent axes, whichever are likelier: what distorted each
     coordinate by itself is undone but for the sampling error of the quantiles.
 
+    Args:
+        variables: [n, d_i] each, of full rank.
+        whole: for each, whether it has coordinates of its own.
+        near: the `independent_axes` of each, to find those of these samples from.
+
     Example:
         >>> skewed = torch.randn(500, 1, generator=torch.Generator().manual_seed(0)).double().exp()
-        >>> values, volume = start([skewed], [True])(skewed)
+        >>> values, volume = start([skewed], [True], [independent_axes(skewed)])(skewed)
         >>> skewed.max(), values.max()
         (tensor(60.4305, dtype=torch.float64), tensor(3.0902, dtype=torch.float64))
     """
-    parts = [(_bent if own else _linear)(x) for x, own in zip(variables, whole, strict=True)]
+    found = map(independent_axes, variables, near)
+    parts = [
+        (_bent if own else _linear)(x, axes)
+        for x, own, axes in zip(variables, whole, found, strict=True)
+    ]
     axes = torch.block_diag(*(part.axes for part in parts))
     return Start(axes, torch.cat([part.knots for part in parts]), parts[0].scores)
 
 
-def _linear(variable: Float64[Tensor, "n d"]) -> Start:
+def _linear(variable: Float64[Tensor, "n d"], independent: Float64[Tensor, "d d"]) -> Start:
     scores = _scores(len(variable))
-    return Start(independent_axes(variable), scores.repeat(variable.shape[1], 1), scores)
+    return Start(independent, scores.repeat(variable.shape[1], 1), scores)
 
 
-def _bent(variable: Float64[Tensor, "n d"]) -> Start:
+def _bent(variable: Float64[Tensor, "n d"], independent: Float64[Tensor, "d d"]) -> Start:
     own = torch.eye(variable.shape[1], dtype=variable.dtype)
-    found = [_quantiles(variable, axes) for axes in (own, independent_axes(variable))]
+    found = [_quantiles(variable, axes) for axes in (own, independent)]
     return max(found, key=lambda part: _likelihood(part, variable))
 
 
@@ -95,35 +108,3 @@ def _quantiles(variable: Float64[Tensor, "n d"], axes: Float64[Tensor, "d d"]) -
     knots = torch.lerp(ordered[below], ordered[below + 1], (levels - below)[:, None]).mT
     gaps = knots.diff(dim=1).maximum(scores.diff() / _STEEPEST)
     return Start(axes, torch.cat([knots[:, :1], knots[:, :1] + gaps.cumsum(1)], 1), scores)
-
-
-def independent_axes(variable: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
-    """The linear map that makes coordinates uncorrelated, of variance 1, and independent.
-
-    As far as a linear map can. Gaussian directions have no such axes: any will do.
-
-    Source:
-        Fast and robust fixed-point algorithms for independent component analysis (Hyvärinen,
-        1999), https://doi.org/10.1109/72.761722
-
-    Example:
-        >>> coins = torch.tensor([[1., 1.], [1., -1.], [-1., 1.], [-1., -1.]]).double()
-        >>> mixed = coins @ torch.tensor([[2., 1.], [1., 1.]]).double()
-        >>> (mixed @ independent_axes(mixed).mT).abs()
-        tensor([[1.0000, 1.0000],
-                [1.0000, 1.0000],
-                [1.0000, 1.0000],
-                [1.0000, 1.0000]], dtype=torch.float64)
-    """
-    centred = variable - variable.mean(0)
-    variances, directions = torch.linalg.eigh(centred.mT @ centred / len(centred))
-    whitening = directions.mT / variances.sqrt()[:, None]
-    white, rotation = centred @ whitening.mT, torch.eye(len(whitening), dtype=variable.dtype)
-    for _ in range(_ROUNDS):
-        before, bent = rotation, torch.tanh(white @ rotation.mT)
-        slopes = (1 - bent**2).mean(0)
-        left, _, right = torch.linalg.svd(bent.mT @ white / len(white) - slopes[:, None] * before)
-        rotation = left @ right
-        if (rotation * before).sum(1).abs().min() > 1 - _SETTLED:
-            break
-    return rotation @ whitening

@@ -8,13 +8,9 @@ from typing import Any, Self, get_args
 import torch
 from torch import Tensor
 
-from pid_lens.estimators.flow.components import Components, principal_components
-from pid_lens.estimators.flow.samples import (
-    FlowAtoms,
-    FlowSettings,
-    decomposed,
-    warn_if_many,
-)
+from pid_lens.estimators.flow.atoms import FlowAtoms
+from pid_lens.estimators.flow.components import Components
+from pid_lens.estimators.flow.samples import FlowSettings, decomposed, reduced, warn_if_many
 from pid_lens.estimators.gathering import Gathering
 from pid_lens.estimators.gaussian.closed_form import Redundancy
 from pid_lens.estimators.gaussian.states import NEEDED, Target
@@ -77,7 +73,7 @@ class FlowPID(Gathering):
     redundancy: Redundancy = "exact"
     """``"minimum"`` is R = min(I1, I2), the paper's."""
     variance: float = 0.95
-    """Share of each variable's variance that its principal components keep."""
+    """Share of a variable's variance to keep, where it has more than 16 coordinates."""
     components: int | None = 30
     """Of each variable, at most: three times 30 are a tenth of 900 samples."""
     joint: bool = False
@@ -170,7 +166,7 @@ class FlowPID(Gathering):
     def _kept(self, state: Tensor, name: str) -> Components:
         if not bool(state.isfinite().all()):
             raise ValueError(f"the states of {name!r} have NaN or infinite values")
-        return principal_components(state.double(), self.variance, self.components)
+        return reduced(state.double(), self._settings())
 
 
 def _stacked(found: list[Any]) -> dict[str, Tensor]:

@@ -1,0 +1,53 @@
+"""FlowAtoms: a decomposition after flows, and what it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pid_lens.doubts import TOO_MUCH
+from pid_lens.estimators.flow.gaussianity import Gaussianity
+from pid_lens.estimators.gaussian.states import MOST_WIDTH
+from pid_lens.spectra import Atoms
+
+VARIABLES = ("answer", "vision", "language")
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class FlowAtoms(Atoms):
+    """A decomposition after flows: the plug-in end, and what it rests on."""
+
+    width: float
+    """How far plug-in and cross-fitted atoms are apart at most."""
+    pointwise: Atoms
+    """Each sample's local information, [n]."""
+    influence: Atoms
+    """How far each sample moves the atoms, times n, [n]; the flows are taken for given."""
+    bracket: Atoms
+    """The cross-fitted end of `gaussian_pid_samples`; it knows nothing of the flows' own error."""
+    components: dict[str, int]
+    """How many principal components of answer, vision and language were kept."""
+    variance: dict[str, float]
+    """The share of the variance that they hold."""
+    gain: float
+    """How much likelier the flows make a held-out sample than a Gaussian does, nats; 0 where
+    they did not, and nothing but the principal components was taken."""
+    steps: int
+    """How many steps of descent were best for the held-out samples."""
+    gaussianity: dict[str, tuple[Gaussianity, Gaussianity]]
+    """How Gaussian answer, vision, language and all three jointly are, before and after."""
+    n: int
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the result is clearly not Gaussian, is infinite or has a wide bracket."""
+        wide = self.width > TOO_MUCH + MOST_WIDTH * float(self.information)
+        clear = any(after.clear for _, after in self.gaussianity.values())
+        return clear or wide or not bool(self.information.isfinite())
+
+    def __repr__(self) -> str:
+        kept = "+".join(str(self.components[name]) for name in VARIABLES)
+        doubt = ", doubtful" * self.doubtful
+        return (
+            f"FlowAtoms({self._line(())} {self.unit}; n={self.n}, {kept} components, "
+            f"gain={self.gain:.2f} nats{doubt})"
+        )
