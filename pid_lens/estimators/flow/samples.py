@@ -51,7 +51,8 @@ def flow_pid(
     are those under which all three are likeliest as one Gaussian (`gaussianise`), and
     `gaussian_pid_samples` decomposes what comes out. Where the three are jointly Gaussian then,
     that is the decomposition of the components. Where only each by itself is, all informations
-    are lower bounds: with given Gaussian marginals and covariances none has less than the Gaussian joint.
+    are lower bounds: with given Gaussian marginals and covariances none has less than the
+    Gaussian joint.
 
     It lies where no such maps exist: of clusters, discrete variables and relations that are not
     monotone (of Y = X^2 it reads 0). `FlowAtoms.gaussianity` says how far from Gaussian the
