@@ -294,12 +294,15 @@ def test_some_layers(llava):
 
 def test_pooled_states(llava):
     model, batch, moments = llava
-    lens, _ = read(model, batch, moments, states=[Pooled("image"), Pooled("answer")])
+    states = [Pooled("image", dtype="float32"), Pooled("answer")]
+    lens, _ = read(model, batch, moments, states=states)
     with torch.no_grad():
         hidden = model(**batch.inputs, output_hidden_states=True).hidden_states
     image = hidden[2][batch.spans["image"]].view(batch.n, -1, 32).mean(1)
     torch.testing.assert_close(lens.reads.states["image"][1], image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(lens.reads.states["answer"][1], hidden[2][:, -1], atol=1e-5, rtol=0)
+    assert torch.equal(lens.reads.states["answer"][1], hidden[2][:, -1].half())
+    with pytest.raises(ValueError, match="dtype must be"):
+        Pooled("image", dtype="bfloat16")
 
 
 def test_estimators_run_inline(llava):
