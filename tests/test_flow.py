@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.autograd.functional import jacobian
 
 from pid_lens import Lens, Pooled, Reads, demo, truth
 from pid_lens.estimators.flow.axes import independent_axes
@@ -13,6 +14,7 @@ from pid_lens.estimators.flow.components import principal_components
 from pid_lens.estimators.flow.gaussianise import gaussianise
 from pid_lens.estimators.flow.gaussianity import gaussianity
 from pid_lens.estimators.flow.samples import flow_pid
+from pid_lens.estimators.flow.splines import Flow, Shape
 from pid_lens.estimators.flow.start import start
 from pid_lens.estimators.flow.states import FlowPID
 from pid_lens.estimators.gaussian.closed_form import gaussian_pid
@@ -176,10 +178,21 @@ def test_a_start_knows_its_jacobian():
     begun = start(variables, [True, False], [independent_axes(x) for x in variables])
     rows = torch.cat(variables, 1)[:5]
     _, volume = begun(rows)
-    jacobians = torch.stack(
-        [torch.autograd.functional.jacobian(lambda x: begun(x[None])[0][0], r) for r in rows]
-    )
+    jacobians = torch.stack([jacobian(lambda x: begun(x[None])[0][0], r) for r in rows])
     assert torch.allclose(volume, torch.linalg.slogdet(jacobians).logabsdet)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_flow_knows_its_jacobian_and_mixes_only_when_joint(joint):
+    flow = Flow(Shape((2, 1), transforms=2, joint=joint))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in flow.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    rows = normal(5, 3)
+    _, volume = flow(rows)
+    jacobians = torch.stack([jacobian(lambda x: flow(x[None])[0][0], row) for row in rows])
+    assert torch.allclose(volume, torch.linalg.slogdet(jacobians).logabsdet)
+    assert bool((jacobians[:, :2, 2] != 0).any()) == joint
 
 
 def test_independent_axes_are_found():
@@ -306,6 +319,13 @@ def test_wide_variables_have_the_components_of_narrow_ones():
     assert principal_components(wide, 1, None).values.shape[1] == 3
 
 
+def test_components_do_not_depend_on_the_order_of_samples():
+    x = normal(80, 5).exp()
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
+    one, other = (principal_components(rows, 0.9, None).values for rows in (x, x[order]))
+    assert torch.allclose(one[order], other, atol=1e-8)
+
+
 def test_coordinates_stay_where_nothing_is_left_out():
     x = normal(50, 3) * torch.tensor([3.0, 2.0, 1.0]) + 4
     found = principal_components(x, 1, None)
@@ -369,6 +389,21 @@ def test_a_result_may_be_asked_for_twice_and_leaves_chance_alone():
     assert torch.equal(atoms(first), atoms(second))
     assert first.settings == second.settings
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_flows_are_trained_where_gradients_are_off(mode):
+    expected = flow().update(reads()).result()
+    with mode():
+        found = flow().update(reads()).result()
+    assert torch.equal(atoms(found), atoms(expected))
+    assert min(found.settings["gain"]) > 0.5
+
+
+def test_variables_may_require_gradients():
+    (x1, x2, y), _ = gaussian_samples(1, 100)
+    found = quick(x1.exp().requires_grad_(), x2, y, steps=5)
+    assert torch.equal(atoms(found), atoms(quick(x1.exp(), x2, y, steps=5)))
 
 
 @pytest.mark.parametrize("target", ["last", "same"])

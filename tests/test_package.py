@@ -18,7 +18,16 @@ def python(code, **options):
 
 
 def test_import_brings_nothing_that_nobody_asked_for(tmp_path):
-    heavy = ["transformers", "matplotlib", "pandas", "nnsight", "transformer_lens", "scipy", "ot"]
+    heavy = [
+        "transformers",
+        "matplotlib",
+        "pandas",
+        "nnsight",
+        "transformer_lens",
+        "scipy",
+        "ot",
+        "zuko",
+    ]
     done = python(
         f"import sys, pid_lens; print([m for m in {heavy} if m in sys.modules])", cwd=tmp_path
     )

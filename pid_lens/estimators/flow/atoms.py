@@ -32,7 +32,7 @@ class FlowAtoms(Atoms):
     """How much likelier the flows make a held-out sample than a Gaussian does, nats; 0 where
     they did not, and nothing but the principal components was taken."""
     steps: int
-    """How many steps of descent were best for the held-out samples."""
+    """Of descent, the last ones that held-out samples gained by."""
     gaussianity: dict[str, tuple[Gaussianity, Gaussianity]]
     """How Gaussian answer, vision, language and all three jointly are, before and after."""
     n: int

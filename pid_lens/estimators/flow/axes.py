@@ -1,4 +1,4 @@
-"""Axes: the linear map that makes coordinates as independent as a linear map can."""
+"""Axes: along which the coordinates of a variable are as independent as they get."""
 
 from __future__ import annotations
 

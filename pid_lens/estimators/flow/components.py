@@ -57,11 +57,13 @@ def principal_components(
 def _components(
     centred: Float64[Tensor, "n width"],
 ) -> tuple[Float64[Tensor, " k"], Float64[Tensor, "n k"]]:
-    """Variances, falling, and components, by way of the smaller one of both Gram matrices."""
+    """Variances, falling, and components, skewed upward lest their sign hang on rounding."""
     n, width = centred.shape
     if width <= n:
         variances, axes = torch.linalg.eigh(centred.mT @ centred / n)
-        return variances.clamp_min(0).flip(0), (centred @ axes).flip(1)
-    variances, axes = torch.linalg.eigh(centred @ centred.mT / n)
-    variances = variances.clamp_min(0)
-    return variances.flip(0), (axes * (n * variances).sqrt()).flip(1)
+        components = centred @ axes
+    else:
+        variances, axes = torch.linalg.eigh(centred @ centred.mT / n)
+        components = axes * (n * variances.clamp_min(0)).sqrt()
+    upward = torch.where(components.pow(3).sum(0) < 0, -1.0, 1.0)
+    return variances.clamp_min(0).flip(0), (components * upward).flip(1)

@@ -5,25 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float64, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from pid_lens.estimators.flow.axes import independent_axes
+from pid_lens.estimators.flow.splines import Flow, Shape
 from pid_lens.estimators.flow.start import Start, start
 
-BINS = 8
-"""Pieces of each coordinate's spline."""
-RATE = 0.05
-"""Of Adam."""
+RATE, HALVED = 0.05, 30
+"""Adam's rate at first, and after how many steps it is half of it; it falls as 1 / steps."""
 BATCH = 1024
 """Samples in a step, at least; fewer than twice as many are taken whole."""
-PATIENCE = 20
+PATIENCE = 30
 """After so many steps without a gain training ends."""
-LEAST_GAIN = 0.01
-"""Nats a held-out sample."""
+LEAST_GAIN = 0.02
+"""Nats a held-out sample that count as none."""
 _EVERY = 5
 
 
@@ -35,9 +33,10 @@ class Gaussianised:
     gain: float
     """Nats a held-out sample over a Gaussian; 0 where maps were no better than none."""
     steps: int
-    """Of descent, to where held-out samples were likeliest."""
+    """Of descent, the last ones that held-out samples gained by."""
 
 
+@torch.inference_mode(False)
 def gaussianise(
     variables: Sequence[Float64[Tensor, "n _"]],
     whole: Sequence[bool],
@@ -59,9 +58,10 @@ def gaussianise(
     matters: of the many maps that make each variable Gaussian by itself it prefers those
     that make their relation Gaussian too.
 
-    Each fold in turn is held out while the others are descended on, until 20 steps made the
-    held-out samples no likelier; the maps are then those of all samples after as many steps as
-    were best. Where that is no better than a plain Gaussian, variables stay as they are.
+    Each fold in turn is held out while the others are descended on, until 30 steps have made the
+    held-out samples no likelier. The maps are then those of all samples after the last of the
+    steps that were as good as the best. Where that is no better than a plain Gaussian,
+    variables stay as they are.
 
     Args:
         variables: [n, d_i] each, of full rank.
@@ -89,7 +89,7 @@ def gaussianise(
         tensor(0.7..., dtype=torch.float64)
     """
     sizes, generator = [x.shape[1] for x in variables], torch.Generator().manual_seed(seed)
-    rows, shape = torch.cat(tuple(variables), 1), _Shape(tuple(sizes), transforms, joint)
+    rows, shape = torch.cat(tuple(variables), 1), Shape(tuple(sizes), transforms, joint)
     near = [independent_axes(x) for x in variables]
 
     def begun(chosen: Tensor | slice) -> Start:
@@ -97,68 +97,16 @@ def gaussianise(
 
     parts = torch.randperm(len(rows), generator=generator).tensor_split(folds)
     trials = [_Trial(begun, rows, held, shape, generator) for held in parts]
-    gain, at = _best(trials, steps, progress)
+    gain, at = _settled(trials, steps, progress)
     if not gain > 0:
         return Gaussianised(tuple(variables), 0.0, 0)
     values, _ = begun(slice(None))(rows)
-    descent = _Descent(_Flow(shape), values, generator)
+    descent = _Descent(Flow(shape), values, generator)
     for _ in range(at):
         descent.step()
     with torch.no_grad():
         values, _ = descent.flow(values)
     return Gaussianised(values.split(sizes, 1), gain, at)
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """What a flow is made of."""
-
-    sizes: tuple[int, ...]
-    transforms: int
-    joint: bool
-
-
-class _Flow(nn.Module):
-    """Splines of each coordinate with rotations in between."""
-
-    def __init__(self, shape: _Shape) -> None:
-        super().__init__()
-        self._rotated, self._bent = _zuko()
-        self._joint, d, count = shape.joint, sum(shape.sizes), range(shape.transforms)
-        blocks = [d] if shape.joint else shape.sizes
-        self._free = torch.block_diag(*(torch.ones(size, size) for size in blocks))
-        self._turns = nn.ParameterList(_zeros(d, d) for _ in count)
-        self._widths = nn.ParameterList(_zeros(d, BINS) for _ in count)
-        self._heights = nn.ParameterList(_zeros(d, BINS) for _ in count)
-        self._slopes = nn.ParameterList(_zeros(d, BINS - 1) for _ in count)
-
-    def forward(
-        self, values: Float64[Tensor, "n d"]
-    ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, " n"]]:
-        """Values and the log of the volume's change."""
-        volume = torch.zeros(len(values), dtype=values.dtype)
-        parts = zip(self._turns, self._widths, self._heights, self._slopes, strict=True)
-        for at, (turn, *spline) in enumerate(parts):
-            if at or self._joint:
-                values = self._rotated(turn * self._free)(values)
-            values, log_slopes = self._bent(*spline).call_and_ladj(values)
-            volume = volume + log_slopes.sum(-1)
-        return values, volume
-
-
-def _zeros(*shape: int) -> nn.Parameter:
-    """What makes a rotation or a spline the identity."""
-    return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
-
-
-def _zuko() -> tuple[Any, Any]:
-    try:
-        from zuko.transforms import MonotonicRQSTransform, RotationTransform
-    except ImportError as error:
-        raise ImportError(
-            "flows need the package zuko (pip install zuko); GaussianPID does without"
-        ) from error
-    return RotationTransform, MonotonicRQSTransform
 
 
 # ---------------------------------------------------------------- descent
@@ -167,12 +115,14 @@ def _zuko() -> tuple[Any, Any]:
 class _Descent:
     """Adam on a flow's likelihood, the Gaussian being the best one for each batch."""
 
-    def __init__(self, flow: _Flow, rows: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, flow: Flow, rows: Tensor, generator: torch.Generator) -> None:
         self.flow, self.rows, self.generator = flow, rows, generator
         self.batches = max(len(rows) // BATCH, 1)
         self._left: list[Int64[Tensor, " batch"]] = []
         self._adam = torch.optim.Adam(flow.parameters(), lr=RATE, betas=(0.9, 0.99))
+        self._rate = torch.optim.lr_scheduler.LambdaLR(self._adam, lambda t: 1 / (1 + t / HALVED))
 
+    @torch.enable_grad()
     def step(self) -> None:
         """One step on one batch."""
         values, volume = self.flow(self._batch())
@@ -180,6 +130,7 @@ class _Descent:
         self._adam.zero_grad()
         loss.backward()
         self._adam.step()
+        self._rate.step()
 
     def _batch(self) -> Float64[Tensor, "batch d"]:
         if self.batches == 1:
@@ -198,14 +149,14 @@ class _Trial:
         begun: Callable[[Tensor], Start],
         rows: Float64[Tensor, "n d"],
         held: Int64[Tensor, " held"],
-        shape: _Shape,
+        shape: Shape,
         generator: torch.Generator,
     ) -> None:
         rest = torch.ones(len(rows), dtype=torch.bool).index_fill(0, held, False)
         first = begun(rest)
         (values, _), (self._held, volume) = first(rows[rest]), first(rows[held])
         self._plain = _Normal.of(rows[rest]).surprise(rows[held]) + volume.mean()
-        self.descent = _Descent(_Flow(shape), values, generator)
+        self.descent = _Descent(Flow(shape), values, generator)
 
     @torch.no_grad()
     def gain(self) -> float:
@@ -215,22 +166,26 @@ class _Trial:
         return float(self._plain - _Normal.of(values).surprise(held) + volume.mean())
 
 
-def _best(trials: Sequence[_Trial], steps: int, progress: bool) -> tuple[float, int]:
-    """The best mean gain of all folds, and after how many steps it was there."""
+def _settled(trials: Sequence[_Trial], steps: int, progress: bool) -> tuple[float, int]:
+    """The mean gain of all folds when nothing more is gained, and the step of that.
+
+    Of steps that are as good the last, where maps change least: a noisy best one would make the
+    result depend on the folds.
+    """
     from tqdm import tqdm
 
     every = max(_EVERY, trials[0].descent.batches)
-    most, at = -math.inf, 0
+    patience, gains, best = max(PATIENCE, 8 * every), [-math.inf], 0
     for step in tqdm(range(steps + 1), "training", delay=2, leave=False, disable=not progress):
         if step % every == 0:
-            gain = sum(trial.gain() for trial in trials) / len(trials)
-            if gain > most + LEAST_GAIN:
-                most, at = gain, step
-        if step - at >= max(PATIENCE, 8 * every):
+            gains.append(sum(trial.gain() for trial in trials) / len(trials))
+            best = step if gains[-1] > max(gains[:-1]) + LEAST_GAIN else best
+        if step - best >= patience:
             break
         for trial in trials:
             trial.descent.step()
-    return most, at
+    last = max(at for at, gain in enumerate(gains) if gain >= max(gains) - LEAST_GAIN)
+    return gains[last], (last - 1) * every
 
 
 @dataclass(frozen=True)

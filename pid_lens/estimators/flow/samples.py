@@ -46,19 +46,22 @@ def flow_pid(
 ) -> FlowAtoms:
     r"""Redundancy, unique information and synergy of samples that flows can make Gaussian.
 
-    X1, X2 and Y, of more than 16 coordinates each reduced to principal components, are sent
-    through an invertible map of their own, which leaves mutual information as it is; the maps
-    are those under which all three are likeliest as one Gaussian (`gaussianise`), and
-    `gaussian_pid_samples` decomposes what comes out. Where the three are jointly Gaussian then,
-    that is the decomposition of the components. Where only each by itself is, all informations
-    are lower bounds: with given Gaussian marginals and covariances none has less than the
-    Gaussian joint.
+    X1, X2 and Y, where they have more than 16 coordinates reduced to principal components, are
+    sent through an invertible map each, which leaves mutual information as it is. The maps are
+    those under which all three are likeliest as one Gaussian (`gaussianise`), and
+    `gaussian_pid_samples` decomposes what comes out. Where that is jointly Gaussian, it is the
+    decomposition of the components. Where only each variable by itself is, every information
+    is a lower bound: with given Gaussian marginals and covariances the Gaussian has least.
 
     It lies where no such maps exist: of clusters, discrete variables and relations that are not
     monotone (of Y = X^2 it reads 0). `FlowAtoms.gaussianity` says how far from Gaussian the
     result is, from three and four moments: of uniform X and Y = X + noise as wide it reads .47
-    of .72 bits, and a kurtosis of -.05. Principal components know nothing of information: what
-    tells in the least 5 % of the variance is lost.
+    of .72 bits, at a joint kurtosis of -.05. Principal components know nothing of information:
+    what tells in the least 5 % of the variance is lost.
+
+    Where nothing is to be found flows find no more than a covariance does: with the answers of
+    450 digits exchanged at random, 18 to 20 components, I(X1, X2; Y) reads .06 to .09 bits, and
+    .06 to .08 without flows.
 
     Args:
         vision: X1, [n, d1].
@@ -73,7 +76,7 @@ def flow_pid(
             another: maps like (X, Y) -> (X, Y - X) move what one variable tells of another,
             or undo it, and the likeliest Gaussian is often one that tells nothing. Of X and
             Y = X + noise, both exponential, .83 bits are true, own flows read .45, a joint
-            one .03, and looks Gaussian.
+            one .01, and looks Gaussian.
         transforms: how many splines of each coordinate, with rotations in between. More are
             likelier and less stable.
         steps: of descent, at most.
@@ -101,7 +104,7 @@ def flow_pid(
         >>> noise = torch.randn(3, 900, 1, generator=torch.Generator().manual_seed(0)).double()
         >>> y, x1, x2 = noise[0], noise[0] + noise[1], noise[0] + 2 * noise[2]
         >>> flow_pid(x1.exp(), x2**3, y.sinh())
-        FlowAtoms(R=0.198 U_vision=0.3... U_language=-0.000 S=0.09... bits; n=900,
+        FlowAtoms(R=0.198 U_vision=0.3... U_language=...0.000 S=0.09... bits; n=900,
         1+1+1 components, gain=3.7... nats)
     """
     settings = FlowSettings(
@@ -227,7 +230,7 @@ def _enough(n: int, components: int, folds: int) -> None:
 
 
 def _checked(given: dict[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
-    rows = {name: as_float64(x, name).cpu() for name, x in given.items()}
+    rows = {name: as_float64(x, name).detach().cpu() for name, x in given.items()}
     shapes = {name: list(x.shape) for name, x in rows.items()}
     if (
         any(x.ndim != 2 or 0 in x.shape for x in rows.values())

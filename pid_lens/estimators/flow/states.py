@@ -50,8 +50,8 @@ class FlowPID(Gathering):
     sample, and how Gaussian the result is: ``gaussianity[name]`` has skewness and
     kurtosis (`Gaussianity`) before and after.
 
-    On the digits model, 450 samples of a task, two seeds gave atoms whose curves correlate by
-    .97 to 1, wherever a curve spans more than .1 bits.
+    On the digits model, 450 samples of each task, the curves of three seeds correlate by .98 to
+    1, those that are 0 throughout apart; six layers take about 10 seconds of one core.
 
     Source:
         How vision becomes language: a layer-wise information-theoretic analysis of multimodal
