@@ -511,7 +511,7 @@ def test_too_few_samples_to_be_split_are_an_error():
 
 
 def test_missing_states_and_conditions_are_named():
-    with pytest.raises(ValueError, match=r"lack question.*Pooled\('question'\)"):
+    with pytest.raises(ValueError, match=r"lack the states question.*Pooled\('question'\)"):
         BATCH().update(replace(reads(), states={"image": reads().states["image"]}))
     alone = Reads.from_posteriors(torch.zeros(2, 1, 90, 1), conditions=["full"])
     with pytest.raises(ValueError, match="lack vision, language"):

@@ -511,7 +511,9 @@ def test_unknown_labels_are_named():
 
 
 def test_missing_states_are_named():
-    with pytest.raises(ValueError, match=r"'question'.*have answer, image.*Pooled\('question'\)"):
+    with pytest.raises(
+        ValueError, match=r"question; they have answer, image.*Pooled\('question'\)"
+    ):
         ConceptBottleneck(state="question").update(reads())
 
 

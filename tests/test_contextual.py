@@ -120,7 +120,9 @@ def test_bad_input():
     reads, _ = told(added(1.0, d=1), 1.0, n=100)
     with pytest.raises(ValueError, match=r"call update\(reads\) first"):
         ContextualContribution().result()
-    with pytest.raises(ValueError, match="lack the states other; they have image_last"):
+    with pytest.raises(
+        ValueError, match=r"lack the states other; they have image_last.*Pooled\('other'"
+    ):
         ContextualContribution(image="other").update(reads)
     with pytest.raises(ValueError, match="constants must be"):
         ContextualContribution(constants="theirs")

@@ -509,14 +509,14 @@ def test_an_unknown_target_is_an_error():
 
 def test_missing_states_are_named():
     plain = replace(reads(), states={"image": reads().states["image"]})
-    with pytest.raises(ValueError, match=r"lack answer, question.*Pooled\('image'\)"):
+    with pytest.raises(ValueError, match=r"lack the states answer, question.*Pooled\('image'\)"):
         FlowPID().update(plain)
 
 
 def test_states_that_are_not_numbers_are_named():
     given = reads()
     given.states["question"][1, 3] = torch.nan
-    with pytest.raises(ValueError, match="'question' have NaN"):
+    with pytest.raises(ValueError, match="'question' is NaN or infinite"):
         flow().update(given).result()
 
 

@@ -389,7 +389,7 @@ def test_a_layer_with_too_few_samples_is_doubtful():
 
 def test_missing_states_are_named():
     plain = replace(reads(), states={"image": reads().states["image"]})
-    with pytest.raises(ValueError, match=r"lack answer, question.*Pooled\('image'\)"):
+    with pytest.raises(ValueError, match=r"lack the states answer, question.*Pooled\('image'\)"):
         GaussianPID().update(plain)
 
 

@@ -409,7 +409,9 @@ def test_components_beyond_the_rank_change_nothing():
 def test_states_that_are_not_numbers_are_named(name, at, components):
     rows = drawn(covariance((2, 2, 2)), 60)
     rows[0, 3, at] = torch.nan
-    with pytest.raises(ValueError, match=f"states '{name}' have NaN"):
+    with pytest.raises(
+        ValueError, match=f"state '{name}' is NaN or infinite, first at layer 0, sample '3'"
+    ):
         spectrum(rows, (2, 2, 2), components=components)
 
 

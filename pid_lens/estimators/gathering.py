@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
+
+from jaxtyping import Float
+from torch import Tensor
 
 from pid_lens.pile import Pile
 from pid_lens.reads import Reads
@@ -46,3 +50,48 @@ class Gathering:
             name = type(self).__name__
             raise ValueError(f"{name} has seen no sample: call update(reads) first")
         return self._pile.whole()
+
+    def in_order(self) -> Reads:
+        """Everything seen, by id: for whatever draws or trains, so that arrival plays no part."""
+        reads = self.gathered()
+        return reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
+
+
+def refuse_lacking(estimator: str, reads: Reads, states: Iterable[str]) -> None:
+    """States that an estimator needs must have been kept.
+
+    Raises:
+        ValueError: some were not; it says how to keep them.
+    """
+    needed = list(dict.fromkeys(states))
+    missing = [name for name in needed if name not in reads.states]
+    if missing:
+        raise ValueError(
+            f"{estimator}: the reads lack the states {', '.join(missing)}; they have "
+            f"{', '.join(reads.states) or 'none'}. Keep them: Lens(..., "
+            f"states=[{', '.join(map(_pooled, needed))}])"
+        )
+
+
+def _pooled(name: str) -> str:
+    """The readout that keeps a state of this name."""
+    span, last, _ = name.partition("_last")
+    return f"Pooled({span!r}, token='last')" if last else f"Pooled({name!r})"
+
+
+def sound_states(reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
+    """One of the states, every number of it finite.
+
+    Raises:
+        ValueError: NaN or infinite numbers; it says where the first one stands.
+    """
+    states = reads.states[name]
+    bad = (~states.isfinite()).any(-1).nonzero()
+    if len(bad):
+        layer, row = bad[0].tolist()
+        raise ValueError(
+            f"the state {name!r} is NaN or infinite, first at layer {reads.layers[layer]}, sample "
+            f"{reads.ids[row]!r}: half precision that overflows (Pooled(..., dtype='float32'))? "
+            "reads.rows(...) picks the others"
+        )
+    return states

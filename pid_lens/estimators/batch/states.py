@@ -15,13 +15,12 @@ from pid_lens.estimators.batch.alignment import Recipe
 from pid_lens.estimators.batch.samples import BatchAtoms, Given, complaint, decomposed
 from pid_lens.estimators.exact.broja import NEEDED
 from pid_lens.estimators.exact.strata import strata_of
-from pid_lens.estimators.gathering import Gathering
+from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
 from pid_lens.reads import TAU, Reads
-from pid_lens.spectra import Spectrum, Unit
+from pid_lens.spectra import FIELDS, Spectrum, Unit
 
 Features = Literal["same", "first"]
 STATES = ("image", "question")
-_TOTALS = ("information", "information_vision", "information_language", "union", "gap")
 _ORDER = ("vision", "language", "full")
 _SETTINGS = (
     *("tau", "features", "validation", "seed"),
@@ -105,12 +104,7 @@ class BATCH(Gathering):
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
         """
-        missing = [name for name in STATES if name not in reads.states]
-        if missing:
-            raise ValueError(
-                f"BATCH needs the states image and question; the reads lack {', '.join(missing)}. "
-                "Keep them: Lens(..., states=[Pooled('image'), Pooled('question')])"
-            )
+        refuse_lacking(type(self).__name__, reads, STATES)
         return super().update(reads)
 
     def result(self) -> Spectrum:
@@ -150,7 +144,7 @@ class BATCH(Gathering):
         self._warn({reads.layers[at]: layers[at] for at in unsound.nonzero().flatten()})
         evaluated = torch.cat([stratum.evaluated for stratum in strata]).sort().values
         shares = torch.tensor([len(stratum.rows) / reads.n for stratum in strata]).double()
-        totals: dict[str, Any] = {name: _mixed(layers, name, shares) for name in _TOTALS}
+        totals: dict[str, Any] = {name: _mixed(layers, name, shares) for name in FIELDS}
         spectrum = Spectrum(
             **totals,
             mismatch=torch.stack([stratum.mismatch for stratum in strata]).amax(0),
@@ -183,14 +177,7 @@ class BATCH(Gathering):
         ]
 
     def _features(self, reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
-        states = reads.states[name]
-        unsound = ~states.float().isfinite().all(-1)
-        if bool(unsound.any()):
-            layer, row = unsound.nonzero()[0].tolist()
-            raise ValueError(
-                f"{name} states have NaN or infinite entries, first at layer "
-                f"{reads.layers[layer]}, sample {reads.ids[row]!r}: leave it out, reads.rows(...)"
-            )
+        states = sound_states(reads, name)
         return states[:1].expand_as(states) if self.features == "first" else states
 
     def _split(self, places: Float64[Tensor, " members"], options: int) -> dict[str, Tensor]:

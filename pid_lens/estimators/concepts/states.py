@@ -12,7 +12,7 @@ from torch import Tensor
 from pid_lens.curves import Curve
 from pid_lens.estimators.concepts.bottleneck import Constants, Recipe, recipe_of
 from pid_lens.estimators.concepts.concepts import concept_information
-from pid_lens.estimators.gathering import Gathering
+from pid_lens.estimators.gathering import Gathering, refuse_lacking
 from pid_lens.reads import Reads
 from pid_lens.spectra import NATS, Unit
 
@@ -77,12 +77,7 @@ class ConceptBottleneck(Gathering):
         Raises:
             ValueError: the state was not kept, or these reads cannot be mixed with those before.
         """
-        if self.state not in reads.states:
-            raise ValueError(
-                f"ConceptBottleneck needs the states {self.state!r}; the reads have "
-                f"{', '.join(reads.states) or 'none'}. Keep them: Lens(..., "
-                f"states=[Pooled({self.state!r})])"
-            )
+        refuse_lacking(type(self).__name__, reads, [self.state])
         return super().update(reads)
 
     def result(self) -> Curve:
@@ -91,8 +86,7 @@ class ConceptBottleneck(Gathering):
         Raises:
             ValueError: no sample was seen, or one has no concepts or group.
         """
-        reads = self.gathered()
-        reads = reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
+        reads = self.in_order()
         found = concept_information(
             reads.states[self.state],
             self._concepts(reads),

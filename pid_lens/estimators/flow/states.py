@@ -11,7 +11,7 @@ from torch import Tensor
 from pid_lens.estimators.flow.atoms import FlowAtoms
 from pid_lens.estimators.flow.components import Components
 from pid_lens.estimators.flow.samples import FlowSettings, decomposed, reduced, warn_if_many
-from pid_lens.estimators.gathering import Gathering
+from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
 from pid_lens.estimators.gaussian.closed_form import Redundancy
 from pid_lens.estimators.gaussian.states import NEEDED, Target
 from pid_lens.reads import Reads
@@ -101,13 +101,7 @@ class FlowPID(Gathering):
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
         """
-        missing = [name for name in NEEDED if name not in reads.states]
-        if missing:
-            raise ValueError(
-                f"FlowPID needs the states image, question and answer; the reads lack "
-                f"{', '.join(missing)}. Keep them: Lens(..., states=[Pooled('image'), "
-                "Pooled('question'), Pooled('answer')])"
-            )
+        refuse_lacking(type(self).__name__, reads, NEEDED)
         return super().update(reads)
 
     def result(self) -> Spectrum:
@@ -120,22 +114,16 @@ class FlowPID(Gathering):
         """
         from tqdm import tqdm
 
-        reads = self.gathered()
-        ordered = reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
-        layers = self._layers(ordered)
+        reads = self.in_order()
+        layers = self._layers(reads)
         warn_if_many(layers)
         shown = tqdm(layers, "flows", delay=2, leave=False, disable=not self.progress)
         found = [decomposed(layer, self._settings()) for layer in shown]
-        plain = Atoms(**_stacked(found), unit=self.unit)
         return Spectrum(
-            information=plain.information,
-            information_vision=plain.information_vision,
-            information_language=plain.information_language,
-            union=plain.union,
-            gap=plain.gap,
+            **_stacked(found),
             unit=self.unit,
             layers=reads.layers,
-            ids=ordered.ids,
+            ids=reads.ids,
             conditions=reads.conditions,
             estimator=type(self).__name__,
             settings=reads.settings | self._said() | _reported(found),
@@ -155,21 +143,20 @@ class FlowPID(Gathering):
     def _layers(self, reads: Reads) -> list[dict[str, Components]]:
         """Each layer's components, those of a last-layer answer once for all."""
         kept = {
-            name: [self._kept(x, state) for x in reads.states[state]]
+            name: [self._kept(x) for x in sound_states(reads, state)]
             for name, state in _STATE_OF.items()
             if name != "answer" or self.target == "same"
         }
         if self.target == "last":
-            kept["answer"] = [self._kept(reads.states["answer"][-1], "answer")] * len(reads.layers)
+            last = self._kept(sound_states(reads, "answer")[-1])
+            kept["answer"] = [last] * len(reads.layers)
         return [dict(zip(kept, layer, strict=True)) for layer in zip(*kept.values(), strict=True)]
 
-    def _kept(self, state: Tensor, name: str) -> Components:
-        if not bool(state.isfinite().all()):
-            raise ValueError(f"the states of {name!r} have NaN or infinite values")
+    def _kept(self, state: Tensor) -> Components:
         return reduced(state.double(), self._settings())
 
 
-def _stacked(found: list[Any]) -> dict[str, Tensor]:
+def _stacked(found: list[Any]) -> dict[str, Any]:
     return {name: torch.stack([getattr(atoms, name) for atoms in found]) for name in FIELDS}
 
 

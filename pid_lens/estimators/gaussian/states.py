@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens.doubts import TOO_MUCH
-from pid_lens.estimators.gathering import Gathering
+from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
 from pid_lens.estimators.gaussian.closed_form import NATS, Redundancy, check_settings
 from pid_lens.estimators.gaussian.principal import Principal
 from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
@@ -83,13 +83,7 @@ class GaussianPID(Gathering):
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
         """
-        missing = [name for name in NEEDED if name not in reads.states]
-        if missing:
-            raise ValueError(
-                f"GaussianPID needs the states image, question and answer; the reads lack "
-                f"{', '.join(missing)}. Keep them: Lens(..., states=[Pooled('image'), "
-                "Pooled('question'), Pooled('answer')])"
-            )
+        refuse_lacking(type(self).__name__, reads, NEEDED)
         return super().update(reads)
 
     @torch.no_grad()
@@ -100,8 +94,7 @@ class GaussianPID(Gathering):
             ValueError: no sample was seen, not more samples than dimensions, NaN, a sample that
                 ``groups`` lack, or a source that determines the answer's state.
         """
-        reads = self.gathered()
-        reads = reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
+        reads = self.in_order()
         bracket = self._bracket(reads)
         return Spectrum(
             **{name: getattr(bracket.plug_in, name) for name in FIELDS},
@@ -140,13 +133,7 @@ class GaussianPID(Gathering):
 
     def _states(self, reads: Reads) -> list[Float64[Tensor, "layers n width"]]:
         """Y, X1 and X2."""
-        for name in NEEDED:
-            if not bool(reads.states[name].isfinite().all()):
-                raise ValueError(
-                    f"the states {name!r} have NaN or infinite values: leave those samples out, "
-                    "or run the model in a type of wider range (bfloat16, float32)"
-                )
-        y, x1, x2 = (reads.states[name].double() for name in NEEDED)
+        y, x1, x2 = (sound_states(reads, name).double() for name in NEEDED)
         return [y[-1:] if self.target == "last" else y, x1, x2]
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Int, Real
 from torch import Tensor
 
 from pid_lens.curves import Curve
-from pid_lens.estimators.gathering import Gathering
+from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
 from pid_lens.estimators.gaussian.states import Target
 from pid_lens.estimators.infonce.critics import RECIPES, Constants
 from pid_lens.estimators.infonce.held_out import Measured, held_out
@@ -92,13 +92,8 @@ class InfoNCE(Gathering):
         Raises:
             ValueError: a state was not kept, or these reads cannot be mixed with those before.
         """
-        missing = [name for name in (self.x, self.y) if name not in (*reads.states, LABEL)]
-        if missing:
-            raise ValueError(
-                f"these reads lack the states {', '.join(missing)}; they have "
-                f"{', '.join(reads.states) or 'none'}. Keep them: Lens(..., "
-                "states=[Pooled('answer'), ...])"
-            )
+        states = [name for name in (self.x, self.y) if name != LABEL]
+        refuse_lacking(type(self).__name__, reads, states)
         return super().update(reads)
 
     def result(self) -> Curve:
@@ -118,8 +113,7 @@ class InfoNCE(Gathering):
 
     def measured(self) -> Curve:
         """The result, whatever it may be worth."""
-        reads = self.gathered()
-        reads = reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
+        reads = self.in_order()
         layers = self._measured(reads)
         return Curve(
             name=f"I({self.x}; {self.y}{' of the last layer' * self._looks_ahead})",
@@ -174,15 +168,7 @@ def near_cap(curve: Curve) -> str:
 def _states(reads: Reads, name: str) -> Real[Tensor, "layers n width"]:
     if name == LABEL:
         return _labels(reads).expand(len(reads.layers), -1, -1)
-    states = reads.states[name]
-    bad = (~states.isfinite()).any(-1).nonzero()
-    if len(bad):
-        layer, row = bad[0].tolist()
-        raise ValueError(
-            f"the state {name!r} is NaN or infinite, first at layer {reads.layers[layer]}, sample "
-            f"{reads.ids[row]!r}: half precision that overflows? reads.rows(...) picks the others"
-        )
-    return states
+    return sound_states(reads, name)
 
 
 def _labels(reads: Reads) -> Int[Tensor, "n answers"]:
