@@ -253,7 +253,7 @@ class Spectrum(Atoms):
         95 % (`errors.interval`): the truth lies between the two ends but for chance. Of a
         difference the ends are crossed, plug-in minus cross-fitted and cross-fitted minus
         plug-in, as either side's bias may be anywhere in its bracket. On the recipes of
-        `truth.layered_reads` 95 % intervals cover at least 90 %, and at most 98 % where every
+        `truth.layered_reads` 95 % intervals cover at least 90 %, and at most 98.5 % where every
         atom is above 0 (`tests/test_coverage.py`); more where some are 0. Without a bracket it
         knows nothing of the bias of few samples and many answers.
         """
