@@ -10,9 +10,9 @@ from torch.autograd.functional import jacobian
 
 from pid_lens import Lens, Pooled, Reads, demo, truth
 from pid_lens.estimators.flow.axes import independent_axes
-from pid_lens.estimators.flow.components import principal_components
 from pid_lens.estimators.flow.gaussianise import gaussianise
 from pid_lens.estimators.flow.gaussianity import gaussianity
+from pid_lens.estimators.flow.reduction import principal_components
 from pid_lens.estimators.flow.samples import flow_pid
 from pid_lens.estimators.flow.splines import Flow, Shape
 from pid_lens.estimators.flow.start import start

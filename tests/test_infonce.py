@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pid_lens import Reads
-from pid_lens.estimators.infonce.copula import coordinates, normal_scores, principal
+from pid_lens.estimators.infonce.copula import coordinates, normal_scores
 from pid_lens.estimators.infonce.critics import RECIPES, pointwise_information, trained
 from pid_lens.estimators.infonce.held_out import held_out
 from pid_lens.estimators.infonce.infonce import InfoNCE
@@ -188,17 +188,6 @@ def test_normal_scores_keep_order_and_ties():
     assert scores[3, 0] == scores[:, 0].max()
     assert (scores[:, 1] == 0).all()
     torch.testing.assert_close(normal_scores(scores), scores)
-
-
-def test_principal_components_span_the_largest_variances():
-    wide = torch.randn(200, 50, generator=generator(), dtype=torch.float64) * 0.8 ** torch.arange(
-        50
-    )
-    exact = torch.linalg.svd(wide - wide.mean(0)).S[:5]
-    found = torch.linalg.svdvals(principal(wide, 5))
-    torch.testing.assert_close(found, exact, rtol=1e-4, atol=0)
-    assert principal(wide, 50) is wide
-    assert coordinates(wide, 5).shape == (200, 6)
 
 
 def test_training_that_does_not_end_is_reported():

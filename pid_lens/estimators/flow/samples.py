@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.flow.atoms import VARIABLES, FlowAtoms
-from pid_lens.estimators.flow.components import Components, principal_components
 from pid_lens.estimators.flow.gaussianise import Gaussianised, gaussianise
 from pid_lens.estimators.flow.gaussianity import Gaussianity, gaussianity
+from pid_lens.estimators.flow.reduction import Components, principal_components
 from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings
 from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
 from pid_lens.spectra import FIELDS, Unit

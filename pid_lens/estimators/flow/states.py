@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pid_lens.estimators.flow.atoms import FlowAtoms
-from pid_lens.estimators.flow.components import Components
+from pid_lens.estimators.flow.reduction import Components
 from pid_lens.estimators.flow.samples import FlowSettings, decomposed, reduced, warn_if_many
 from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
 from pid_lens.estimators.gaussian.closed_form import Redundancy

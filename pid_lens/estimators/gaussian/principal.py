@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.estimators.components import principal_axes
 from pid_lens.estimators.gaussian.algebra import NOTHING
 
 
@@ -38,10 +39,8 @@ class Principal:
         if kept >= width:
             eye = torch.eye(width, dtype=states.dtype, device=states.device)
             return cls(centred, eye.expand(len(states), -1, -1), centred.square().mean(1), width)
-        _, deviations, axes = torch.linalg.svd(centred, full_matrices=False)
-        variances = deviations.square() / states.shape[1]
-        there = variances > NOTHING * variances[..., :1]
-        return cls(centred, axes.mT * there[:, None], variances * there, kept)
+        variances, axes = principal_axes(centred)
+        return cls(centred, axes, variances, kept)
 
     @cached_property
     def scores(self) -> Float64[Tensor, "layers n kept"]:

@@ -8,12 +8,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from pid_lens.estimators.components import principal_axes
 from pid_lens.estimators.gaussian.algebra import whitener
 
 MOST_CORRELATED = 0.9999
 """Beyond this a correlation says no more than that there is much information."""
-_POWERS = 4
-_SPARE = 10
 
 
 def normal_scores(x: Float64[Tensor, "n width"]) -> Float64[Tensor, "n width"]:
@@ -32,27 +31,6 @@ def normal_scores(x: Float64[Tensor, "n width"]) -> Float64[Tensor, "n width"]:
     return torch.special.ndtri((below + up_to).double() / (2 * len(x))).mT
 
 
-def principal(
-    x: Float64[Tensor, "n width"], components: int | None, seed: int = 0
-) -> Float64[Tensor, "n components"]:
-    """The first principal components, by power iteration; x itself where it has no more.
-
-    Source:
-        Finding structure with randomness: probabilistic algorithms for constructing approximate
-        matrix decompositions (Halko, Martinsson, Tropp, 2011), https://doi.org/10.1137/090771806
-    """
-    if components is None or components >= x.shape[1]:
-        return x
-    generator = torch.Generator().manual_seed(seed)
-    x = x - x.mean(0)
-    span = torch.randn(x.shape[1], components + _SPARE, generator=generator, dtype=x.dtype)
-    for _ in range(_POWERS):
-        span = x.mT @ torch.linalg.qr(x @ span).Q
-    basis = torch.linalg.qr(x @ span).Q
-    axes = torch.linalg.svd(basis.mT @ x, full_matrices=False).Vh[:components]
-    return x @ axes.mT
-
-
 def coordinates(
     x: Float64[Tensor, "n width"], components: int | None = None, seed: int = 0
 ) -> Float64[Tensor, "n coordinates"]:
@@ -60,7 +38,11 @@ def coordinates(
 
     The norm comes last: what heavy tails share is in no coordinate by itself.
     """
-    scores = normal_scores(principal(normal_scores(x), components, seed))
+    scores = normal_scores(x)
+    if components is not None and components < x.shape[1]:
+        scores = scores - scores.mean(0)
+        _, axes = principal_axes(scores, components, seed)
+        scores = normal_scores(scores @ axes[:, :components])
     return torch.cat([scores, normal_scores(scores.square().sum(-1, keepdim=True))], -1)
 
 

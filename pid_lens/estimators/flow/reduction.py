@@ -1,4 +1,4 @@
-"""Components: the directions that hold most of a variable's variance."""
+"""What is kept of a variable: the components that hold most of its variance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.estimators.components import principal_axes
 from pid_lens.estimators.gaussian.algebra import NOTHING
 
 _CONSTANT = 1e-11
@@ -45,25 +46,15 @@ def principal_components(
     centred = x - x.mean(0)
     if centred.square().mean() <= _CONSTANT * x.square().mean():
         return Components(x.new_zeros(len(x), 0), 1.0, whole=False)
-    variances, components = _components(centred)
-    shares = variances.cumsum(0) / variances.sum()
+    variances, axes = principal_axes(centred, most)
+    shares = variances.cumsum(0) / centred.square().mean(0).sum()
     needed = int((shares < variance - NOTHING).sum()) + 1
-    kept = min(needed, int((variances > NOTHING * variances[0]).sum()), most or x.shape[1])
+    kept = min(needed, int((variances > 0).sum()), most or x.shape[1])
     whole = kept == x.shape[1]
-    chosen = centred if whole else components[:, :kept]
+    chosen = centred if whole else _upward(centred @ axes[:, :kept])
     return Components(chosen / chosen.square().mean(0).sqrt(), float(shares[kept - 1]), whole)
 
 
-def _components(
-    centred: Float64[Tensor, "n width"],
-) -> tuple[Float64[Tensor, " k"], Float64[Tensor, "n k"]]:
-    """Variances, falling, and components, skewed upward lest their sign hang on rounding."""
-    n, width = centred.shape
-    if width <= n:
-        variances, axes = torch.linalg.eigh(centred.mT @ centred / n)
-        components = centred @ axes
-    else:
-        variances, axes = torch.linalg.eigh(centred @ centred.mT / n)
-        components = axes * (n * variances.clamp_min(0)).sqrt()
-    upward = torch.where(components.pow(3).sum(0) < 0, -1.0, 1.0)
-    return variances.clamp_min(0).flip(0), (components * upward).flip(1)
+def _upward(scores: Float64[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
+    """Skewed upward, lest the sign hang on rounding."""
+    return torch.where(scores.pow(3).sum(0) < 0, -1.0, 1.0) * scores
