@@ -9,6 +9,7 @@ Example:
 
 from pid_lens import demo, truth
 from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.atoms import Atoms
 from pid_lens.batching import batch
 from pid_lens.compare import compare
 from pid_lens.curves import Curve
@@ -38,7 +39,7 @@ from pid_lens.readouts import LogitLens, Pooled
 from pid_lens.reads import Reads
 from pid_lens.samples import Batch, Samples
 from pid_lens.spans import Spans
-from pid_lens.spectra import Atoms, Spectrum
+from pid_lens.spectra import Spectrum
 
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pid_lens.spectra import ATOMS
+from pid_lens.atoms import ATOMS
 
 if TYPE_CHECKING:
     from pid_lens.reads import Reads

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from pid_lens.atoms import NATS, Unit
+from pid_lens.differences import DIFFERENCE, aligned, common_groups, refuse_others
 from pid_lens.errors import standard_error
-from pid_lens.spectra import DIFFERENCE, NATS, Unit
 from pid_lens.storage import load_record, save_record
 
 if TYPE_CHECKING:
@@ -110,24 +111,15 @@ class Curve:
         """The change from ``other`` to this one, sample by sample.
 
         Raises:
-            ValueError: another quantity, or other samples, layers, unit or estimator.
+            ValueError: another quantity, or other samples, layers, unit, estimator or settings.
         """
         if not isinstance(other, Curve):
             return NotImplemented
-        same = ("name", "unit", "layers", "estimator")
-        differing = [name for name in same if getattr(self, name) != getattr(other, name)]
-        if set(self.ids) != set(other.ids):
-            differing.append(f"samples ({len(set(self.ids) ^ set(other.ids))} are in one alone)")
-        if differing:
-            raise ValueError(
-                f"these curves differ in {', '.join(differing)}: only curves of one quantity over "
-                "the same samples can be subtracted"
-            )
-        row_of = {name: row for row, name in enumerate(other.ids)}
-        rows = [row_of[name] for name in self.ids]
+        refuse_others(self, other, ("name", "unit", "layers", "estimator"))
         return replace(
             self,
-            pointwise=self.pointwise - other.pointwise[:, rows],
+            pointwise=self.pointwise - other.pointwise[:, aligned(self, other)],
+            groups=common_groups(self, other),
             estimator=f"{DIFFERENCE}{self.estimator}",
             settings={**self.settings, "minus": other.settings},
             cap=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pid_lens.spectra import ATOMS
+from pid_lens.atoms import ATOMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

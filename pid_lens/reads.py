@@ -154,21 +154,28 @@ class Reads:
         mass = self.log_probs.double().logsumexp(-1)
         return mass < math.log(tau) if tau > 0 else mass == -math.inf
 
-    def posteriors(self, tau: float = TAU) -> Float[Tensor, "layers conditions n answers"]:
+    def posteriors(
+        self, tau: float = TAU, conditions: Sequence[str] | None = None
+    ) -> Float[Tensor, "layers conditions n answers"]:
         """Log-posterior of each option, given what a condition shows; sums to 1 over a sample's.
 
         Uniform where the mass lies below tau. float64, -inf where an option is absent.
 
+        Args:
+            tau: the least mass of an answer.
+            conditions: those to return, in this order; all by default.
+
         Raises:
-            ValueError: NaN among the log-probabilities.
+            ValueError: NaN among the log-probabilities, or a condition that was not read.
         """
+        at = slice(None) if conditions is None else [self.index(name) for name in conditions]
         self._refuse_nan()
         logs = self.log_probs.double()
         mass = logs.logsumexp(-1, keepdim=True)
         uniform = torch.where(
             self.mask, -self.mask.sum(-1, keepdim=True).double().log(), -math.inf
         )
-        return torch.where(self._unanswered(tau)[..., None], uniform, logs - mass)
+        return torch.where(self._unanswered(tau)[..., None], uniform, logs - mass)[:, at]
 
     def _refuse_nan(self) -> None:
         bad = self.log_probs.isnan()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pid_lens.atoms import ATOMS, FIELDS, PARTS, Atoms
+from pid_lens.differences import DIFFERENCE, difference, ends_of
 from pid_lens.doubts import doubts, unanswered
 from pid_lens.errors import interval, standard_error
 from pid_lens.storage import load_record, save_record
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Unit = Literal["bits", "nats"]
-NATS = {"bits": math.log(2), "nats": 1.0}
-"""How many nats a unit is."""
-ATOMS = ("redundancy", "unique_vision", "unique_language", "synergy")
-FIELDS = ("information", "information_vision", "information_language", "union", "gap")
-"""The tensors that atoms consist of."""
 TOTALS = (
     "information",
     "information_vision",
@@ -32,126 +26,11 @@ TOTALS = (
     "co_information",
 )
 FLAGS = ("gap", "mismatch", "ess", "feasible", "doubtful")
-PARTS = ("sensitivity", "pointwise", "influence", "bracket", "floor")
-"""What a spectrum holds besides its own atoms, as atoms."""
 _UNIQUE = ("unique_vision", "unique_language")
-BY_SAMPLE = ("pointwise", "influence")
-"""The parts with one entry a sample."""
 SHOWN = ("repair", "tau", "draws", "redundancy", "target", "components")
-"""Settings without which a spectrum cannot be compared with another."""
+"""The settings that a representation names."""
 ROUNDING = 1e-9
 """Two values this near are one, bits or nats."""
-LEAST_SHARED = 1e-6
-"""Below this information there are no shares."""
-DIFFERENCE = "difference of "
-"""How the estimator's name begins in a difference of two spectra."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Atoms:
-    """A partial information decomposition of I(X1, X2; Y), any number of them at once.
-
-    Source 1 is vision, source 2 is language, Y is the answer. With ``union`` the least
-    information that any joint with the same (X1, Y) and (X2, Y) marginals has about Y::
-
-        redundancy      = I(X1; Y) + I(X2; Y) - union
-        unique_vision   = union - I(X2; Y)
-        unique_language = union - I(X1; Y)
-        synergy         = I(X1, X2; Y) - union
-
-    All fields are float64 tensors of one shape ``[...]``, in ``unit``. The true union lies
-    within ``gap / 2`` of the reported one, and so does every atom. Atoms are never clipped: a
-    value below 0 is a finite-sample or solver effect that the reader should see.
-
-    Source:
-        Quantifying unique information (Bertschinger, Rauh, Olbrich, Jost, Ay, 2014),
-        https://doi.org/10.3390/e16042161
-
-    Example:
-        >>> import torch
-        >>> half = torch.tensor(0.5, dtype=torch.float64)
-        >>> atoms = Atoms(information=2 * half, information_vision=0 * half,
-        ...               information_language=0 * half, union=0 * half, gap=0 * half)
-        >>> atoms.synergy
-        tensor(1., dtype=torch.float64)
-        >>> atoms
-        Atoms(R=0.000 U_vision=0.000 U_language=0.000 S=1.000 bits)
-    """
-
-    information: Tensor
-    """I(X1, X2; Y): what image and question tell together."""
-    information_vision: Tensor
-    """I(X1; Y): what the image tells by itself."""
-    information_language: Tensor
-    """I(X2; Y): what the question tells by itself."""
-    union: Tensor
-    """The least I(X1, X2; Y) that the two pairwise marginals allow, middle of its interval."""
-    gap: Tensor
-    """Width of the certified interval around ``union``; an atom is right to half of it."""
-    unit: Unit = "bits"
-
-    def to(self, unit: Unit) -> Self:
-        """The same in another unit, ``"bits"`` or ``"nats"``; whatever it holds with it.
-
-        Raises:
-            ValueError: an unknown unit.
-        """
-        if unit not in NATS:
-            raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
-        factor = NATS[self.unit] / NATS[unit]
-        if unit == self.unit:
-            return self
-        changed: dict[str, Any] = {name: factor * getattr(self, name) for name in FIELDS}
-        for name in PARTS:
-            part = getattr(self, name, None)
-            if part is not None:
-                changed[name] = part.to(unit)
-        if getattr(self, "draw_bias", None) is not None:
-            changed["draw_bias"] = factor * self.draw_bias  # type: ignore[attr-defined]
-        return replace(self, unit=unit, **changed)
-
-    @property
-    def redundancy(self) -> Tensor:
-        """What either source tells alone, [...]."""
-        return self.information_vision + self.information_language - self.union
-
-    @property
-    def unique_vision(self) -> Tensor:
-        """What only vision tells, [...]."""
-        return self.union - self.information_language
-
-    @property
-    def unique_language(self) -> Tensor:
-        """What only language tells, [...]."""
-        return self.union - self.information_vision
-
-    @property
-    def synergy(self) -> Tensor:
-        """What only both together tell, [...]."""
-        return self.information - self.union
-
-    @property
-    def co_information(self) -> Tensor:
-        """I(X1; Y) + I(X2; Y) - I(X1, X2; Y) = redundancy - synergy, [...]."""
-        return self.information_vision + self.information_language - self.information
-
-    @property
-    def shares(self) -> dict[str, Tensor]:
-        """Each atom as a share of the information, [...]; NaN below 1e-6, nothing to share."""
-        whole = self.information.where(self.information > LEAST_SHARED, torch.nan)
-        return {name: getattr(self, name) / whole for name in ATOMS}
-
-    def __repr__(self) -> str:
-        if self.union.ndim:
-            return f"Atoms({list(self.union.shape)} decompositions, {self.unit})"
-        return f"Atoms({self._line(())} {self.unit})"
-
-    def _line(self, at: Any) -> str:
-        short = ("R", "U_vision", "U_language", "S")
-        return " ".join(
-            f"{s}={float(getattr(self, name)[at]):.3f}"
-            for s, name in zip(short, ATOMS, strict=True)
-        )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -257,7 +136,7 @@ class Spectrum(Atoms):
         atom is above 0 (`tests/test_coverage.py`); more where some are 0. Without a bracket it
         knows nothing of the bias of few samples and many answers.
         """
-        ends = torch.stack([getattr(end, name) for end in _ends(self)])
+        ends = torch.stack([getattr(end, name) for end in ends_of(self)])
         return interval(ends, self.gap, self.standard_error(name), level)
 
     def p_value(self, name: str) -> Tensor:
@@ -311,42 +190,7 @@ class Spectrum(Atoms):
         """
         if not isinstance(other, Spectrum):
             return NotImplemented
-        _comparable(self, other)
-        endless = self.information.isinf() & other.information.isinf()
-        if bool(endless.any()):
-            at = [layer for layer, no in zip(self.layers, endless.tolist(), strict=True) if no]
-            warnings.warn(
-                f"both spectra have infinite information in layers {at}: how much it and the "
-                "synergy changed is NaN there (the other atoms stand); add the noise with which "
-                "the target is measured",
-                stacklevel=2,
-            )
-        row_of = {name: row for row, name in enumerate(other.ids)}
-        rows = [row_of[name] for name in self.ids]
-        parts: dict[str, Any] = {}
-        for name in PARTS:
-            one, two = getattr(self, name), getattr(other, name)
-            if one is not None and two is not None and name in BY_SAMPLE:
-                two = _rows(two, rows)
-            both = one is not None and two is not None and name not in ("bracket", "floor")
-            parts[name] = replace(one, **_change(one, two)) if both else None
-        parts["bracket"] = _crossed(self, other)
-        return replace(
-            self,
-            **_change(self, other),
-            estimator=f"{DIFFERENCE}{self.estimator}",
-            settings={**self.settings, "minus": other.settings},
-            mismatch=torch.maximum(self.mismatch, other.mismatch),
-            ess=torch.minimum(self.ess, other.ess),
-            feasible=self.feasible & other.feasible,
-            fallback=torch.maximum(self.fallback, other.fallback),
-            doubtful=self.doubtful | other.doubtful | endless,
-            groups=_same_groups(self.groups, None if other.groups is None else other.groups[rows]),
-            draw_bias=None
-            if self.draw_bias is None or other.draw_bias is None
-            else self.draw_bias - other.draw_bias,
-            **parts,
-        )
+        return difference(self, other)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a layer: atoms, information, gap and every flag."""
@@ -403,10 +247,12 @@ class Spectrum(Atoms):
     def __repr__(self) -> str:
         doubt, below = int(self.doubtful.sum()), float(unanswered(self)[-1])
         settings = ", ".join(f"{k}={v}" for k, v in self.settings.items() if k in SHOWN)
+        widest = float(self.gap.max())
+        proven = f"gap<={widest:.1g}, " if widest > 0 else ""
         return (
             f"Spectrum(layer {self.layers[-1]}: {self._errors()} of "
             f"I={float(self.information[-1]):.3f} {self.unit}; n={self.n}, "
-            f"{len(self.layers)} layers, gap<={float(self.gap.max()):.1g}, {self.estimator}"
+            f"{len(self.layers)} layers, {proven}{self.estimator}"
             f"({settings}){f', {doubt} doubtful layers' if doubt else ''}"
             f"{f', {below:.0%} below tau' if below > 0.5 else ''})"
         )
@@ -414,65 +260,3 @@ class Spectrum(Atoms):
 
 _TENSORS = (*FIELDS, "mismatch", "ess", "feasible", "fallback", "doubtful")
 _ABOUT = ("unit", "layers", "ids", "conditions", "estimator", "settings")
-
-
-def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
-    """The fields of a difference; the widths of both intervals add up."""
-    changed = {name: getattr(one, name) - getattr(other, name) for name in FIELDS}
-    return changed | {"gap": one.gap + other.gap}
-
-
-def _ends(spectrum: Spectrum) -> list[Atoms]:
-    """What a bias may lie between: the plug-in, and whatever the bracket has."""
-    if spectrum.bracket is None:
-        return [spectrum]
-    fields = {name: getattr(spectrum.bracket, name) for name in FIELDS}
-    columns = zip(*(torch.atleast_2d(value) for value in fields.values()), strict=True)
-    ends: list[dict[str, Any]] = [dict(zip(fields, row, strict=True)) for row in columns]
-    return [spectrum, *(Atoms(**end) for end in ends)]
-
-
-def _crossed(one: Spectrum, other: Spectrum) -> Atoms | None:
-    """Every end of one minus every end of the other, [ends, layers]."""
-    if one.bracket is None and other.bracket is None:
-        return None
-    pairs = [_change(a, b) for a in _ends(one) for b in _ends(other)]
-    fields: dict[str, Any] = {name: torch.stack([pair[name] for pair in pairs]) for name in FIELDS}
-    return Atoms(**fields)
-
-
-def _same_groups(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """The clusters of a difference: those of either spectrum, which must not contradict.
-
-    Raises:
-        ValueError: both have clusters, and other ones.
-    """
-    if one is None or other is None:
-        return other if one is None else one
-    pairs = torch.stack([one, other], 1).unique(dim=0)
-    if not len(pairs) == len(one.unique()) == len(other.unique()):
-        raise ValueError("these spectra cluster their samples differently: give both one groups=")
-    return one
-
-
-def _rows(atoms: Atoms, rows: list[int]) -> Atoms:
-    """Per-sample atoms in another order of samples."""
-    return replace(atoms, **{name: getattr(atoms, name)[:, rows] for name in FIELDS})
-
-
-def _comparable(one: Spectrum, other: Spectrum) -> None:
-    """Refuses to subtract what is not the same quantity of the same samples."""
-    differing = [
-        name
-        for name in ("unit", "layers", "estimator", "conditions")
-        if getattr(one, name) != getattr(other, name)
-    ]
-    differing += [k for k in SHOWN if one.settings.get(k) != other.settings.get(k)]
-    if set(one.ids) != set(other.ids):
-        only = len(set(one.ids) ^ set(other.ids))
-        differing.append(f"samples ({only} are in one alone)")
-    if differing:
-        raise ValueError(
-            f"these spectra differ in {', '.join(differing)}: only spectra of the same samples "
-            "under the same settings can be subtracted"
-        )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pid_lens
-from pid_lens.spectra import ATOMS
+from pid_lens.atoms import ATOMS
 
 OWN = {
     "vision": "unique_vision",

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from pid_lens import Lens, Pooled, Reads, truth
+from pid_lens.atoms import ATOMS
 from pid_lens.estimators.batch.projection import project
 from pid_lens.estimators.batch.samples import batch_pid
 from pid_lens.estimators.batch.states import BATCH
-from pid_lens.spectra import ATOMS
 
 DATA = Path(__file__).parent / "data"
 STORED = {name: np.load(DATA / f"batch_{name}.npz") for name in "abc"}

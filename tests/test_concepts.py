@@ -10,13 +10,13 @@ import torch
 
 from pid_lens import Lens, Pooled, Reads
 from pid_lens.curves import Curve
-from pid_lens.estimators.concepts.bottleneck import Recipe
+from pid_lens.estimators.concepts.bottleneck import BottleneckRecipe
 from pid_lens.estimators.concepts.concepts import concept_information
 from pid_lens.estimators.concepts.questions import question_groups
 from pid_lens.estimators.concepts.states import ConceptBottleneck
 
 N = 2000
-QUICK = Recipe(widths=(8,), epochs=3, patience=None, folds=2)
+QUICK = BottleneckRecipe(widths=(8,), epochs=3, patience=None, folds=2)
 
 
 def randn(*shape, seed=0):
@@ -331,7 +331,7 @@ def test_training_needs_no_leave_from_outside(mode):
 def test_training_that_ends_too_early_is_said():
     h, targets, _ = ALONE["four labels"].drawn(200)
     with pytest.warns(UserWarning, match="still getting better after 1 epochs"):
-        concept_information(h[None], targets, constants=Recipe(epochs=1))
+        concept_information(h[None], targets, constants=BottleneckRecipe(epochs=1))
 
 
 def test_means_of_too_few_samples_are_said():
@@ -394,7 +394,7 @@ BAD_RECIPES = {
 @pytest.mark.parametrize(("name", "wrong"), BAD_RECIPES.items(), ids=BAD_RECIPES)
 def test_a_recipe_is_checked_at_once(name, wrong):
     with pytest.raises(ValueError, match=name):
-        Recipe(**wrong)
+        BottleneckRecipe(**wrong)
 
 
 # ---------------------------------------------------------------- reads

@@ -5,7 +5,7 @@ import torch
 
 import pid_lens
 from pid_lens import BROJA, Reads
-from pid_lens.spectra import ATOMS
+from pid_lens.atoms import ATOMS
 from pid_lens.truth import LAYERS, layered_reads
 
 REPLICATES, FIRST = 200, 1000

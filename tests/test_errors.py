@@ -5,11 +5,11 @@ import torch
 
 import pid_lens
 from pid_lens import BROJA, Reads
+from pid_lens.atoms import ATOMS
 from pid_lens.errors import standard_error
 from pid_lens.estimators import discrete_pid, posterior_pid
 from pid_lens.estimators.exact.crossfit import cross_fitted
 from pid_lens.estimators.exact.resampling import bootstrap, exchanged
-from pid_lens.spectra import ATOMS
 
 VALUES = (*ATOMS, "information", "information_vision", "information_language")
 
@@ -376,7 +376,7 @@ def test_groups_of_a_spectrum_go_by_id():
     assert by_image.groups.max() == 9
     by_table = BROJA(groups=table).update(reads).result()
     assert torch.equal(by_image.standard_error("synergy"), by_table.standard_error("synergy"))
-    with pytest.raises(ValueError, match="groups lack 60 samples"):
+    with pytest.raises(ValueError, match="groups lack 60 of 60 samples"):
         BROJA(groups={}).update(reads).result()
 
 

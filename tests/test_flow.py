@@ -9,6 +9,7 @@ import torch
 from torch.autograd.functional import jacobian
 
 from pid_lens import Lens, Pooled, Reads, demo, truth
+from pid_lens.atoms import ATOMS
 from pid_lens.estimators.flow.axes import independent_axes
 from pid_lens.estimators.flow.gaussianise import gaussianise
 from pid_lens.estimators.flow.gaussianity import gaussianity
@@ -19,7 +20,6 @@ from pid_lens.estimators.flow.start import start
 from pid_lens.estimators.flow.states import FlowPID
 from pid_lens.estimators.gaussian.closed_form import gaussian_pid
 from pid_lens.estimators.gaussian.samples import gaussian_pid_samples
-from pid_lens.spectra import ATOMS
 
 DISTORTIONS = {
     "cubes": lambda x: x**3,

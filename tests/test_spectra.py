@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pid_lens import BROJA, Reads, Spectrum
+from pid_lens.atoms import ATOMS
 from pid_lens.plots import plot_spectra
-from pid_lens.spectra import ATOMS
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_differences(pair):
     ids=lambda other: next(iter(other)),
 )
 def test_only_the_same_quantity_is_subtracted(pair, other):
-    with pytest.raises(ValueError, match="only spectra of the same samples"):
+    with pytest.raises(ValueError, match="only those of the same samples"):
         pair[0] - replace(pair[1], **other)
 
 

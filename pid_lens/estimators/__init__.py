@@ -2,6 +2,7 @@
 
 from pid_lens.estimators.batch.samples import BatchAtoms, batch_pid
 from pid_lens.estimators.batch.states import BATCH
+from pid_lens.estimators.concepts.bottleneck import BottleneckRecipe
 from pid_lens.estimators.concepts.concepts import ConceptInformation, concept_information
 from pid_lens.estimators.concepts.questions import question_groups
 from pid_lens.estimators.concepts.states import ConceptBottleneck
@@ -24,6 +25,7 @@ __all__ = [
     "BATCH",
     "BROJA",
     "BatchAtoms",
+    "BottleneckRecipe",
     "ConceptBottleneck",
     "ConceptInformation",
     "ContextualContribution",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Self, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from pid_lens.pile import Pile
 from pid_lens.reads import Reads
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclass
@@ -55,6 +57,29 @@ class Gathering:
         """Everything seen, by id: for whatever draws or trains, so that arrival plays no part."""
         reads = self.gathered()
         return reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
+
+
+def taken(kind: type[_Kind], estimator: object) -> _Kind:
+    """A record of settings, made of the attributes of the same names."""
+    names = (one.name for one in fields(kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(estimator, name) for name in names})
+
+
+def answered(
+    estimator: str, reads: Reads, conditions: Sequence[str], tau: float
+) -> Float[Tensor, "layers conditions n answers"]:
+    """The posteriors under the conditions that an estimator needs, in its order.
+
+    Raises:
+        ValueError: one was not read.
+    """
+    missing = [name for name in conditions if name not in reads.conditions]
+    if missing:
+        raise ValueError(
+            f"{estimator} needs the conditions {', '.join(conditions)}; the reads have "
+            f"{', '.join(reads.conditions)} and lack {', '.join(missing)}"
+        )
+    return reads.posteriors(tau, conditions)
 
 
 def refuse_lacking(estimator: str, reads: Reads, states: Iterable[str]) -> None:

@@ -1,19 +1,26 @@
-"""Groups: which samples belong together, as an estimator is told."""
+"""Groups: what an estimator is told of each sample by its id, such as its cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxtyping import Int64
+from torch import Tensor
+
+from pid_lens.errors import clusters
+
 Groups = Mapping[str, Any] | Callable[[str], Any]
-"""Sample id -> the label of its cluster."""
+"""Sample id -> the label of its cluster, or whatever else is told of it."""
+_NAMED = 3
+"""So many missing samples are named in an error."""
 
 
-def labels_of(ids: Sequence[str], groups: Groups | None) -> list[Any] | None:
-    """The label of each sample's cluster, in their order; None where there are no clusters.
+def labels_of(ids: Sequence[str], groups: Groups | None, name: str = "groups") -> list[Any] | None:
+    """What is told of each sample, in their order; None where nothing is.
 
     Raises:
-        ValueError: samples that a mapping does not have.
+        ValueError: samples that are lacking, or for which a function returns None.
 
     Example:
         >>> labels_of(["a/1", "a/2", "b/1"], lambda name: name.split("/")[0])
@@ -21,9 +28,21 @@ def labels_of(ids: Sequence[str], groups: Groups | None) -> list[Any] | None:
     """
     if groups is None:
         return None
-    if not isinstance(groups, Mapping):
-        return [groups(name) for name in ids]
-    missing = [name for name in ids if name not in groups]
+    tell = groups.get if isinstance(groups, Mapping) else groups
+    told = [tell(one) for one in ids]
+    missing = [repr(one) for one, label in zip(ids, told, strict=True) if label is None]
     if missing:
-        raise ValueError(f"groups lack {len(missing)} samples, first {missing[0]!r}")
-    return [groups[name] for name in ids]
+        shown = ", ".join(missing[:_NAMED]) + ", ..." * (len(missing) > _NAMED)
+        raise ValueError(f"{name} lack {len(missing)} of {len(ids)} samples: {shown}")
+    return told
+
+
+def clusters_of(ids: Sequence[str], groups: Groups | None) -> Int64[Tensor, " n"] | None:
+    """The cluster of each sample as a number from 0; None where there are none.
+
+    Example:
+        >>> clusters_of(["a/1", "a/2", "b/1"], lambda name: name[0])
+        tensor([0, 0, 1])
+    """
+    labels = labels_of(ids, groups)
+    return None if labels is None else clusters(labels, len(ids))

@@ -18,7 +18,7 @@ _FLAT = 1e-8
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AlignmentRecipe:
     """How the networks look, how they are trained and projected; the released values."""
 
     epochs: int = 8
@@ -64,7 +64,7 @@ class Alignment(nn.Module):
     coordinates, so that similarities lie within (embed - 1) / sqrt(embed) of 0.
     """
 
-    def __init__(self, train: Rows, recipe: Recipe, generator: torch.Generator) -> None:
+    def __init__(self, train: Rows, recipe: AlignmentRecipe, generator: torch.Generator) -> None:
         """Networks for rows like these, with weights from the generator."""
         super().__init__()
         self.recipe = recipe
@@ -97,7 +97,12 @@ class Alignment(nn.Module):
 
 
 def align(
-    train: Rows, prior: Float64[Tensor, " answers"], recipe: Recipe, seed: int, *, progress: bool
+    train: Rows,
+    prior: Float64[Tensor, " answers"],
+    recipe: AlignmentRecipe,
+    seed: int,
+    *,
+    progress: bool,
 ) -> tuple[Alignment, Float64[Tensor, " epochs"], Tally]:
     """Trained networks, the last loss of each epoch in nats, and what projections came to.
 
@@ -143,7 +148,7 @@ def informed(
 
 
 def _network(
-    inputs: int, outputs: int, recipe: Recipe, generator: torch.Generator
+    inputs: int, outputs: int, recipe: AlignmentRecipe, generator: torch.Generator
 ) -> nn.Sequential:
     widths = [inputs, *[recipe.hidden] * (recipe.layers + 1)]
     hidden = [m for i, o in pairwise(widths) for m in (_linear(i, o, generator), nn.ReLU())]

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.atoms import ATOMS, NATS, Atoms, Unit
 from pid_lens.estimators.batch.alignment import (
     Alignment,
-    Recipe,
+    AlignmentRecipe,
     Tally,
     align,
     coupled_information,
@@ -21,7 +22,6 @@ from pid_lens.estimators.batch.alignment import (
 from pid_lens.estimators.batch.projection import LEAST
 from pid_lens.estimators.batch.rows import Given, Rows, checked, refuse_other_kind
 from pid_lens.estimators.measures import NATS_PER_BIT
-from pid_lens.spectra import ATOMS, NATS, Atoms, Unit
 
 ENOUGH = 0.9
 """Below this share of converged projections numbers are not to be relied on."""
@@ -171,7 +171,7 @@ def batch_pid(
         >>> batch_pid(xor, epochs=2, progress=False)
         BatchAtoms(R=0.00... S=0.99... bits; 1 batches, 100% of projections converged)
     """
-    recipe = Recipe(epochs, batch_size, hidden, embed, layers, lr, steps, atol)
+    recipe = AlignmentRecipe(epochs, batch_size, hidden, embed, layers, lr, steps, atol)
     found = decomposed(train, val, recipe, seed, progress=progress).to(unit)
     if not found.sound:
         warnings.warn(complaint([found], atol), stacklevel=2)
@@ -179,7 +179,7 @@ def batch_pid(
 
 
 def decomposed(
-    train: Given, val: Given | None, recipe: Recipe, seed: int, *, progress: bool
+    train: Given, val: Given | None, recipe: AlignmentRecipe, seed: int, *, progress: bool
 ) -> BatchAtoms:
     """What `batch_pid` returns, in bits, without its warning."""
     with torch.inference_mode(False), torch.enable_grad():

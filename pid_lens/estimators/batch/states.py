@@ -11,20 +11,20 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.batch.alignment import Recipe
+from pid_lens.atoms import FIELDS, Unit
+from pid_lens.estimators.batch.alignment import AlignmentRecipe
 from pid_lens.estimators.batch.samples import BatchAtoms, Given, complaint, decomposed
-from pid_lens.estimators.exact.broja import NEEDED
 from pid_lens.estimators.exact.strata import strata_of
-from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
+from pid_lens.estimators.gathering import Gathering, answered, refuse_lacking, sound_states, taken
 from pid_lens.reads import TAU, Reads
-from pid_lens.spectra import FIELDS, Spectrum, Unit
+from pid_lens.spectra import Spectrum
 
 Features = Literal["same", "first"]
 STATES = ("image", "question")
 _ORDER = ("vision", "language", "full")
 _SETTINGS = (
     *("tau", "features", "validation", "seed"),
-    *(one.name for one in fields(Recipe)),
+    *(one.name for one in fields(AlignmentRecipe)),
 )
 
 
@@ -118,12 +118,6 @@ class BATCH(Gathering):
                 number of options is left to train or to evaluate on.
         """
         reads = self.gathered()
-        missing = [name for name in NEEDED if name not in reads.conditions]
-        if missing:
-            raise ValueError(
-                f"BATCH needs the conditions {', '.join(NEEDED)}; the reads have "
-                f"{', '.join(reads.conditions)} and lack {', '.join(missing)}"
-            )
         places = {name: _place(name) for name in reads.ids}
         order = sorted(range(reads.n), key=lambda row: (places[reads.ids[row]], reads.ids[row]))
         reads = reads.rows(order)
@@ -164,7 +158,7 @@ class BATCH(Gathering):
 
     def _strata(self, reads: Reads, places: Float64[Tensor, " n"]) -> list[_Stratum]:
         """The samples with k options each, for every k that occurs."""
-        log_p = reads.posteriors(self.tau)[:, [reads.index(name) for name in _ORDER]]
+        log_p = answered(type(self).__name__, reads, _ORDER, self.tau)
         return [
             _Stratum(
                 rows=found.rows,
@@ -199,8 +193,8 @@ class BATCH(Gathering):
         train, held = (stratum.given(layer, rows) for rows in (stratum.trained, stratum.held))
         return decomposed(train, held, self._recipe(), self.seed, progress=False)
 
-    def _recipe(self) -> Recipe:
-        return Recipe(**{one.name: getattr(self, one.name) for one in fields(Recipe)})
+    def _recipe(self) -> AlignmentRecipe:
+        return taken(AlignmentRecipe, self)
 
     def _warn(self, unsound: dict[int, list[BatchAtoms]]) -> None:
         if unsound:

@@ -20,7 +20,7 @@ PROGRESS = 1e-4
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BottleneckRecipe:
     """How a bottleneck is built, trained and judged."""
 
     widths: tuple[int, ...] = (64, 64)
@@ -55,25 +55,27 @@ class Recipe:
             raise ValueError(f"dropout must be at least 0 and below 1; got {self.dropout}")
 
 
-RECIPES: dict[Constants, Recipe] = {
-    "default": Recipe(),
-    "paper": Recipe(widths=(512, 128), rate=1e-4, epochs=50, patience=None, dropout=0, folds=10),
+RECIPES: dict[Constants, BottleneckRecipe] = {
+    "default": BottleneckRecipe(),
+    "paper": BottleneckRecipe(
+        widths=(512, 128), rate=1e-4, epochs=50, patience=None, dropout=0, folds=10
+    ),
 }
 """Ours, and those of: Traceable and explainable multimodal large language models (COLM 2025),
 https://openreview.net/forum?id=pQm66IPmeE, where one bottleneck serves all layers."""
 
 
-def recipe_of(constants: Constants | Recipe) -> Recipe:
+def recipe_of(constants: Constants | BottleneckRecipe) -> BottleneckRecipe:
     """The recipe that is meant.
 
     Raises:
         ValueError: an unknown name.
     """
-    if isinstance(constants, Recipe):
+    if isinstance(constants, BottleneckRecipe):
         return constants
     if constants not in RECIPES:
         raise ValueError(
-            f"constants must be one of {tuple(RECIPES)} or a Recipe; got {constants!r}"
+            f"constants must be one of {tuple(RECIPES)} or a BottleneckRecipe; got {constants!r}"
         )
     return RECIPES[constants]
 
@@ -91,7 +93,7 @@ class Rows:
     """From 0; rows that belong together share one."""
 
 
-def held_out(rows: Rows, recipe: Recipe, seed: int) -> Float64[Tensor, "rows concepts"]:
+def held_out(rows: Rows, recipe: BottleneckRecipe, seed: int) -> Float64[Tensor, "rows concepts"]:
     """The log-probability of each concept given a state, by bottlenecks that never saw the row.
 
     For every pair of folds one bottleneck is trained on the others. Each of the two is the
@@ -118,7 +120,7 @@ def held_out(rows: Rows, recipe: Recipe, seed: int) -> Float64[Tensor, "rows con
     return (total / total.sum(-1, keepdim=True)).log()
 
 
-def _judged(committee: Committee, recipe: Recipe) -> list[list[Tensor]]:
+def _judged(committee: Committee, recipe: BottleneckRecipe) -> list[list[Tensor]]:
     """Each member as each of its judges liked it best, by the judge's place."""
     assert recipe.patience is not None
     best = committee.losses()
@@ -137,13 +139,13 @@ def _judged(committee: Committee, recipe: Recipe) -> list[list[Tensor]]:
             return kept
     warnings.warn(
         f"bottlenecks were still getting better after {recipe.epochs} epochs, so the information "
-        "is underestimated: raise epochs, Recipe(epochs=...)",
+        "is underestimated: raise epochs, BottleneckRecipe(epochs=...)",
         stacklevel=2,
     )
     return kept
 
 
-def _unjudged(committee: Committee, recipe: Recipe) -> list[list[Tensor]]:
+def _unjudged(committee: Committee, recipe: BottleneckRecipe) -> list[list[Tensor]]:
     for _ in range(recipe.epochs):
         committee.learn()
     return [committee.weights]
@@ -163,7 +165,7 @@ def _members(folds: Int64[Tensor, " models"]) -> Iterator[tuple[int, Tensor]]:
 class Committee:
     """Bottlenecks side by side, each of which learns from all folds but one or two."""
 
-    def __init__(self, rows: Rows, recipe: Recipe, generator: torch.Generator) -> None:
+    def __init__(self, rows: Rows, recipe: BottleneckRecipe, generator: torch.Generator) -> None:
         """Starts every bottleneck at the mean of what it will learn from."""
         self.rows, self.recipe, self.generator = rows, recipe, generator
         out = 1 if recipe.patience is None else 2

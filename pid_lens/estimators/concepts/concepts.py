@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -12,10 +12,15 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from pid_lens.atoms import NATS, Unit
 from pid_lens.curves import Curve
-from pid_lens.estimators.concepts.bottleneck import Constants, Recipe, held_out, recipe_of
+from pid_lens.estimators.concepts.bottleneck import (
+    BottleneckRecipe,
+    Constants,
+    held_out,
+    recipe_of,
+)
 from pid_lens.estimators.concepts.inputs import Inputs, Labels, grouped, inputs
-from pid_lens.spectra import NATS, Unit
 
 MOST_SHORTFALL = 0.05
 """Bits that estimated marginals may take off a bound without a warning."""
@@ -82,7 +87,7 @@ def concept_information(
     groups: Labels | None = None,
     clusters: Labels | None = None,
     shared: bool = False,
-    constants: Constants | Recipe = "default",
+    constants: Constants | BottleneckRecipe = "default",
     seed: int = 0,
     unit: Unit = "bits",
     progress: bool = True,
@@ -133,7 +138,7 @@ def concept_information(
             together; errors count clusters.
         shared: one bottleneck for all layers, which finds only what can be read off the same
             way in each.
-        constants: ``"default"``, ``"paper"`` or a `Recipe` of your own.
+        constants: ``"default"``, ``"paper"`` or a `BottleneckRecipe` of your own.
         seed: of the folds, weights and batches.
         unit: ``"bits"`` or ``"nats"``.
         progress: whether to show a bar if it takes over 2 seconds.
@@ -172,10 +177,9 @@ def concept_information(
         estimator="ConceptBottleneck",
         unit="nats",
         settings={"shared": shared, "seed": seed, **asdict(recipe), "widths": list(recipe.widths)},
+        groups=given.clusters,
     )
     curves = {k: curve(name=NAMES[k], pointwise=x).to(unit) for k, x in found.items()}
-    if given.clusters is not None:  # a file cannot hold one tensor twice
-        curves = {k: replace(one, groups=given.clusters.clone()) for k, one in curves.items()}
     return ConceptInformation(
         unconditional=curves["unconditional"],
         conditional=curves.get("conditional"),
@@ -189,7 +193,7 @@ def concept_information(
 def _outputs(
     given: Inputs,
     shared: bool,
-    recipe: Recipe,
+    recipe: BottleneckRecipe,
     seed: int,
     progress: bool,
     groups: Int64[Tensor, " n"],

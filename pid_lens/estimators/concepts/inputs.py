@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from pid_lens.errors import clusters as numbered
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.concepts.bottleneck import Rows
+from pid_lens.estimators.folds import folds_of
 
 Labels = Sequence[Any] | Tensor | np.ndarray
 """One a sample, of any kind."""
@@ -50,8 +51,7 @@ def inputs(hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed
     states = _standardised(hidden)
     n = len(states[0])
     of = None if clusters is None else numbered(clusters, n)
-    together = torch.arange(n) if of is None else of
-    return Inputs(states, _targets(concepts, n), _folds(together, folds, seed), of)
+    return Inputs(states, _targets(concepts, n), _folds(n, folds, seed, of), of)
 
 
 def grouped(groups: Labels, n: int, least: int) -> Int64[Tensor, " n"]:
@@ -116,9 +116,12 @@ def _one_hot(labels: Tensor) -> Float64[Tensor, "n concepts"]:
     return F.one_hot(labels.long()).double()
 
 
-def _folds(clusters: Int64[Tensor, " n"], folds: int, seed: int) -> Int64[Tensor, " n"]:
-    count = int(clusters.max()) + 1
-    if count < folds:
-        raise ValueError(f"{folds} folds need as many samples or clusters; got {count}")
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randperm(count, generator=generator) % folds)[clusters]
+def _folds(
+    n: int, folds: int, seed: int, clusters: Int64[Tensor, " n"] | None
+) -> Int64[Tensor, " n"]:
+    """The fold of each sample."""
+    found = torch.empty(n, dtype=torch.long)
+    parts = folds_of(n, folds, torch.Generator().manual_seed(seed), clusters)
+    for fold, rows in enumerate(parts):
+        found[rows] = fold
+    return found

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from pid_lens.atoms import NATS, Unit
 from pid_lens.curves import Curve
-from pid_lens.estimators.concepts.bottleneck import Constants, Recipe, recipe_of
+from pid_lens.estimators.concepts.bottleneck import BottleneckRecipe, Constants, recipe_of
 from pid_lens.estimators.concepts.concepts import concept_information
 from pid_lens.estimators.gathering import Gathering, refuse_lacking
+from pid_lens.estimators.grouping import Groups, labels_of
 from pid_lens.reads import Reads
-from pid_lens.spectra import NATS, Unit
-
-BySample = Mapping[str, Any] | Callable[[str], Any]
-"""Something a sample: by its id, or a function of it."""
-NAMED = 3
-"""So many missing samples are named in an error."""
 
 
 @dataclass
@@ -45,18 +41,18 @@ class ConceptBottleneck(Gathering):
         Curve(I(concepts; state), at least, layer 0: 1.000±0.000 bits; n=200, ...)
     """
 
-    concepts: BySample | Literal["label"] = field(default="label", repr=False)
+    concepts: Groups | Literal["label"] = field(default="label", repr=False)
     """Sample id -> scores of the concepts (a detector's, one order for all), or a label (text or
     whole number); ``"label"`` takes the index of the right option, which reads have."""
-    groups: BySample | None = field(default=None, repr=False)
+    groups: Groups | None = field(default=None, repr=False)
     """Sample id -> group of its question (`question_groups`)."""
-    clusters: BySample | None = field(default=None, repr=False)
+    clusters: Groups | None = field(default=None, repr=False)
     """Sample id -> the image, where there are several questions on one."""
     state: str = "answer"
     """Name of the states to read, as in ``Lens(..., states=[Pooled("answer")])``."""
     shared: bool = False
     """One bottleneck for all layers instead of one for each."""
-    constants: Constants | Recipe = "default"
+    constants: Constants | BottleneckRecipe = "default"
     seed: int = 0
     unit: Unit = "bits"
     progress: bool = field(default=True, compare=False)
@@ -90,8 +86,8 @@ class ConceptBottleneck(Gathering):
         found = concept_information(
             reads.states[self.state],
             self._concepts(reads),
-            groups=self._looked_up("groups", reads.ids),
-            clusters=self._looked_up("clusters", reads.ids),
+            groups=labels_of(reads.ids, self.groups),
+            clusters=labels_of(reads.ids, self.clusters, "clusters"),
             shared=self.shared,
             constants=self.constants,
             seed=self.seed,
@@ -107,7 +103,7 @@ class ConceptBottleneck(Gathering):
 
     def _concepts(self, reads: Reads) -> Tensor:
         if self.concepts != "label":
-            return _scores(self._looked_up("concepts", reads.ids) or [])
+            return _scores(labels_of(reads.ids, self.concepts, "concepts") or [])
         unknown = int((reads.labels < 0).sum())
         if unknown:
             raise ValueError(
@@ -116,22 +112,8 @@ class ConceptBottleneck(Gathering):
             )
         return reads.labels
 
-    def _looked_up(self, name: str, ids: tuple[str, ...]) -> list[Any] | None:
-        given = getattr(self, name)
-        if given is None:
-            return None
-        found = {i: given.get(i) if isinstance(given, Mapping) else given(i) for i in ids}
-        missing = [i for i, value in found.items() if value is None]
-        if missing:
-            more = ", ..." if len(missing) > NAMED else ""
-            raise ValueError(
-                f"{name} lack {len(missing)} of {len(ids)} samples: "
-                f"{', '.join(map(repr, missing[:NAMED]))}{more}"
-            )
-        return list(found.values())
 
-
-def _by_sample(given: Any, name: str) -> BySample:
+def _by_sample(given: Any, name: str) -> Groups:
     if isinstance(given, Mapping):
         return {str(key): _plain(value) for key, value in given.items()}
     if not callable(given):

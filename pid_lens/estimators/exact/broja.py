@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.errors import clusters
+from pid_lens.atoms import Atoms
 from pid_lens.estimators.exact.crossfit import LEAST_CLUSTERS, cross_fitted
 from pid_lens.estimators.exact.posterior import Repair, posterior_pid
 from pid_lens.estimators.exact.resampling import exchanged
@@ -21,11 +21,11 @@ from pid_lens.estimators.exact.strata import (
     shares_of,
     strata_of,
 )
-from pid_lens.estimators.gathering import Gathering
-from pid_lens.estimators.grouping import Groups, labels_of
+from pid_lens.estimators.gathering import Gathering, answered
+from pid_lens.estimators.grouping import Groups, clusters_of, labels_of
 from pid_lens.estimators.measures import NATS_PER_BIT, ratio
 from pid_lens.reads import TAU, Reads
-from pid_lens.spectra import Atoms, Spectrum
+from pid_lens.spectra import Spectrum
 
 NEEDED = ("full", "vision", "language")
 
@@ -82,16 +82,7 @@ class BROJA(Gathering):
             ValueError: no sample was seen, or one of the three conditions was not read.
         """
         reads = self.gathered()
-        missing = [name for name in NEEDED if name not in reads.conditions]
-        if missing:
-            raise ValueError(
-                f"BROJA needs the conditions {', '.join(NEEDED)}; the reads have "
-                f"{', '.join(reads.conditions)} and lack {', '.join(missing)}"
-            )
-        return self._spectrum(reads)
-
-    def _spectrum(self, reads: Reads) -> Spectrum:
-        log_p = reads.posteriors(self.tau)[:, [reads.index(name) for name in NEEDED]]
+        log_p = answered(type(self).__name__, reads, NEEDED, self.tau)
         strata = strata_of(log_p, reads.mask)
         parts = [
             posterior_pid(*stratum.log_p.unbind(1), tol=self.tol, repair=self.repair)
@@ -106,7 +97,7 @@ class BROJA(Gathering):
             **by_sample(parts, strata, whole),
             bracket=mixture(list(map(self._end, given, parts)), shares) if self.bracket else None,
             floor=mixture(list(map(self._exchanged, given)), shares) if self.floor else None,
-            groups=None if labels is None else clusters(labels, reads.n),
+            groups=clusters_of(reads.ids, self.groups),
             sensitivity=mixture([part.sensitivity for part in parts], shares),
             mismatch=torch.stack([part.mismatch for part in parts]).amax(0),
             ess=1 / average([1 / part.ess for part in parts], shares),
@@ -165,7 +156,7 @@ def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
     if reads.spread is None:
         return None
     at = [reads.index(name) for name in NEEDED[1:]]
-    p = reads.posteriors(tau)[:, at].exp()
+    p = reads.posteriors(tau, NEEDED[1:]).exp()
     answered = (reads.mass[:, at] >= tau)[..., None]
     draws = reads.settings["draws"]
     bias = ratio(reads.spread[:, at].double(), 2 * draws * p).where(answered, 0.0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from pid_lens.atoms import Atoms
 from pid_lens.errors import clusters
 from pid_lens.estimators.exact.binary import potentials_of
 from pid_lens.estimators.exact.cells import Cells, distinct
@@ -22,7 +23,6 @@ from pid_lens.estimators.exact.posterior import Repair, atoms_of, logs_of, masse
 from pid_lens.estimators.exact.quantise import solve_rows
 from pid_lens.estimators.exact.response import respond
 from pid_lens.estimators.measures import NATS_PER_BIT, entropy
-from pid_lens.spectra import Atoms
 
 LEAST_CLUSTERS = 4
 """So many samples or clusters two halves need."""

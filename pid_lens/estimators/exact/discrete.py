@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.atoms import Atoms, Unit
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.exact.binary import solve_binary
 from pid_lens.estimators.exact.certificate import check_marginals
@@ -13,7 +14,6 @@ from pid_lens.estimators.exact.envelope import differentiable
 from pid_lens.estimators.exact.interior_point import solve
 from pid_lens.estimators.exact.solution import Solution
 from pid_lens.estimators.measures import NATS_PER_BIT, mutual_information
-from pid_lens.spectra import Atoms, Unit
 
 
 def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = "bits") -> Atoms:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.atoms import Atoms
 from pid_lens.estimators.measures import NATS_PER_BIT
-from pid_lens.spectra import Atoms
 
 _RANK = 1e-10
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from pid_lens.atoms import Atoms, Unit
 from pid_lens.errors import clusters, standard_error
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.exact.envelope import differentiable
@@ -19,7 +20,6 @@ from pid_lens.estimators.exact.quantise import solve_rows
 from pid_lens.estimators.exact.repair import rake, tilt
 from pid_lens.estimators.exact.solution import Solution
 from pid_lens.estimators.measures import NATS_PER_BIT, mutual_information, ratio
-from pid_lens.spectra import Atoms, Unit
 
 Repair = Literal["rake", "tilt"]
 _LEAST_LOG = -100.0

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from pid_lens.atoms import FIELDS, Atoms
 from pid_lens.errors import clusters
 from pid_lens.estimators.exact.posterior import Repair, logs_of, plug_in
-from pid_lens.spectra import FIELDS, Atoms
 
 Logs = Tensor | np.ndarray
 

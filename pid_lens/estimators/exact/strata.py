@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from pid_lens.spectra import FIELDS, Atoms
+from pid_lens.atoms import FIELDS, Atoms
 
 if TYPE_CHECKING:
     from pid_lens.estimators.exact.posterior import PosteriorAtoms

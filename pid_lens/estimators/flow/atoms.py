@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from pid_lens.atoms import Atoms
 from pid_lens.doubts import TOO_MUCH
+from pid_lens.errors import standard_error
 from pid_lens.estimators.flow.gaussianity import Gaussianity
 from pid_lens.estimators.gaussian.states import MOST_WIDTH
-from pid_lens.spectra import Atoms
 
 VARIABLES = ("answer", "vision", "language")
 
@@ -35,6 +39,8 @@ class FlowAtoms(Atoms):
     """Of descent, the last ones that held-out samples gained by."""
     gaussianity: dict[str, tuple[Gaussianity, Gaussianity]]
     """How Gaussian answer, vision, language and all three jointly are, before and after."""
+    groups: Int64[Tensor, " n"] | None
+    """The cluster of each sample."""
     n: int
 
     @property
@@ -43,6 +49,10 @@ class FlowAtoms(Atoms):
         wide = self.width > TOO_MUCH + MOST_WIDTH * float(self.information)
         clear = any(after.clear for _, after in self.gaussianity.values())
         return clear or wide or not bool(self.information.isfinite())
+
+    def standard_error(self, name: str) -> Float64[Tensor, ""]:
+        """The sampling error of one value ("synergy", "information", ...), the flows given."""
+        return standard_error(getattr(self.influence, name)[None], self.groups)[0]
 
     def __repr__(self) -> str:
         kept = "+".join(str(self.components[name]) for name in VARIABLES)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pid_lens.estimators.flow.axes import independent_axes
 from pid_lens.estimators.flow.splines import Flow, Shape
 from pid_lens.estimators.flow.start import Start, start
+from pid_lens.estimators.folds import folds_of
 
 RATE, HALVED = 0.05, 30
 """Adam's rate at first, and after how many steps it is half of it; it falls as 1 / steps."""
@@ -46,6 +47,7 @@ def gaussianise(
     steps: int = 300,
     folds: int = 3,
     seed: int = 0,
+    clusters: Int64[Tensor, " n"] | None = None,
     progress: bool = False,
 ) -> Gaussianised:
     r"""Maps z_i = f_i(x_i) under which z = (z_1, z_2, ...) is as likely as can be a Gaussian.
@@ -71,6 +73,7 @@ def gaussianise(
         steps: of descent, at most.
         folds: how many.
         seed: of folds and batches.
+        clusters: of each sample, numbers from 0, held out as a whole.
         progress: show a bar if it takes longer than two seconds.
 
     Raises:
@@ -95,7 +98,7 @@ def gaussianise(
     def begun(chosen: Tensor | slice) -> Start:
         return start([x[chosen] for x in variables], whole, near)
 
-    parts = torch.randperm(len(rows), generator=generator).tensor_split(folds)
+    parts = folds_of(len(rows), folds, generator, clusters)
     trials = [_Trial(begun, rows, held, shape, generator) for held in parts]
     gain, at = _settled(trials, steps, progress)
     if not gain > 0:

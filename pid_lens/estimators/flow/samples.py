@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from warnings import warn
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from pid_lens.atoms import FIELDS, Unit
+from pid_lens.errors import clusters
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.flow.atoms import VARIABLES, FlowAtoms
 from pid_lens.estimators.flow.gaussianise import Gaussianised, gaussianise
@@ -17,7 +21,6 @@ from pid_lens.estimators.flow.gaussianity import Gaussianity, gaussianity
 from pid_lens.estimators.flow.reduction import Components, principal_components
 from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings
 from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
-from pid_lens.spectra import FIELDS, Unit
 
 LEAST_SAMPLES = 50
 NARROW = 16
@@ -42,6 +45,7 @@ def flow_pid(
     folds: int = 3,
     seed: int = 0,
     unit: Unit = "bits",
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
     progress: bool = True,
 ) -> FlowAtoms:
     r"""Redundancy, unique information and synergy of samples that flows can make Gaussian.
@@ -83,6 +87,8 @@ def flow_pid(
         folds: in which samples are held out in turn, to end the descent.
         seed: of folds, batches and halves.
         unit: ``"bits"`` or ``"nats"``.
+        groups: the cluster of each sample, any labels, where samples are not independent:
+            clusters are held out as a whole, and standard errors count them.
         progress: show a bar if training takes longer than two seconds.
 
     Returns:
@@ -113,7 +119,8 @@ def flow_pid(
     rows = {"answer": answer, "vision": vision, "language": language}
     kept = {name: reduced(x, settings) for name, x in _checked(rows).items()}
     warn_if_many([kept])
-    return decomposed(kept, settings, progress)
+    of = None if groups is None else clusters(groups, len(kept["answer"].values))
+    return decomposed(kept, settings, of, progress)
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,10 @@ def reduced(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components
 
 
 def decomposed(
-    kept: dict[str, Components], settings: FlowSettings, progress: bool = False
+    kept: dict[str, Components],
+    settings: FlowSettings,
+    groups: Int64[Tensor, " n"] | None = None,
+    progress: bool = False,
 ) -> FlowAtoms:
     """The decomposition of the principal components of answer, vision and language.
 
@@ -157,7 +167,7 @@ def decomposed(
     before = {name: kept[name].values for name in VARIABLES}
     n, used = len(before["answer"]), [name for name in VARIABLES if before[name].shape[1]]
     _enough(n, sum(x.shape[1] for x in before.values()), settings.folds)
-    plain = _bracket(before, settings)
+    plain = _bracket(before, settings, groups)
     found = Gaussianised(tuple(before[name] for name in used), 0.0, 0)
     if len(used) > 1 and bool(plain.plug_in.information.isfinite()):
         found = gaussianise(
@@ -168,10 +178,11 @@ def decomposed(
             steps=settings.steps,
             folds=settings.folds,
             seed=settings.seed,
+            clusters=groups,
             progress=progress,
         )
     after = before | dict(zip(used, found.values, strict=True))
-    bracket = _bracket(after, settings)
+    bracket = _bracket(after, settings, groups)
     return FlowAtoms(
         **{name: getattr(bracket.plug_in, name) for name in FIELDS},
         unit=settings.unit,
@@ -184,17 +195,26 @@ def decomposed(
         gain=found.gain,
         steps=found.steps,
         gaussianity=_report(before, after),
+        groups=groups,
         n=n,
     )
 
 
-def _bracket(variables: dict[str, Tensor], settings: FlowSettings) -> GaussianBracket:
+def _bracket(
+    variables: dict[str, Tensor], settings: FlowSettings, groups: Tensor | None
+) -> GaussianBracket:
     """Both ends; a constant is a column of zeros."""
     y, x1, x2 = (
         x if x.shape[1] else x.new_zeros(len(x), 1) for x in (variables[k] for k in VARIABLES)
     )
     return gaussian_pid_samples(
-        y, x1, x2, redundancy=settings.redundancy, seed=settings.seed, unit=settings.unit
+        y,
+        x1,
+        x2,
+        redundancy=settings.redundancy,
+        seed=settings.seed,
+        unit=settings.unit,
+        groups=groups,
     )
 
 

@@ -8,14 +8,16 @@ from typing import Any, Self, get_args
 import torch
 from torch import Tensor
 
+from pid_lens.atoms import FIELDS, Atoms, Unit
 from pid_lens.estimators.flow.atoms import FlowAtoms
 from pid_lens.estimators.flow.reduction import Components
 from pid_lens.estimators.flow.samples import FlowSettings, decomposed, reduced, warn_if_many
-from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
+from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states, taken
 from pid_lens.estimators.gaussian.closed_form import Redundancy
 from pid_lens.estimators.gaussian.states import NEEDED, Target
+from pid_lens.estimators.grouping import Groups, clusters_of
 from pid_lens.reads import Reads
-from pid_lens.spectra import FIELDS, Atoms, Spectrum, Unit
+from pid_lens.spectra import Spectrum
 
 _STATE_OF = {"answer": "answer", "vision": "image", "language": "question"}
 
@@ -87,6 +89,9 @@ class FlowPID(Gathering):
     seed: int = 0
     """Of folds, batches and halves."""
     unit: Unit = "bits"
+    groups: Groups | None = field(default=None, repr=False)
+    """Sample id -> its cluster, where samples are not independent: clusters are held out as a
+    whole, and errors count them."""
     progress: bool = field(default=True, repr=False, compare=False)
     """Show a bar over the layers if they take longer than two seconds."""
 
@@ -118,7 +123,8 @@ class FlowPID(Gathering):
         layers = self._layers(reads)
         warn_if_many(layers)
         shown = tqdm(layers, "flows", delay=2, leave=False, disable=not self.progress)
-        found = [decomposed(layer, self._settings()) for layer in shown]
+        of = clusters_of(reads.ids, self.groups)
+        found = [decomposed(layer, self._settings(), of) for layer in shown]
         return Spectrum(
             **_stacked(found),
             unit=self.unit,
@@ -130,15 +136,17 @@ class FlowPID(Gathering):
             bracket=Atoms(**_stacked([atoms.bracket for atoms in found]), unit=self.unit),
             pointwise=Atoms(**_stacked([atoms.pointwise for atoms in found]), unit=self.unit),
             influence=Atoms(**_stacked([atoms.influence for atoms in found]), unit=self.unit),
+            groups=of,
             doubtful=torch.tensor([atoms.doubtful for atoms in found]),
         )
 
     def _settings(self) -> FlowSettings:
-        return FlowSettings(**{f.name: getattr(self, f.name) for f in fields(FlowSettings)})
+        return taken(FlowSettings, self)
 
     def _said(self) -> dict[str, Any]:
         shown = (f.name for f in fields(self) if f.repr and f.name != "unit")
-        return {name: getattr(self, name) for name in shown}
+        said = {name: getattr(self, name) for name in shown}
+        return {**said, "clustered": self.groups is not None}
 
     def _layers(self, reads: Reads) -> list[dict[str, Components]]:
         """Each layer's components, those of a last-layer answer once for all."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.atoms import Atoms, Unit
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.gaussian.algebra import (
     NOTHING,
@@ -19,7 +20,6 @@ from pid_lens.estimators.gaussian.algebra import (
     scales,
     standardised,
 )
-from pid_lens.spectra import Atoms, Unit
 
 Redundancy = Literal["exact", "minimum"]
 NATS = {"bits": math.log(2), "nats": 1.0}

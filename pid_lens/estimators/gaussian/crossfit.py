@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
+from pid_lens.atoms import Atoms
 from pid_lens.estimators.gaussian.algebra import (
     NOTHING,
     conditional,
@@ -17,7 +18,6 @@ from pid_lens.estimators.gaussian.algebra import (
     whitener,
 )
 from pid_lens.estimators.gaussian.closed_form import NATS, Redundancy
-from pid_lens.spectra import Atoms
 
 
 def halves(

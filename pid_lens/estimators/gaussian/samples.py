@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from pid_lens.atoms import Atoms, Unit
 from pid_lens.errors import clusters, interval, standard_error
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.gaussian.algebra import covariance_of
 from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings, gaussian_pid
 from pid_lens.estimators.gaussian.crossfit import cross_fit, halves
 from pid_lens.estimators.gaussian.influence import influence, pointwise, slopes
-from pid_lens.spectra import Atoms, Unit
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.atoms import FIELDS, Atoms, Unit
 from pid_lens.doubts import TOO_MUCH
 from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
 from pid_lens.estimators.gaussian.closed_form import NATS, Redundancy, check_settings
@@ -16,7 +17,7 @@ from pid_lens.estimators.gaussian.principal import Principal
 from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
 from pid_lens.estimators.grouping import Groups, labels_of
 from pid_lens.reads import Reads
-from pid_lens.spectra import FIELDS, Atoms, Spectrum, Unit
+from pid_lens.spectra import Spectrum
 
 Target = Literal["last", "same"]
 NEEDED = ("answer", "image", "question")

@@ -6,12 +6,13 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Self
 
+from pid_lens.atoms import Unit
 from pid_lens.curves import Curve
 from pid_lens.estimators.gathering import Gathering
+from pid_lens.estimators.grouping import Groups
 from pid_lens.estimators.infonce.critics import Constants
 from pid_lens.estimators.infonce.infonce import InfoNCE, near_cap
 from pid_lens.reads import Reads
-from pid_lens.spectra import Unit
 
 SETTINGS = ("image", "multimodal", "y", "constants", "components", "folds", "seed")
 
@@ -71,6 +72,8 @@ class ContextualContribution(Gathering):
     seed: int = 0
     """Of folds, weights and batches."""
     unit: Unit = "bits"
+    groups: Groups | None = field(default=None, repr=False)
+    """Sample id -> its cluster (several questions on one image), as in `InfoNCE`."""
     progress: bool = field(default=True, repr=False, compare=False)
     """Whether to show a bar when it takes longer than two seconds."""
 
@@ -88,6 +91,7 @@ class ContextualContribution(Gathering):
                 folds=self.folds,
                 seed=self.seed,
                 unit=self.unit,
+                groups=self.groups,
                 progress=self.progress,
             )
             for name, x in (("multimodal", self.multimodal), ("image only", self.image))
@@ -127,6 +131,11 @@ class ContextualContribution(Gathering):
             ids=multimodal.ids,
             estimator=type(self).__name__,
             unit=self.unit,
-            settings={**reads.settings, **{name: getattr(self, name) for name in SETTINGS}},
+            settings={
+                **reads.settings,
+                **{name: getattr(self, name) for name in SETTINGS},
+                "clustered": self.groups is not None,
+            },
+            groups=multimodal.groups,
             parts=parts,
         )

@@ -19,7 +19,7 @@ Constants = Literal["default", "paper"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CriticRecipe:
     """How a critic is built, trained and evaluated."""
 
     widths: tuple[int, ...]
@@ -41,12 +41,13 @@ class Recipe:
     temperature: float = 1.0
 
     def blocks(self, rows: Int64[Tensor, " m"]) -> tuple[Int64[Tensor, " block"], ...]:
-        """Rows that are evaluated together, in blocks of nearly one size."""
-        return rows.tensor_split(-(-len(rows) // self.block))
+        """Rows that are evaluated together, in blocks of nearly one size; neighbours apart."""
+        count = -(-len(rows) // self.block)
+        return tuple(rows[start::count] for start in range(count))
 
 
-RECIPES: dict[Constants, Recipe] = {
-    "default": Recipe(
+RECIPES: dict[Constants, CriticRecipe] = {
+    "default": CriticRecipe(
         widths=(64, 64, 32),
         activation=nn.ReLU,
         batch=256,
@@ -57,7 +58,7 @@ RECIPES: dict[Constants, Recipe] = {
         gaussian=True,
         shared=False,
     ),
-    "paper": Recipe(
+    "paper": CriticRecipe(
         widths=(1024, 256, 64),
         activation=nn.Tanh,
         batch=32,
@@ -108,7 +109,9 @@ def pointwise_information(scores: Float64[Tensor, "n n"]) -> Float64[Tensor, " n
 class Encoder(nn.Module):
     """Fixed features, handed through, beside learned ones."""
 
-    def __init__(self, width: int, fixed: int, recipe: Recipe, generator: torch.Generator) -> None:
+    def __init__(
+        self, width: int, fixed: int, recipe: CriticRecipe, generator: torch.Generator
+    ) -> None:
         """Takes the widths of what comes in, learned from and fixed."""
         super().__init__()
         self.fixed, self.scale = fixed, recipe.temperature**-0.5
@@ -130,7 +133,7 @@ class Critic:
         x: Float64[Tensor, "n dx"],
         y: Float64[Tensor, "n dy"],
         pairs: Pairs | None,
-        recipe: Recipe,
+        recipe: CriticRecipe,
         generator: torch.Generator,
     ) -> None:
         """Starts at what the canonical pairs say."""
@@ -174,7 +177,7 @@ def _linear(before: int, after: int, generator: torch.Generator) -> nn.Linear:
 def trained(
     x: Float64[Tensor, "n dx"],
     y: Float64[Tensor, "n dy"],
-    recipe: Recipe,
+    recipe: CriticRecipe,
     rows: Int64[Tensor, " some"],
     generator: torch.Generator,
 ) -> Critic:
@@ -213,7 +216,7 @@ def _improve(critic: Critic, batch: Int64[Tensor, " batch"], adam: torch.optim.A
 
 
 def _batches(
-    rows: Int64[Tensor, " some"], recipe: Recipe, generator: torch.Generator
+    rows: Int64[Tensor, " some"], recipe: CriticRecipe, generator: torch.Generator
 ) -> Iterator[Int64[Tensor, " batch"]]:
     """Batches of one size, in a new order each time round, as many as there are steps."""
     size, left = min(recipe.batch, len(rows)), recipe.steps

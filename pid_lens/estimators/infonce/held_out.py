@@ -6,11 +6,12 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from pid_lens.estimators.folds import folds_of
 from pid_lens.estimators.infonce.copula import coordinates
-from pid_lens.estimators.infonce.critics import Recipe, trained
+from pid_lens.estimators.infonce.critics import CriticRecipe, trained
 
 LEAST_SAMPLES = 50
 """In each fold."""
@@ -28,15 +29,17 @@ class Measured(NamedTuple):
 def held_out(
     x: Float64[Tensor, "n dx"],
     y: Float64[Tensor, "n dy"],
-    recipe: Recipe,
+    recipe: CriticRecipe,
     *,
     components: int | None = None,
     folds: int = 3,
     seed: int = 0,
+    clusters: Int64[Tensor, " n"] | None = None,
 ) -> Measured:
     """The InfoNCE bound of I(X; Y), each sample told by a critic that never saw it.
 
     Each fold in turn is held out; of the others a quarter is set aside to end the training.
+    Clusters are held out as a whole; samples of one are each other's negatives all the same.
 
     Args:
         x: [n, dx].
@@ -45,6 +48,7 @@ def held_out(
         components: principal components to keep, where the recipe takes normal scores.
         folds: how many.
         seed: of folds, weights and batches.
+        clusters: of each sample, numbers from 0; each its own by default.
 
     Raises:
         ValueError: fewer than 50 samples a fold, or sides of two widths for one encoder.
@@ -63,7 +67,7 @@ def held_out(
     if recipe.gaussian:
         x, y = coordinates(x, components, seed), coordinates(y, components, seed)
     generator = torch.Generator().manual_seed(seed)
-    parts = torch.randperm(len(x), generator=generator).tensor_split(folds)
+    parts = folds_of(len(x), folds, generator, clusters)
     pointwise, caps = torch.empty(2, len(x), dtype=torch.float64)
     for rows in parts:
         rest = torch.cat([part for part in parts if part is not rows])

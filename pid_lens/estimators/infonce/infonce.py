@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 import torch
-from jaxtyping import Int, Real
+from jaxtyping import Int, Int64, Real
 from torch import Tensor
 
+from pid_lens.atoms import NATS, Unit
 from pid_lens.curves import Curve
 from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
 from pid_lens.estimators.gaussian.states import Target
+from pid_lens.estimators.grouping import Groups, clusters_of
 from pid_lens.estimators.infonce.critics import RECIPES, Constants
 from pid_lens.estimators.infonce.held_out import Measured, held_out
 from pid_lens.reads import Reads
-from pid_lens.spectra import NATS, Unit
 
 LABEL = "label"
 """The right option in place of a state."""
@@ -32,8 +33,9 @@ class InfoNCE(Gathering):
 
     for any critic s. Each layer has critics of its own; every sample is told by one that was not
     trained on it, among the B samples of its fold, and nothing depends on the order in which
-    samples came. States are kept by the Lens: ``Lens(..., states=[Pooled("answer")])``. Samples
-    count as independent; several questions about one image are not, and errors are too small.
+    samples came. States are kept by the Lens: ``Lens(..., states=[Pooled("answer")])``. Several
+    questions about one image are not independent: a critic that saw the image knows its state
+    again. ``groups`` holds them out together and counts them as one in the error.
 
     Where h_L is a function of h_l the truth is infinite and any good critic reads log B: such a
     value is near the ``cap``, says that the information is large, and nothing else. That is so
@@ -72,6 +74,8 @@ class InfoNCE(Gathering):
     seed: int = 0
     """Of folds, weights and batches."""
     unit: Unit = "bits"
+    groups: Groups | None = field(default=None, repr=False)
+    """Sample id -> its cluster, where samples are not independent."""
     progress: bool = field(default=True, repr=False, compare=False)
     """Whether to show a bar when it takes longer than two seconds."""
 
@@ -114,7 +118,8 @@ class InfoNCE(Gathering):
     def measured(self) -> Curve:
         """The result, whatever it may be worth."""
         reads = self.in_order()
-        layers = self._measured(reads)
+        of = clusters_of(reads.ids, self.groups)
+        layers = self._measured(reads, of)
         return Curve(
             name=f"I({self.x}; {self.y}{' of the last layer' * self._looks_ahead})",
             pointwise=torch.stack([layer.pointwise for layer in layers]) / NATS[self.unit],
@@ -124,6 +129,7 @@ class InfoNCE(Gathering):
             unit=self.unit,
             settings={**reads.settings, **self._settings},
             cap=torch.tensor([layer.cap for layer in layers]).double() / NATS[self.unit],
+            groups=of,
         )
 
     @property
@@ -131,11 +137,12 @@ class InfoNCE(Gathering):
         return self.target == "last" and self.y != LABEL
 
     @property
-    def _settings(self) -> dict[str, str | int | None]:
+    def _settings(self) -> dict[str, Any]:
         names = ("x", "y", "target", "constants", "components", "folds", "seed")
-        return {name: getattr(self, name) for name in names}
+        said = {name: getattr(self, name) for name in names}
+        return {**said, "clustered": self.groups is not None}
 
-    def _measured(self, reads: Reads) -> list[Measured]:
+    def _measured(self, reads: Reads, of: Int64[Tensor, " n"] | None) -> list[Measured]:
         from tqdm import tqdm
 
         x, y = _states(reads, self.x), _states(reads, self.y)
@@ -154,6 +161,7 @@ class InfoNCE(Gathering):
                 components=self.components,
                 folds=self.folds,
                 seed=self.seed,
+                clusters=of,
             )
             for layer in layers
         ]

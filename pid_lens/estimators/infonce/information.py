@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pid_lens.atoms import NATS, Unit
 from pid_lens.curves import NEAR_CAP
 from pid_lens.errors import standard_error
 from pid_lens.estimators.arrays import as_float64
@@ -19,7 +20,6 @@ from pid_lens.estimators.gaussian.algebra import whitener
 from pid_lens.estimators.infonce.copula import canonical, normal_scores
 from pid_lens.estimators.infonce.critics import RECIPES
 from pid_lens.estimators.infonce.held_out import held_out
-from pid_lens.spectra import NATS, Unit
 
 Method = Literal["infonce", "gaussian", "ksg"]
 NEIGHBOURS = 5
