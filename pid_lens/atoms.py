@@ -61,7 +61,8 @@ class Atoms:
     union: Tensor
     """The least I(X1, X2; Y) that the two pairwise marginals allow, middle of its interval."""
     gap: Tensor
-    """Width of the certified interval around ``union``; an atom is right to half of it."""
+    """Width of the certified interval around ``union``; an atom is right to half of it. NaN where
+    nothing is certified."""
     unit: Unit = "bits"
 
     def to(self, unit: Unit) -> Self:

@@ -1,6 +1,7 @@
 """Estimators: from answers and states to information."""
 
-from pid_lens.estimators.batch.samples import BatchAtoms, batch_pid
+from pid_lens.estimators.batch.atoms import BatchAtoms
+from pid_lens.estimators.batch.samples import batch_pid
 from pid_lens.estimators.batch.states import BATCH
 from pid_lens.estimators.concepts.bottleneck import BottleneckRecipe
 from pid_lens.estimators.concepts.concepts import ConceptInformation, concept_information

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-2
+"""What the probabilities of a row may sum to beside 1, as half precision rounds them."""
+
 
 def as_float64(values: Any, name: str) -> Tensor:
     """``values`` as a float64 tensor on its own device (MPS has no float64: then the CPU).

@@ -46,12 +46,15 @@ class Gathering:
         """Everything seen as one, on the CPU.
 
         Raises:
-            ValueError: that is nothing.
+            ValueError: that is nothing, or no layer.
         """
         if not self._pile.ids():
             name = type(self).__name__
             raise ValueError(f"{name} has seen no sample: call update(reads) first")
-        return self._pile.whole()
+        reads = self._pile.whole()
+        if not reads.layers:
+            raise ValueError("the reads have no layers: Lens(..., layers=...) chose none")
+        return reads
 
     def in_order(self) -> Reads:
         """Everything seen, by id: for whatever draws or trains, so that arrival plays no part."""

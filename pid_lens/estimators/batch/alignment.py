@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from einops import einsum
@@ -25,19 +26,20 @@ class AlignmentRecipe:
     batch_size: int = 256
     hidden: int = 32
     embed: int = 10
-    layers: int = 3
+    hidden_layers: int = 3
     lr: float = 1e-3
     steps: int = 500
     atol: float = 0.01
 
     def __post_init__(self) -> None:
-        least = {"layers": 0, "embed": 2}
-        for name in ("epochs", "batch_size", "hidden", "embed", "layers", "steps"):
+        least = {"hidden_layers": 0, "embed": 2}
+        for name in ("epochs", "batch_size", "hidden", "embed", "hidden_layers", "steps"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least.get(name, 1):
+            if not isinstance(value, Integral) or value < least.get(name, 1):
                 raise ValueError(
                     f"{name} must be a whole number, at least {least.get(name, 1)}; got {value!r}"
                 )
+            object.__setattr__(self, name, int(value))
         for name in ("lr", "atol"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0; got {getattr(self, name)!r}")
@@ -150,7 +152,7 @@ def informed(
 def _network(
     inputs: int, outputs: int, recipe: AlignmentRecipe, generator: torch.Generator
 ) -> nn.Sequential:
-    widths = [inputs, *[recipe.hidden] * (recipe.layers + 1)]
+    widths = [inputs, *[recipe.hidden] * (recipe.hidden_layers + 1)]
     hidden = [m for i, o in pairwise(widths) for m in (_linear(i, o, generator), nn.ReLU())]
     return nn.Sequential(*hidden, _linear(recipe.hidden, outputs, generator))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,12 +10,11 @@ from typing import Any
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.arrays import ROUNDING, as_float64
 
 Given = tuple[Any, Any, Any, Any, Any]
 """x1, x2, p(y|x1), p(y|x2), p(y|x1,x2): tensors or arrays with one row a sample."""
 NAMES = ("x1", "x2", "p(y|x1)", "p(y|x2)", "p(y|x1,x2)")
-_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _normalised(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
     if bool((p < 0).any()):
         raise ValueError(f"{name} has negative entries; pass probabilities (logs: x.exp())")
     worst = float((total - 1).abs().max())
-    if worst > _ROUNDING:
+    if worst > ROUNDING:
         raise ValueError(
             f"every row of {name} must sum to 1, one is off by {worst:.2g}; divide by the sums "
             "(p / p.sum(-1, keepdim=True)), or take logits.softmax(-1)"
@@ -89,6 +89,30 @@ def refuse_other_kind(train: Rows, val: Rows) -> None:
         raise ValueError(
             f"train and val must have the same d1, d2 and answers; got {one} and {other}"
         )
+
+
+def refuse_constant(rows: Rows) -> None:
+    """A ValueError if both sources are the same in all samples; a warning if one should differ."""
+    sources = {"x1": (rows.vision, rows.given_vision), "x2": (rows.language, rows.given_language)}
+    constant = [name for name, (x, _) in sources.items() if rows.n > 1 and _range(x) == 0]
+    if len(constant) == len(sources):
+        raise ValueError(
+            "x1 and x2 are the same in all samples: there is nothing that networks could align. "
+            "Features of another layer or span?"
+        )
+    for name in constant:
+        told = _range(sources[name][1])
+        if told > ROUNDING:
+            warnings.warn(
+                f"{name} is the same in all samples, though p(y|{name}) differs by {told:.2g}: "
+                "networks cannot tell them apart. Features of another layer or span?",
+                stacklevel=4,
+            )
+
+
+def _range(x: Tensor) -> float:
+    """The most that any column differs between two rows."""
+    return float((x.amax(0) - x.amin(0)).max())
 
 
 def _said(given: Any) -> str:

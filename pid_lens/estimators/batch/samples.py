@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import ATOMS, NATS, Atoms, Unit
+from pid_lens.atoms import NATS, Atoms, Unit
 from pid_lens.estimators.batch.alignment import (
     Alignment,
     AlignmentRecipe,
@@ -19,65 +17,10 @@ from pid_lens.estimators.batch.alignment import (
     coupled_information,
     informed,
 )
+from pid_lens.estimators.batch.atoms import MOST_SHIFT, BatchAtoms
 from pid_lens.estimators.batch.projection import LEAST
-from pid_lens.estimators.batch.rows import Given, Rows, checked, refuse_other_kind
+from pid_lens.estimators.batch.rows import Given, Rows, checked, refuse_constant, refuse_other_kind
 from pid_lens.estimators.measures import NATS_PER_BIT
-
-ENOUGH = 0.9
-"""Below this share of converged projections numbers are not to be relied on."""
-MOST_VIOLATION = 0.05
-"""Nor are they where marginals are off by more than this, summed over answers, a sample."""
-
-
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class BatchAtoms(Atoms):
-    """Means over batches, scalars; ``gap`` is 0, as nothing is certified."""
-
-    batches: Atoms
-    """Each evaluated batch, [batches]."""
-    loss: Float64[Tensor, " epochs"]
-    """Unique language in the last training batch of each epoch, which is what is minimised."""
-    converged: float
-    """Share of the evaluated projections that met both marginals; one an answer and batch."""
-    converged_training: float
-    """The same while training."""
-    steps: float
-    """Mean rounds a projection took, trained and evaluated."""
-    violation: Float64[Tensor, "batches 4"]
-    """Largest error of vision's marginal and the sum of its errors over n, the same of
-    language's. Errors are of p(y|x), so that 1 is a row without any mass."""
-    evaluated_on: str
-    """``"validation"`` rows, or the ``"training"`` rows themselves."""
-
-    @property
-    def clipped(self) -> dict[str, float]:
-        """What the released script prints: max(0, atom). The four need not add up."""
-        return {name: max(0.0, float(getattr(self, name))) for name in ATOMS}
-
-    @property
-    def worst_violation(self) -> float:
-        """How far the worst marginal of the worst batch is off, summed over answers, a sample."""
-        return float(self.violation[:, [1, 3]].max())
-
-    @property
-    def sound(self) -> bool:
-        """Whether nine in ten projections converged and no batch's marginals are off by .05."""
-        return self.converged >= ENOUGH and self.worst_violation <= MOST_VIOLATION
-
-    def to(self, unit: Unit) -> Self:
-        """The same in another unit, ``"bits"`` or ``"nats"``.
-
-        Raises:
-            ValueError: an unknown unit.
-        """
-        whole, batches = super().to(unit), self.batches.to(unit)
-        return replace(whole, batches=batches, loss=self.loss * NATS[self.unit] / NATS[unit])
-
-    def __repr__(self) -> str:
-        return (
-            f"BatchAtoms({self._line(())} {self.unit}; {len(self.violation)} batches, "
-            f"{self.converged:.0%} of projections converged)"
-        )
 
 
 def batch_pid(
@@ -89,7 +32,7 @@ def batch_pid(
     batch_size: int = 256,
     hidden: int = 32,
     embed: int = 10,
-    layers: int = 3,
+    hidden_layers: int = 3,
     lr: float = 1e-3,
     steps: int = 500,
     atol: float = 0.01,
@@ -117,8 +60,9 @@ def batch_pid(
     `posterior_pid`, which needs no features, no training and no batches and certifies its atoms.
     On 1024 and 512 samples of two Gaussian sources with four answers, exact synergy .185 bits:
 
-    - A learned coupling is seldom the best. The union is too high, so redundancy and synergy
-      are too low and both unique atoms too high, all by one amount: S = .061.
+    - A learned coupling is seldom the best. Where its marginals are right the union is too
+      high, so redundancy and synergy are too low and both unique atoms too high, all by one
+      amount: S = .061. Where projections do not converge it may be too low as well.
     - Five seeds differ by .016 (standard deviation), an eighth of that bias of .12. That seeds
       agree says nothing of how right they are. 50 epochs give .167, 200 give .172.
     - S depends on the batch size: .144, .112, .050 and .010 for 64, 128, 256 and 512 (three
@@ -128,7 +72,8 @@ def batch_pid(
       projections converged. What is coupled are then not the posteriors given, but vision's as
       they are and language's scaled to vision's answer masses.
     - p(y) is the mean of another predictor over other samples, so I1, I2 and I12 are no mutual
-      informations of the batch, and the atoms no decomposition of one.
+      informations of the batch, and the atoms no decomposition of one. An answer that training
+      has hardly seen makes them larger than log2 of the number of answers (``shift``).
 
     Source:
         Quantifying & modeling multimodal interactions: an information decomposition framework
@@ -146,7 +91,7 @@ def batch_pid(
             samples than one batch are one batch. ``val`` is cut in the order given.
         hidden: width of the networks.
         embed: width of an embedding, at least 2.
-        layers: hidden layers after the first.
+        hidden_layers: so many after the first.
         lr: learning rate of Adam.
         steps: most rounds of a projection.
         atol: largest error of a marginal at which a projection has converged.
@@ -157,12 +102,14 @@ def batch_pid(
         ``BatchAtoms``, on the CPU.
 
     Warns:
-        UserWarning: too few projections converged, or a marginal is far off.
+        UserWarning: too few projections converged, a marginal is far off, answers that are
+            evaluated are not those trained on, or a source is the same in all samples though
+            what it says of the answer is not.
 
     Raises:
         TypeError: not tensors or arrays.
         ValueError: shapes that do not fit, no samples, NaN, rows that are no probabilities,
-            settings out of range.
+            settings out of range, or both sources the same in all samples.
 
     Example:
         >>> x1, x2 = torch.randint(2, (2, 256), generator=torch.Generator().manual_seed(0))
@@ -171,7 +118,9 @@ def batch_pid(
         >>> batch_pid(xor, epochs=2, progress=False)
         BatchAtoms(R=0.00... S=0.99... bits; 1 batches, 100% of projections converged)
     """
-    recipe = AlignmentRecipe(epochs, batch_size, hidden, embed, layers, lr, steps, atol)
+    if unit not in NATS:
+        raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+    recipe = AlignmentRecipe(epochs, batch_size, hidden, embed, hidden_layers, lr, steps, atol)
     found = decomposed(train, val, recipe, seed, progress=progress).to(unit)
     if not found.sound:
         warnings.warn(complaint([found], atol), stacklevel=2)
@@ -186,6 +135,7 @@ def decomposed(
         fitted_on = checked("train", train)
         rows = fitted_on if val is None else checked("val", val)
         refuse_other_kind(fitted_on, rows)
+        refuse_constant(fitted_on)
         prior = fitted_on.given_both.double().mean(0).clamp_min(LEAST)
         alignment, loss, training = align(fitted_on, prior, recipe, seed, progress=progress)
         batches, tally = _evaluated(alignment, rows, prior)
@@ -197,6 +147,7 @@ def decomposed(
         converged_training=_mean(training.converged),
         steps=_mean(training.rounds + tally.rounds),
         violation=torch.stack(tally.violation),
+        shift=float(_further(rows, recipe.batch_size, prior)) / NATS_PER_BIT,
         evaluated_on="training" if val is None else "validation",
     )
 
@@ -205,12 +156,18 @@ def complaint(found: list[BatchAtoms], atol: float) -> str:
     """What to say of results that are not sound."""
     converged = sum(one.converged for one in found) / len(found)
     worst = max(one.worst_violation for one in found)
-    return (
+    shift = max(one.to("bits").shift for one in found)
+    said = (
         f"{converged:.0%} of BATCH's projections met both marginals to {atol:g}, and at worst "
         f"they are off by {worst:.2g} a sample. Where p(y|x1) and p(y|x2) do not share one mean "
         "no coupling has both: use BROJA (posterior_pid), which reconciles them first and "
         "certifies its atoms"
     )
+    further = (
+        f". Informations are up to {shift:.2g} bits too high, as answers are rarer where it was "
+        "trained than where it is evaluated: more samples, or validation=None (val=None)"
+    )
+    return said + further * (shift > MOST_SHIFT)
 
 
 @torch.no_grad()
@@ -231,9 +188,16 @@ def _evaluated(
         information_vision=vision,
         information_language=language,
         union=union,
-        gap=torch.zeros_like(union),
+        gap=torch.full_like(union, torch.nan),
     )
     return atoms, tally
+
+
+def _further(rows: Rows, size: int, prior: Float64[Tensor, " answers"]) -> Float64[Tensor, ""]:
+    """Of all batches, the largest KL(mean of p(y|x1,x2) || prior), nats."""
+    batches = rows.batches(size, torch.arange(rows.n))
+    means = torch.stack([batch.given_both.double().mean(0) for batch in batches])
+    return (torch.xlogy(means, means) - means * prior.log()).sum(-1).max()
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pid_lens.atoms import FIELDS, Unit
 from pid_lens.estimators.batch.alignment import AlignmentRecipe
-from pid_lens.estimators.batch.samples import BatchAtoms, Given, complaint, decomposed
+from pid_lens.estimators.batch.atoms import BatchAtoms
+from pid_lens.estimators.batch.samples import Given, complaint, decomposed
 from pid_lens.estimators.exact.strata import strata_of
 from pid_lens.estimators.gathering import Gathering, answered, refuse_lacking, sound_states, taken
 from pid_lens.reads import TAU, Reads
@@ -40,9 +41,10 @@ class BATCH(Gathering):
 
     The spectrum's ``ids`` are the evaluated samples. Its settings say for each layer the share
     of ``converged`` projections and the worst ``violation`` of a marginal, summed over answers,
-    a sample; a layer with less than nine in ten converged, or a violation over .05, is doubtful,
-    and a warning says so. ``gap`` is 0, as nothing is certified. `batch_pid` says what else
-    there is to know before these numbers are believed; use `BROJA` for anything new.
+    a sample; a layer with less than nine in ten converged, a violation over .05 or a ``shift``
+    over .1 bits is doubtful, and a warning says so. ``gap`` is NaN, as nothing is certified.
+    `batch_pid` says what else there is to know before these numbers are believed; use `BROJA`
+    for anything new.
 
     Source:
         A comprehensive information-decomposition analysis of large vision-language models (ICLR
@@ -73,7 +75,7 @@ class BATCH(Gathering):
     batch_size: int = 256
     hidden: int = 32
     embed: int = 10
-    layers: int = 3
+    hidden_layers: int = 3
     """Hidden layers of the networks after the first."""
     lr: float = 1e-3
     steps: int = 500
@@ -152,6 +154,7 @@ class BATCH(Gathering):
                 **{name: getattr(self, name) for name in _SETTINGS},
                 "converged": _mixed(layers, "converged", shares).tolist(),
                 "violation": [max(part.worst_violation for part in parts) for parts in layers],
+                "shift": [max(part.shift for part in parts) for parts in layers],
             },
         )
         return replace(spectrum, doubtful=spectrum.doubtful | unsound).to(self.unit)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pid_lens.atoms import Atoms, Unit
 from pid_lens.errors import clusters, standard_error
-from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.arrays import ROUNDING, as_float64
 from pid_lens.estimators.exact.envelope import differentiable
 from pid_lens.estimators.exact.influence import Repaired, influence, pointwise
 from pid_lens.estimators.exact.quantise import solve_rows
@@ -24,7 +24,6 @@ from pid_lens.estimators.measures import NATS_PER_BIT, mutual_information, ratio
 Repair = Literal["rake", "tilt"]
 _LEAST_LOG = -100.0
 _RAKED = 1e-9
-_ROUNDING = 1e-2
 _SENSITIVE = 1e-2
 
 
@@ -213,7 +212,7 @@ def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
     for name, x in tensors.items():
         if bool(x.isnan().any() | (x == torch.inf).any()):
             raise ValueError(f"{name} has NaN or +inf; pass log-probabilities (-inf is allowed)")
-        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < _ROUNDING).all() & (x.shape[-1] > 1)):
+        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < ROUNDING).all() & (x.shape[-1] > 1)):
             raise ValueError(f"{name} looks like probabilities; pass their logs, {name}.log()")
         if bool((x == -torch.inf).all(-1).any()):
             raise ValueError(
@@ -221,8 +220,8 @@ def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
                 "it a uniform posterior"
             )
         off = (x.logsumexp(-1).exp() - 1).abs()
-        if bool((off > _ROUNDING).any()):
-            layer, row = off.gt(_ROUNDING).nonzero()[0].tolist()
+        if bool((off > ROUNDING).any()):
+            layer, row = off.gt(ROUNDING).nonzero()[0].tolist()
             raise ValueError(
                 f"{name} must be logs of probabilities that sum to 1 in every row; those of layer "
                 f"{layer}, sample {row} sum to {float(x[layer, row].exp().sum()):.4g}. Logits, or "
