@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pid_lens.atoms import NATS
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pid_lens.spectra import Spectrum
 
 TOO_MUCH = 0.05
-"""So much may one modality seem to tell beyond both, or an interval be wide, without doubt."""
+"""So many bits may one modality tell beyond both, or an interval be wide, without doubt."""
 LOW_ESS = 0.5
 """Below this share of effective samples a layer is called doubtful."""
 UNANSWERED = 0.5
@@ -22,8 +24,9 @@ UNANSWERED = 0.5
 def doubts(spectrum: Spectrum) -> Tensor:
     """Where a spectrum contradicts itself or its repair decides."""
     alone = torch.maximum(spectrum.information_vision, spectrum.information_language)
-    contradiction = alone > spectrum.information + TOO_MUCH
-    unsure = ~spectrum.feasible | (spectrum.ess < LOW_ESS) | (spectrum.gap > TOO_MUCH)
+    too_much = TOO_MUCH * NATS["bits"] / NATS[spectrum.unit]
+    contradiction = alone > spectrum.information + too_much
+    unsure = ~spectrum.feasible | (spectrum.ess < LOW_ESS) | (spectrum.gap > too_much)
     return unsure | contradiction | (unanswered(spectrum) > UNANSWERED)
 
 

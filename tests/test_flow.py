@@ -1,23 +1,15 @@
 """Flows: known atoms behind distortions, what changes nothing, reports, states, bad input."""
 
+import math
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch.autograd.functional import jacobian
 
-from pid_lens import Lens, Pooled, Reads, demo, truth
+from pid_lens import truth
 from pid_lens.atoms import ATOMS
-from pid_lens.estimators.flow.axes import independent_axes
-from pid_lens.estimators.flow.gaussianise import gaussianise
-from pid_lens.estimators.flow.gaussianity import gaussianity
-from pid_lens.estimators.flow.reduction import principal_components
 from pid_lens.estimators.flow.samples import flow_pid
-from pid_lens.estimators.flow.splines import Flow, Shape
-from pid_lens.estimators.flow.start import start
-from pid_lens.estimators.flow.states import FlowPID
 from pid_lens.estimators.gaussian.closed_form import gaussian_pid
 from pid_lens.estimators.gaussian.samples import gaussian_pid_samples
 
@@ -173,36 +165,6 @@ def test_a_constant_source_tells_nothing():
     assert found.information > 0.3
 
 
-def test_a_start_knows_its_jacobian():
-    variables = [normal(300, 2).exp(), normal(300, 1, seed=1) ** 3]
-    begun = start(variables, [True, False], [independent_axes(x) for x in variables])
-    rows = torch.cat(variables, 1)[:5]
-    _, volume = begun(rows)
-    jacobians = torch.stack([jacobian(lambda x: begun(x[None])[0][0], r) for r in rows])
-    assert torch.allclose(volume, torch.linalg.slogdet(jacobians).logabsdet)
-
-
-@pytest.mark.parametrize("joint", [False, True])
-def test_a_flow_knows_its_jacobian_and_mixes_only_when_joint(joint):
-    flow = Flow(Shape((2, 1), transforms=2, joint=joint))
-    generator = torch.Generator().manual_seed(0)
-    for parameter in flow.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    rows = normal(5, 3)
-    _, volume = flow(rows)
-    jacobians = torch.stack([jacobian(lambda x: flow(x[None])[0][0], row) for row in rows])
-    assert torch.allclose(volume, torch.linalg.slogdet(jacobians).logabsdet)
-    assert bool((jacobians[:, :2, 2] != 0).any()) == joint
-
-
-def test_independent_axes_are_found():
-    sources = normal(4000, 3) ** 3
-    mixed = sources @ normal(3, 3, seed=1)
-    found = mixed @ independent_axes(mixed).mT
-    correlations = torch.corrcoef(torch.cat([found, sources], 1).mT)[:3, 3:].abs()
-    assert (correlations.amax(0) > 0.98).all()
-
-
 def test_equal_values_are_no_obstacle():
     """Half of each variable's values are one value."""
     (x1, x2, y), _ = gaussian_samples(1, 500)
@@ -241,40 +203,6 @@ def test_a_joint_flow_changes_mutual_information(exponential):
 # ---------------------------------------------------------------- reports
 
 
-KNOWN_MOMENTS = {
-    "normal": (lambda x: x, 0, 0),
-    "two points": (torch.sign, 0, -2 / 3),
-    "exponential": (lambda x: -torch.special.log_ndtr(x), 4, 2),
-    "uniform": (torch.special.ndtr, 0, -0.4),
-}
-
-
-@pytest.mark.parametrize("name", KNOWN_MOMENTS)
-def test_moments_of_known_distributions(name):
-    bend, skewness, kurtosis = KNOWN_MOMENTS[name]
-    found = gaussianity(bend(normal(40000, 1)))
-    assert found.skewness == pytest.approx(skewness, abs=0.3 if skewness else 0.01)
-    assert found.kurtosis == pytest.approx(kurtosis, abs=0.3 if skewness else 0.02)
-    assert found.clear == (name != "normal")
-
-
-def test_moments_have_the_errors_they_say():
-    found = [gaussianity(normal(300, 4, seed=seed)) for seed in range(200)]
-    for name in ("skewness", "kurtosis"):
-        values = np.array([getattr(one, name) for one in found])
-        error = getattr(found[0], f"{name}_error")
-        assert abs(values.mean()) < 0.5 * error
-        assert values.std() == pytest.approx(error, rel=0.25)
-    assert sum(one.clear for one in found) <= 2
-
-
-def test_moments_do_not_depend_on_axes():
-    skewed = normal(500, 3).exp()
-    one, other = gaussianity(skewed), gaussianity(skewed @ normal(3, 3, seed=1) + 2)
-    assert other.skewness == pytest.approx(one.skewness)
-    assert other.kurtosis == pytest.approx(one.kurtosis)
-
-
 def test_the_report_says_before_and_after():
     (x1, x2, y), _ = gaussian_samples(2, 2000)
     found = quick(x1.exp(), x2**3, y)
@@ -295,49 +223,6 @@ def test_what_no_flow_makes_gaussian_is_doubtful():
     assert "doubtful" in repr(found)
 
 
-# ---------------------------------------------------------------- components
-
-
-def test_as_many_components_as_the_variance_needs():
-    x = normal(500, 4) * torch.tensor([10.0, 5.0, 2.0, 0.1])
-    kept = [principal_components(x, share, None).values.shape[1] for share in (0.5, 0.95, 0.99, 1)]
-    assert kept == [1, 2, 3, 4]
-    found = principal_components(x, 0.95, None)
-    expected = torch.tensor([100.0, 25, 4, 0.01])
-    assert found.share == pytest.approx(float(expected[:2].sum() / expected.sum()), abs=0.01)
-    assert torch.allclose(
-        torch.cov(found.values.mT, correction=0), torch.eye(2).double(), atol=1e-6
-    )
-    assert principal_components(x, 1, 3).values.shape[1] == 3
-
-
-def test_wide_variables_have_the_components_of_narrow_ones():
-    narrow = normal(60, 3) * torch.tensor([3.0, 2.0, 1.0])
-    wide = narrow @ torch.linalg.qr(normal(200, 3, seed=1)).Q.mT
-    one, other = (principal_components(x, 0.9, 2).values for x in (narrow, wide))
-    assert torch.allclose((one.mT @ other / 60).abs(), torch.eye(2).double(), atol=1e-6)
-    assert principal_components(wide, 1, None).values.shape[1] == 3
-
-
-def test_components_do_not_depend_on_the_order_of_samples():
-    x = normal(80, 5).exp()
-    order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
-    one, other = (principal_components(rows, 0.9, None).values for rows in (x, x[order]))
-    assert torch.allclose(one[order], other, atol=1e-8)
-
-
-def test_coordinates_stay_where_nothing_is_left_out():
-    x = normal(50, 3) * torch.tensor([3.0, 2.0, 1.0]) + 4
-    found = principal_components(x, 1, None)
-    assert found.whole
-    assert torch.allclose(found.values, (x - x.mean(0)) / x.std(0, correction=0))
-
-
-def test_the_rounding_of_a_constant_has_no_components():
-    x = (torch.full((50, 3), 12.3) + 1e-6 * normal(50, 3)).float().double()
-    assert principal_components(x, 0.95, None).values.shape == (50, 0)
-
-
 def test_wide_variables_are_reduced_and_narrow_ones_are_not():
     (x1, x2, y), _ = gaussian_samples(2, 400)
     wide = torch.cat([x1, 1e-3 * normal(400, 15)], 1)
@@ -353,106 +238,76 @@ def test_many_components_are_a_warning():
         quick(x1, x2, y, steps=5)
 
 
-# ---------------------------------------------------------------- states
-
-
-def reads(n=200, layers=2):
-    y, one, two = (normal(layers, n, 2, seed=seed).float() for seed in range(3))
-    plain = Reads.from_posteriors(torch.zeros(layers, 1, n, 1), conditions=["full"])
-    states = {"image": (y + one).exp(), "question": (y[:1] + two) ** 3, "answer": y.sinh()}
-    return replace(plain, states=states)
-
-
-def flow(**settings):
-    return FlowPID(steps=15, progress=False, **settings)
-
-
-def test_batches_merges_orders_and_repeats_give_one_result():
-    whole = flow().update(reads()).result()
-    streamed, half = flow(), flow()
-    wrong = reads().rows(range(10))
-    streamed.update(replace(wrong, states={k: -x for k, x in wrong.states.items()}))
-    for at in range(0, 100, 17):
-        streamed.update(reads().rows(range(at, min(at + 17, 100))))
-    half.update(reads().rows(range(199, 99, -1)))
-    merged = streamed.merge(half).result()
-    assert torch.equal(atoms(whole), atoms(merged))
-    assert torch.equal(atoms(whole.bracket), atoms(merged.bracket))
-    assert sorted(merged.ids) == sorted(whole.ids)
-
-
-def test_a_result_may_be_asked_for_twice_and_leaves_chance_alone():
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    estimator = flow().update(reads())
-    first, second = estimator.result(), estimator.result()
-    assert torch.equal(atoms(first), atoms(second))
-    assert first.settings == second.settings
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_flows_are_trained_where_gradients_are_off(mode):
-    expected = flow().update(reads()).result()
-    with mode():
-        found = flow().update(reads()).result()
-    assert torch.equal(atoms(found), atoms(expected))
-    assert min(found.settings["gain"]) > 0.5
-
-
 def test_variables_may_require_gradients():
     (x1, x2, y), _ = gaussian_samples(1, 100)
     found = quick(x1.exp().requires_grad_(), x2, y, steps=5)
     assert torch.equal(atoms(found), atoms(quick(x1.exp(), x2, y, steps=5)))
 
 
-@pytest.mark.parametrize("target", ["last", "same"])
-def test_the_target_is_the_last_layer_or_the_same(target):
-    found = flow(target=target).update(reads()).result()
-    order = sorted(range(200), key=str)
-    states = {k: x[:, order].double() for k, x in reads().states.items()}
-    for layer in range(2):
-        y = states["answer"][layer if target == "same" else -1]
-        one = quick(states["image"][layer], states["question"][layer], y, steps=15)
-        assert torch.allclose(atoms(found)[layer], atoms(one), atol=1e-9)
-        assert found.settings["gain"][layer] == pytest.approx(one.gain)
-    assert found.settings["target"] == target
+def coupled(d=2, n=400, images=100, seed=0):
+    """Clusters of four equal sources, and answers that go with a code of the cluster."""
+    of = torch.arange(n) % images
+    x = normal(images, d, seed=seed)[of]
+    y = normal(images, d, seed=seed + 1)[of] + 0.1 * normal(n, d, seed=seed + 2)
+    return of, x, y
 
 
-def test_a_spectrum_of_flows_can_be_stored(tmp_path):
-    found = flow(unit="nats").update(reads()).result()
-    found.save(tmp_path / "s.safetensors")
-    again = type(found).load(tmp_path / "s.safetensors")
-    assert torch.equal(atoms(again), atoms(found))
-    assert again.settings == found.settings
-    assert again.settings["kept"] == {name: [2, 2] for name in ("answer", "vision", "language")}
-    assert again.settings["gaussianity"]["joint"]["before"][0][0] > 1
-    assert "FlowPID(" in repr(again)
-    assert torch.equal(atoms(found - again), torch.zeros(2, 4).double())
+def test_clusters_widen_errors_and_are_held_out_together():
+    of, x, y = coupled()
+    noise = normal(400, 2, seed=9)
+    plain, grouped = (quick(x, noise, y, groups=g) for g in (None, of))
+    assert grouped.standard_error("information") > 1.5 * plain.standard_error("information")
+    labels = quick(x, noise, y, groups=[f"image {i}" for i in of.tolist()])
+    assert torch.equal(atoms(labels), atoms(grouped))
+    assert labels.standard_error("synergy") == grouped.standard_error("synergy")
+    with pytest.raises(ValueError, match="400 samples need as many groups"):
+        quick(x, noise, y, groups=of[1:])
 
 
-@pytest.fixture(scope="module")
-def digits_reads(digits_model):
-    model, processor = digits_model
-    states = [Pooled("image"), Pooled("question"), Pooled("answer")]
-    lens = Lens(model, processor, conditions={"full": ()}, states=states)
-    with torch.no_grad():
-        for batch in demo.batches("synergy"):
-            with lens(batch):
-                model(**batch.inputs)
-    return lens.reads
+# ---------------------------------------------------------------- no flow at all
 
 
-def test_curves_of_the_digits_model_are_stable_over_seeds(digits_reads):
-    one, other = (
-        FlowPID(seed=seed, progress=False).update(digits_reads).result() for seed in (0, 1)
-    )
-    for name in ATOMS:
-        curves = torch.stack([getattr(one, name), getattr(other, name)])
-        assert torch.corrcoef(curves)[0, 1] > 0.95, name
-    assert one.settings["gain"] != other.settings["gain"]
-    assert min(one.settings["gain"]) > 3
-    assert one.doubtful.all(), "digits are ten clusters"
+SINGULAR = {
+    "one source twice": lambda x: x,
+    "a linear map": lambda x: 2 * x + 1,
+    "a shared coordinate": lambda x: torch.cat([x[:, :1], normal(len(x), 1, seed=7)], 1),
+}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_sources_that_share_a_direction_have_the_closed_form_and_a_doubt(name):
+    (x1, _, y), _ = gaussian_samples(2, 400)
+    x2 = SINGULAR[name](x1)
+    found, plain = quick(x1, x2, y), gaussian_pid_samples(y, x1, x2)
+    assert not found.bounded
+    assert found.doubtful
+    assert found.gain == 0
+    assert torch.allclose(atoms(found), atoms(plain.plug_in), atol=1e-6)
+
+
+# ---------------------------------------------------------------- constants, offsets, doubts
+
+
+def test_offsets_and_constant_coordinates_change_nothing():
+    (x1, x2, y), _ = gaussian_samples(2, 900)
+    given = [x1.exp(), x2.exp(), y.exp()]
+    plain = quick(*given)
+    one = torch.ones(900, 1, dtype=torch.float64)
+    padded = quick(*(torch.cat([x, 7.3 * one], 1) for x in given))
+    moved = quick(given[0] + 1e6, *given[1:])
+    for other in (padded, moved):
+        assert other.components == plain.components
+        assert torch.allclose(atoms(other), atoms(plain), atol=2e-3)
+        assert other.doubtful == plain.doubtful
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_doubts_do_not_depend_on_the_unit(seed):
+    (x1, x2, y), _ = gaussian_samples(2, 80, seed=seed)
+    bits, nats = (quick(x1, x2, y, unit=unit, steps=0) for unit in ("bits", "nats"))
+    assert bits.doubtful == nats.doubtful == bits.to("nats").doubtful
+    assert nats.width == pytest.approx(bits.width * math.log(2))
+    assert bits.to("nats").width == pytest.approx(nats.width)
 
 
 # ---------------------------------------------------------------- bad input
@@ -498,43 +353,6 @@ def test_settings_are_checked_at_once(name):
     wrong = {name: SETTINGS[name]}
     with pytest.raises(ValueError, match=name):
         quick(*GOOD, **wrong)
-    with pytest.raises(ValueError, match=name):
-        FlowPID(**wrong)
-
-
-def test_an_unknown_target_is_an_error():
-    with pytest.raises(ValueError, match="target must be one of"):
-        FlowPID(target="first")
-
-
-def test_missing_states_are_named():
-    plain = replace(reads(), states={"image": reads().states["image"]})
-    with pytest.raises(ValueError, match=r"lack the states answer, question.*Pooled\('image'\)"):
-        FlowPID().update(plain)
-
-
-def test_states_that_are_not_numbers_are_named():
-    given = reads()
-    given.states["question"][1, 3] = torch.nan
-    with pytest.raises(ValueError, match="'question' is NaN or infinite"):
-        flow().update(given).result()
-
-
-def test_a_result_without_samples_is_an_error():
-    with pytest.raises(ValueError, match="no sample"):
-        FlowPID().result()
-
-
-def test_other_settings_do_not_merge():
-    with pytest.raises(ValueError, match="equal settings"):
-        FlowPID(seed=0).merge(FlowPID(seed=1))
-
-
-def test_a_relation_without_error_is_named():
-    """Told exactly, and not linearly: the likelihood grows for ever."""
-    x = normal(300, 1)
-    with pytest.raises(ValueError, match="no bound"):
-        gaussianise([x, x.clone()], [True, True])
 
 
 def test_without_zuko_the_cure_is_named(monkeypatch):

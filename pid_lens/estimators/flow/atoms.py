@@ -8,10 +8,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from pid_lens.atoms import Atoms
-from pid_lens.doubts import TOO_MUCH
 from pid_lens.errors import standard_error
 from pid_lens.estimators.flow.gaussianity import Gaussianity
-from pid_lens.estimators.gaussian.states import MOST_WIDTH
+from pid_lens.estimators.gaussian.samples import apart, uncertain
 
 VARIABLES = ("answer", "vision", "language")
 
@@ -20,8 +19,6 @@ VARIABLES = ("answer", "vision", "language")
 class FlowAtoms(Atoms):
     """A decomposition after flows: the plug-in end, and what it rests on."""
 
-    width: float
-    """How far plug-in and cross-fitted atoms are apart at most."""
     pointwise: Atoms
     """Each sample's local information, [n]."""
     influence: Atoms
@@ -37,6 +34,9 @@ class FlowAtoms(Atoms):
     they did not, and nothing but the principal components was taken."""
     steps: int
     """Of descent, the last ones that held-out samples gained by."""
+    bounded: bool
+    """Whether there is a likeliest flow. There is none where a direction of one variable is told
+    by the others without error; then too nothing but the components was taken."""
     gaussianity: dict[str, tuple[Gaussianity, Gaussianity]]
     """How Gaussian answer, vision, language and all three jointly are, before and after."""
     groups: Int64[Tensor, " n"] | None
@@ -44,11 +44,15 @@ class FlowAtoms(Atoms):
     n: int
 
     @property
+    def width(self) -> float:
+        """How far plug-in and cross-fitted atoms are apart at most."""
+        return float(apart(self, self.bracket))
+
+    @property
     def doubtful(self) -> bool:
-        """Whether the result is clearly not Gaussian, is infinite or has a wide bracket."""
-        wide = self.width > TOO_MUCH + MOST_WIDTH * float(self.information)
+        """Whether it is clearly not Gaussian, infinite, without flows or wide in its bracket."""
         clear = any(after.clear for _, after in self.gaussianity.values())
-        return clear or wide or not bool(self.information.isfinite())
+        return clear or not self.bounded or bool(uncertain(self, self.bracket))
 
     def standard_error(self, name: str) -> Float64[Tensor, ""]:
         """The sampling error of one value ("synergy", "information", ...), the flows given."""

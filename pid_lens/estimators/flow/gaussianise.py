@@ -26,6 +26,10 @@ LEAST_GAIN = 0.02
 _EVERY = 5
 
 
+class UnboundedError(ValueError):
+    """The likelihood of a flow has no bound: some variables tell a direction of others."""
+
+
 @dataclass(frozen=True)
 class Gaussianised:
     """Variables after their maps, and how much likelier the maps make unseen samples."""
@@ -78,7 +82,7 @@ def gaussianise(
 
     Raises:
         ImportError: zuko is not installed.
-        ValueError: the likelihood has no bound.
+        UnboundedError: a direction of one variable is told by the others without error.
 
     Source:
         Neural spline flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032;
@@ -204,7 +208,7 @@ class _Normal:
         mean = values.mean(0)
         root, failed = torch.linalg.cholesky_ex((values - mean).mT @ (values - mean) / len(values))
         if bool(failed) or not bool(root.isfinite().all()):
-            raise ValueError(
+            raise UnboundedError(
                 "the likelihood of the flow has no bound: a direction of one variable is told by "
                 "the others without error. Leave it out (a variable that is in two?), or keep "
                 "fewer components"

@@ -28,7 +28,7 @@ class Gaussianity:
 
     Both are 0 for a Gaussian, whose sampling errors are the fields ``_error``. Where dimensions
     are independent the skewness is the mean of their squared ones: 4 for an exponential. Kurtosis
-    is below 0 for clusters and above 0 for heavy tails: -.67 for two points, 2 for a Laplacian.
+    is below 0 for clusters and above 0 for heavy tails: -.67 for two points, 1 for a Laplacian.
     They see the third and fourth moments of all dimensions together: 0 is no proof.
 
     Source:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pid_lens.estimators.components import principal_axes
 from pid_lens.estimators.gaussian.algebra import NOTHING
 
-_CONSTANT = 1e-11
+_CONSTANT = 1e-13
 """A variance below this share of the mean square is the rounding of a constant."""
 
 
@@ -34,7 +34,8 @@ def principal_components(
 
     Where all of them are kept a rotation would gain nothing, and what happened to each
     coordinate by itself would be harder to see: the coordinates are kept as they are, scaled.
-    Directions with less than 1e-12 of the largest variance are rounding and never kept.
+    Constant coordinates do not count, and directions with less than 1e-12 of the largest
+    variance are rounding and never kept.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [2.0, 0.1]], dtype=torch.float64)
@@ -44,13 +45,15 @@ def principal_components(
         True
     """
     centred = x - x.mean(0)
-    if centred.square().mean() <= _CONSTANT * x.square().mean():
-        return Components(x.new_zeros(len(x), 0), 1.0, whole=False)
+    centred = centred[:, centred.square().mean(0) > _CONSTANT * x.square().mean(0)]
+    width = centred.shape[1]
+    if not width:
+        return Components(centred, 1.0, whole=False)
     variances, axes = principal_axes(centred, most)
     shares = variances.cumsum(0) / centred.square().mean(0).sum()
     needed = int((shares < variance - NOTHING).sum()) + 1
-    kept = min(needed, int((variances > 0).sum()), most or x.shape[1])
-    whole = kept == x.shape[1]
+    kept = min(needed, int((variances > 0).sum()), most or width)
+    whole = kept == width
     chosen = centred if whole else _upward(centred @ axes[:, :kept])
     return Components(chosen / chosen.square().mean(0).sqrt(), float(shares[kept - 1]), whole)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import torch
@@ -14,21 +12,17 @@ from torch import Tensor
 
 from pid_lens.atoms import FIELDS, Unit
 from pid_lens.errors import clusters
-from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.flow.atoms import VARIABLES, FlowAtoms
-from pid_lens.estimators.flow.gaussianise import Gaussianised, gaussianise
+from pid_lens.estimators.flow.gaussianise import Gaussianised, UnboundedError, gaussianise
 from pid_lens.estimators.flow.gaussianity import Gaussianity, gaussianity
+from pid_lens.estimators.flow.inputs import FlowSettings, checked, refuse_few, warn_if_many
 from pid_lens.estimators.flow.reduction import Components, principal_components
-from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings
+from pid_lens.estimators.gaussian.closed_form import Redundancy
 from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
 
-LEAST_SAMPLES = 50
 NARROW = 16
 """A variable of no more coordinates is not reduced for the sake of its variance: they may have
 units of their own, and there are few."""
-MANY_COMPONENTS = 0.1
-"""Components in all, over samples, beyond which estimates are of the samples more than of the
-population."""
 
 
 def flow_pid(
@@ -62,6 +56,9 @@ def flow_pid(
     result is, from three and four moments: of uniform X and Y = X + noise as wide it reads .47
     of .72 bits, at a joint kurtosis of -.05. Principal components know nothing of information:
     what tells in the least 5 % of the variance is lost.
+
+    Where a direction of one variable is told by the others without error (two sources that are
+    one) flows have nothing to descend to: the closed form of the components stands, as doubtful.
 
     Where nothing is to be found flows find no more than a covariance does: with the answers of
     450 digits exchanged at random, 18 to 20 components, I(X1, X2; Y) reads .06 to .09 bits, and
@@ -117,34 +114,10 @@ def flow_pid(
         variance, components, redundancy, joint, transforms, steps, folds, seed, unit
     )
     rows = {"answer": answer, "vision": vision, "language": language}
-    kept = {name: reduced(x, settings) for name, x in _checked(rows).items()}
+    kept = {name: reduced(x, settings) for name, x in checked(rows).items()}
     warn_if_many([kept])
     of = None if groups is None else clusters(groups, len(kept["answer"].values))
     return decomposed(kept, settings, of, progress)
-
-
-@dataclass(frozen=True)
-class FlowSettings:
-    """What `flow_pid` can be told, checked."""
-
-    variance: float
-    components: int | None
-    redundancy: Redundancy
-    joint: bool
-    transforms: int
-    steps: int
-    folds: int
-    seed: int
-    unit: Unit
-
-    def __post_init__(self) -> None:
-        check_settings(self.redundancy, self.unit)
-        if not 0 < self.variance <= 1:
-            raise ValueError(f"variance must be in (0, 1], a share; got {self.variance}")
-        for name, least in (("components", 1), ("transforms", 1), ("steps", 0), ("folds", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}; got {value}")
 
 
 def reduced(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components:
@@ -166,27 +139,29 @@ def decomposed(
     """
     before = {name: kept[name].values for name in VARIABLES}
     n, used = len(before["answer"]), [name for name in VARIABLES if before[name].shape[1]]
-    _enough(n, sum(x.shape[1] for x in before.values()), settings.folds)
+    refuse_few(n, sum(x.shape[1] for x in before.values()), settings.folds)
     plain = _bracket(before, settings, groups)
-    found = Gaussianised(tuple(before[name] for name in used), 0.0, 0)
+    found, bounded = Gaussianised(tuple(before[name] for name in used), 0.0, 0), True
     if len(used) > 1 and bool(plain.plug_in.information.isfinite()):
-        found = gaussianise(
-            found.values,
-            [kept[name].whole for name in used],
-            joint=settings.joint,
-            transforms=settings.transforms,
-            steps=settings.steps,
-            folds=settings.folds,
-            seed=settings.seed,
-            clusters=groups,
-            progress=progress,
-        )
+        try:
+            found = gaussianise(
+                found.values,
+                [kept[name].whole for name in used],
+                joint=settings.joint,
+                transforms=settings.transforms,
+                steps=settings.steps,
+                folds=settings.folds,
+                seed=settings.seed,
+                clusters=groups,
+                progress=progress,
+            )
+        except UnboundedError:
+            bounded = False
     after = before | dict(zip(used, found.values, strict=True))
     bracket = _bracket(after, settings, groups)
     return FlowAtoms(
         **{name: getattr(bracket.plug_in, name) for name in FIELDS},
         unit=settings.unit,
-        width=float(bracket.width),
         pointwise=bracket.pointwise,
         influence=bracket.influence,
         bracket=bracket.cross_fitted,
@@ -194,6 +169,7 @@ def decomposed(
         variance={name: kept[name].share for name in VARIABLES},
         gain=found.gain,
         steps=found.steps,
+        bounded=bounded,
         gaussianity=_report(before, after),
         groups=groups,
         n=n,
@@ -223,41 +199,3 @@ def _report(
 ) -> dict[str, tuple[Gaussianity, Gaussianity]]:
     old, new = (x | {"joint": torch.cat([x[k] for k in VARIABLES], 1)} for x in (before, after))
     return {name: (gaussianity(old[name]), gaussianity(new[name])) for name in old}
-
-
-# ---------------------------------------------------------------- input
-
-
-def warn_if_many(kept: list[dict[str, Components]]) -> None:
-    """Warns where there are too many components for the samples."""
-    most = max(sum(part.values.shape[1] for part in layer.values()) for layer in kept)
-    n = len(kept[0]["answer"].values)
-    if most > MANY_COMPONENTS * n:
-        warn(
-            f"{most} components of {n} samples, over a tenth: flows and covariances follow the "
-            "samples. Keep fewer (components=...) or take more samples",
-            stacklevel=3,
-        )
-
-
-def _enough(n: int, components: int, folds: int) -> None:
-    least = max(LEAST_SAMPLES, components * folds // (folds - 1) + folds + 1)
-    if n < least:
-        raise ValueError(
-            f"{components} components in {folds} folds need at least {least} samples; got {n}: "
-            "more samples, or fewer components (components=...)"
-        )
-
-
-def _checked(given: dict[str, Tensor | np.ndarray]) -> dict[str, Tensor]:
-    rows = {name: as_float64(x, name).detach().cpu() for name, x in given.items()}
-    shapes = {name: list(x.shape) for name, x in rows.items()}
-    if (
-        any(x.ndim != 2 or 0 in x.shape for x in rows.values())
-        or len({*map(len, rows.values())}) > 1
-    ):
-        raise ValueError(f"vision, language and answer must be [n, width] of one n; got {shapes}")
-    for name, x in rows.items():
-        if not bool(x.isfinite().all()):
-            raise ValueError(f"{name} has NaN or infinite values")
-    return rows

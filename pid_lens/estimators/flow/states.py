@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pid_lens.atoms import FIELDS, Atoms, Unit
 from pid_lens.estimators.flow.atoms import FlowAtoms
+from pid_lens.estimators.flow.inputs import FlowSettings, warn_if_many
 from pid_lens.estimators.flow.reduction import Components
-from pid_lens.estimators.flow.samples import FlowSettings, decomposed, reduced, warn_if_many
+from pid_lens.estimators.flow.samples import decomposed, reduced
 from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states, taken
 from pid_lens.estimators.gaussian.closed_form import Redundancy
 from pid_lens.estimators.gaussian.states import NEEDED, Target
@@ -124,7 +125,8 @@ class FlowPID(Gathering):
         warn_if_many(layers)
         shown = tqdm(layers, "flows", delay=2, leave=False, disable=not self.progress)
         of = clusters_of(reads.ids, self.groups)
-        found = [decomposed(layer, self._settings(), of) for layer in shown]
+        rounds = zip(reads.layers, shown, strict=True)
+        found = [self._decomposed(layer, kept, of) for layer, kept in rounds]
         return Spectrum(
             **_stacked(found),
             unit=self.unit,
@@ -139,6 +141,12 @@ class FlowPID(Gathering):
             groups=of,
             doubtful=torch.tensor([atoms.doubtful for atoms in found]),
         )
+
+    def _decomposed(self, layer: int, kept: dict[str, Components], of: Tensor | None) -> FlowAtoms:
+        try:
+            return decomposed(kept, self._settings(), of)
+        except ValueError as error:
+            raise ValueError(f"layer {layer}: {error}") from error
 
     def _settings(self) -> FlowSettings:
         return taken(FlowSettings, self)
@@ -174,6 +182,7 @@ def _reported(found: list[FlowAtoms]) -> dict[str, Any]:
         "kept": {name: [a.components[name] for a in found] for name in found[0].components},
         "kept_variance": {name: [a.variance[name] for a in found] for name in found[0].variance},
         "gain": [atoms.gain for atoms in found],
+        "bounded": [atoms.bounded for atoms in found],
         "gaussianity": {
             name: {
                 when: [

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import Atoms, Unit
+from pid_lens.atoms import NATS, Atoms, Unit
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.gaussian.algebra import (
     NOTHING,
@@ -22,7 +22,6 @@ from pid_lens.estimators.gaussian.algebra import (
 )
 
 Redundancy = Literal["exact", "minimum"]
-NATS = {"bits": math.log(2), "nats": 1.0}
 """How many nats a unit has."""
 _ROUNDING = 1e-9
 """So far may a covariance be from symmetric and positive semi-definite, variances scaled to 1."""

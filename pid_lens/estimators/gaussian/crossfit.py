@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from pid_lens.atoms import Atoms
+from pid_lens.atoms import NATS, Atoms
 from pid_lens.estimators.gaussian.algebra import (
     NOTHING,
     conditional,
@@ -17,7 +17,7 @@ from pid_lens.estimators.gaussian.algebra import (
     shared_basis,
     whitener,
 )
-from pid_lens.estimators.gaussian.closed_form import NATS, Redundancy
+from pid_lens.estimators.gaussian.closed_form import Redundancy
 
 
 def halves(

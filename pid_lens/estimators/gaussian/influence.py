@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import FIELDS, Atoms
+from pid_lens.atoms import FIELDS, NATS, Atoms
 from pid_lens.estimators.gaussian.algebra import NOTHING, shared_basis, whitener
-from pid_lens.estimators.gaussian.closed_form import NATS, Redundancy
+from pid_lens.estimators.gaussian.closed_form import Redundancy
 
 TOTALS = FIELDS[:-1]
 

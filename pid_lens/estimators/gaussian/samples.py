@@ -11,13 +11,17 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from pid_lens.atoms import Atoms, Unit
+from pid_lens.atoms import ATOMS, NATS, Atoms, Unit
+from pid_lens.doubts import TOO_MUCH
 from pid_lens.errors import clusters, interval, standard_error
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.gaussian.algebra import covariance_of
 from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings, gaussian_pid
 from pid_lens.estimators.gaussian.crossfit import cross_fit, halves
 from pid_lens.estimators.gaussian.influence import influence, pointwise, slopes
+
+MOST_WIDTH = 0.1
+"""Estimates that differ by more than this share of the information (and .05 bits) are doubtful."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -48,10 +52,7 @@ class GaussianBracket:
     @property
     def width(self) -> Float64[Tensor, "*batch"]:
         """How far plug-in and cross-fitted atoms are apart at most, [...]."""
-        names = ("redundancy", "unique_vision", "unique_language", "synergy")
-        pairs = [(getattr(self.plug_in, k), getattr(self.cross_fitted, k)) for k in names]
-        apart = [(one - other).abs().where(one != other, 0.0) for one, other in pairs]
-        return torch.stack(apart).amax(0)
+        return apart(self.plug_in, self.cross_fitted)
 
     def standard_error(self, name: str) -> Float64[Tensor, "*batch"]:
         """The sampling error of one value of the plug-in ("synergy", "information", ...).
@@ -83,6 +84,18 @@ class GaussianBracket:
             for name in ("plug_in", "cross_fitted")
         ]
         return f"GaussianBracket({', '.join(lines)} {self.plug_in.unit}; n={self.n})"
+
+
+def apart(plug_in: Atoms, cross_fitted: Atoms) -> Float64[Tensor, "*batch"]:
+    """How far two estimates of the atoms are apart at most."""
+    pairs = [(getattr(plug_in, name), getattr(cross_fitted, name)) for name in ATOMS]
+    return torch.stack([(a - b).abs().where(a != b, 0.0) for a, b in pairs]).amax(0)
+
+
+def uncertain(plug_in: Atoms, cross_fitted: Atoms) -> Bool[Tensor, "*batch"]:
+    """Whether two estimates are infinite, or .05 bits and a tenth of the information apart."""
+    most = TOO_MUCH * NATS["bits"] / NATS[plug_in.unit] + MOST_WIDTH * plug_in.information
+    return ~plug_in.information.isfinite() | (apart(plug_in, cross_fitted) > most)
 
 
 def gaussian_pid_samples(

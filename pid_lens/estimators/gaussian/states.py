@@ -9,20 +9,17 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import FIELDS, Atoms, Unit
-from pid_lens.doubts import TOO_MUCH
+from pid_lens.atoms import FIELDS, NATS, Atoms, Unit
 from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states
-from pid_lens.estimators.gaussian.closed_form import NATS, Redundancy, check_settings
+from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings
 from pid_lens.estimators.gaussian.principal import Principal
-from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples
+from pid_lens.estimators.gaussian.samples import GaussianBracket, gaussian_pid_samples, uncertain
 from pid_lens.estimators.grouping import Groups, labels_of
 from pid_lens.reads import Reads
 from pid_lens.spectra import Spectrum
 
 Target = Literal["last", "same"]
 NEEDED = ("answer", "image", "question")
-MOST_WIDTH = 0.1
-"""Estimates that differ by more than this share of the information (and .05) are doubtful."""
 
 
 @dataclass
@@ -36,8 +33,8 @@ class GaussianPID(Gathering):
     is not information about the answer: a state holds far more bits than one.
 
     The spectrum is the plug-in end of `gaussian_pid_samples`, its ``bracket`` the cross-fitted
-    one; a layer where they differ by over .05 and a tenth of the information is doubtful. It does
-    not depend on the order of the samples.
+    one; a layer where they differ by over .05 bits and a tenth of the information is doubtful.
+    It does not depend on the order of the samples.
 
     Errors are right for states of any distribution and know that components are estimated: with
     3 of 8 whose variances hardly fall, 1.96 of them covered 91 to 97 % at n = 1000, and 65 to 81 %
@@ -116,8 +113,7 @@ class GaussianPID(Gathering):
             influence=bracket.influence,
             groups=bracket.groups,
             bracket=bracket.cross_fitted,
-            doubtful=~bracket.plug_in.information.isfinite()
-            | (bracket.width > TOO_MUCH + MOST_WIDTH * bracket.plug_in.information),
+            doubtful=uncertain(bracket.plug_in, bracket.cross_fitted),
         )
 
     def _bracket(self, reads: Reads) -> GaussianBracket:

@@ -1,0 +1,90 @@
+"""What `flow_pid` is given and told: checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from warnings import warn
+
+import numpy as np
+from jaxtyping import Float64
+from torch import Tensor
+
+from pid_lens.atoms import Unit
+from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.flow.reduction import Components
+from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings
+
+LEAST_SAMPLES = 50
+MANY_COMPONENTS = 0.1
+"""Components in all, over samples, beyond which estimates are of the samples more than of the
+population."""
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """What `flow_pid` can be told, checked."""
+
+    variance: float
+    components: int | None
+    redundancy: Redundancy
+    joint: bool
+    transforms: int
+    steps: int
+    folds: int
+    seed: int
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        check_settings(self.redundancy, self.unit)
+        if not 0 < self.variance <= 1:
+            raise ValueError(f"variance must be in (0, 1], a share; got {self.variance}")
+        for name, least in (("components", 1), ("transforms", 1), ("steps", 0), ("folds", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}")
+
+
+def warn_if_many(kept: list[dict[str, Components]]) -> None:
+    """Warns where there are too many components for the samples."""
+    most = max(sum(part.values.shape[1] for part in layer.values()) for layer in kept)
+    n = len(kept[0]["answer"].values)
+    if most > MANY_COMPONENTS * n:
+        warn(
+            f"{most} components of {n} samples, over a tenth: flows and covariances follow the "
+            "samples. Keep fewer (components=...) or take more samples",
+            stacklevel=3,
+        )
+
+
+def refuse_few(n: int, components: int, folds: int) -> None:
+    """A ValueError where there are too few samples to hold some out."""
+    least = max(LEAST_SAMPLES, components * folds // (folds - 1) + folds + 1)
+    if n < least:
+        raise ValueError(
+            f"{components} components in {folds} folds need at least {least} samples; got {n}: "
+            "more samples, or fewer components (components=...)"
+        )
+
+
+def checked(given: dict[str, Tensor | np.ndarray]) -> dict[str, Float64[Tensor, "n width"]]:
+    """The variables by name, on the CPU.
+
+    Raises:
+        TypeError: not tensors or arrays.
+        ValueError: other shapes, NaN or infinite values.
+    """
+    rows = {name: as_float64(x, name).detach().cpu() for name, x in given.items()}
+    shapes = {name: list(x.shape) for name, x in rows.items()}
+    if (
+        any(x.ndim != 2 or 0 in x.shape for x in rows.values())
+        or len({*map(len, rows.values())}) > 1
+    ):
+        raise ValueError(f"vision, language and answer must be [n, width] of one n; got {shapes}")
+    for name, x in rows.items():
+        if not bool(x.isfinite().all()):
+            row = int((~x.isfinite()).any(1).nonzero()[0])
+            raise ValueError(
+                f"{name} has NaN or infinite values, first in row {row}: half precision that "
+                "overflows? Leave such rows out, in all three"
+            )
+    return rows
