@@ -7,6 +7,7 @@ import torch
 
 from pid_lens import Lens, Pooled, Reads, demo
 from pid_lens.atoms import ATOMS
+from pid_lens.estimators.flow.samples import flow_pid
 from pid_lens.estimators.flow.states import FlowPID
 
 
@@ -69,7 +70,9 @@ def test_the_target_is_the_last_layer_or_the_same(target):
     states = {k: x[:, order].double() for k, x in reads().states.items()}
     for layer in range(2):
         y = states["answer"][layer if target == "same" else -1]
-        one = quick(states["image"][layer], states["question"][layer], y, steps=15)
+        one = flow_pid(
+            states["image"][layer], states["question"][layer], y, steps=15, progress=False
+        )
         assert torch.allclose(atoms(found)[layer], atoms(one), atol=1e-9)
         assert found.settings["gain"][layer] == pytest.approx(one.gain)
     assert found.settings["target"] == target
@@ -111,7 +114,7 @@ def test_curves_of_the_digits_model_are_stable_over_seeds(digits_reads):
     assert one.doubtful.all(), "digits are ten clusters"
 
 
-def test_clusters_go_by_id(tmp_path):
+def test_clusters_go_by_id():
     of = {name: int(name) // 4 for name in reads().ids}
     plain, grouped = (flow(groups=g).update(reads()).result() for g in (None, of))
     assert grouped.groups.max() == 49
@@ -131,7 +134,7 @@ def test_clusters_go_by_id(tmp_path):
 def test_what_cannot_be_decomposed_names_its_layer():
     given = reads()
     given.states["answer"][1] = given.states["image"][1]
-    with pytest.raises(ValueError, match="layer 1: .*determines"):
+    with pytest.raises(ValueError, match=r"layer 1: .*determines"):
         flow(target="same").update(given).result()
 
 
