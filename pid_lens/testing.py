@@ -182,7 +182,7 @@ def _atoms(result: Any) -> Float64[Tensor, "layers atoms"]:
 
 
 def _gap(result: Any) -> Float64[Tensor, " layers"]:
-    return getattr(result, "gap", torch.zeros_like(result.synergy))
+    return getattr(result, "gap", torch.zeros_like(result.synergy)).nan_to_num(0.0)
 
 
 # ---------------------------------------------------------------- laws
