@@ -30,7 +30,8 @@ from pid_lens.estimators import (
     posterior_pid,
     question_groups,
 )
-from pid_lens.interventions import Noise
+from pid_lens.intervening import intervene
+from pid_lens.interventions import Knockout, Noise
 from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
 from pid_lens.one_call import spectrum
@@ -57,6 +58,7 @@ __all__ = [
     "GaussianPID",
     "InfoNCE",
     "Intervention",
+    "Knockout",
     "Lens",
     "LogitLens",
     "Moments",
@@ -77,6 +79,7 @@ __all__ = [
     "dissect",
     "flow_pid",
     "gaussian_pid",
+    "intervene",
     "mutual_information",
     "posterior_pid",
     "question_groups",

@@ -21,6 +21,9 @@ ADAPTERS = {"transformers": "pid_lens.adapters.transformers"}
 SAMPLED = 257
 """Values of each parameter that enter a model's fingerprint."""
 
+ATTENTIONS = ("self_attn", "attn", "self_attention", "attention")
+"""Names under which layers keep their attention."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Anatomy:
@@ -47,6 +50,9 @@ class Anatomy:
     """The final norm, between the last layer and the unembedding."""
     unembed: nn.Module
     """The unembedding, with ``weight`` [vocabulary, width] and perhaps ``bias``."""
+    attentions: Sequence[nn.Module] | None = None
+    """Each layer's attention module, called with an ``attention_mask``; found by its name in
+    the layer where they are not given."""
     image_token: int | None = None
     """The id that holds an image's place in ``input_ids``."""
     softcap: float | None = None
@@ -62,6 +68,41 @@ class Anatomy:
         normed = self.norm.forward(state).to(self.unembed.weight.dtype)
         logits = self.scale * self.unembed.forward(normed).float()
         return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
+
+    def attention(self, layer: int) -> nn.Module:
+        """The module of a layer in which tokens look at each other.
+
+        Raises:
+            ValueError: there is none to be found.
+        """
+        if self.attentions is not None:
+            return self.attentions[layer]
+        block = self.layers[layer]
+        for name in ATTENTIONS:
+            module = getattr(block, name, None)
+            if isinstance(module, nn.Module):
+                return module
+        raise ValueError(
+            f"layer {layer} ({type(block).__name__}) has none of {', '.join(ATTENTIONS)}, so its "
+            "attention cannot be knocked out: hand over the modules, "
+            "dataclasses.replace(pid_lens.dissect(model), attentions=[...]) as anatomy="
+        )
+
+    @property
+    def heads(self) -> int:
+        """Number of query heads of the decoder's attention.
+
+        Raises:
+            ValueError: the decoder's configuration does not say it.
+        """
+        config = getattr(self.decoder, "config", None)
+        count = getattr(config, "num_attention_heads", None)
+        if count is None:
+            raise ValueError(
+                f"{type(self.decoder).__name__} has no config.num_attention_heads, so heads "
+                "cannot be chosen: leave heads out"
+            )
+        return int(count)
 
     @property
     def site(self) -> str:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pid_lens.interventions import Noise
-from pid_lens.protocols import Intervention, said_by_settings
+from pid_lens.protocols import (
+    AttentionIntervention,
+    EmbeddingIntervention,
+    Intervention,
+    said_by_settings,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,15 +37,26 @@ def listed(conditions: Mapping[str, Any]) -> dict[str, tuple[Intervention, ...]]
     """
     if not conditions:
         raise ValueError("a Lens needs at least one condition; {'full': []} hides nothing")
-    for name, hidden in conditions.items():
-        sound = isinstance(hidden, list | tuple)
-        if not sound or not all(isinstance(i, Intervention) for i in hidden):
-            raise TypeError(
-                f"condition {name!r} must be a list of interventions, [] for none; got {hidden!r}"
-            )
-        for intervention in hidden:
-            said_by_settings(intervention)
-    return {str(name): tuple(hidden) for name, hidden in conditions.items()}
+    return {
+        str(name): checked(f"condition {name!r}", hidden) for name, hidden in conditions.items()
+    }
+
+
+def checked(name: str, interventions: Any) -> tuple[Intervention, ...]:
+    """A list of interventions.
+
+    Raises:
+        TypeError: it is none, or they do not say their settings.
+    """
+    kinds = EmbeddingIntervention, AttentionIntervention
+    sound = isinstance(interventions, list | tuple)
+    if not sound or not all(isinstance(one, kinds) for one in interventions):
+        raise TypeError(
+            f"{name} must be a list of interventions, [] for none; got {interventions!r}"
+        )
+    for one in interventions:
+        said_by_settings(one)
+    return tuple(interventions)
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,16 @@ class Variation:
     condition: str
     draw: int
     interventions: tuple[Intervention, ...] = ()
+
+    @property
+    def embedding(self) -> tuple[EmbeddingIntervention, ...]:
+        """What is hidden at the decoder's input."""
+        return tuple(i for i in self.interventions if isinstance(i, EmbeddingIntervention))
+
+    @property
+    def attention(self) -> tuple[AttentionIntervention, ...]:
+        """What may not be seen."""
+        return tuple(i for i in self.interventions if isinstance(i, AttentionIntervention))
 
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples
@@ -61,8 +87,8 @@ class Variation:
         Raises:
             ValueError: an intervention returned embeddings of another shape.
         """
-        edited = embeddings.clone() if self.interventions else embeddings
-        for intervention in self.interventions:
+        edited = embeddings.clone() if self.embedding else embeddings
+        for intervention in self.embedding:
             edited = intervention.edit(edited, samples, self.draw)
             if edited.shape != embeddings.shape:
                 raise ValueError(
@@ -72,8 +98,12 @@ class Variation:
         return edited
 
 
-def variations(conditions: Mapping[str, tuple[Intervention, ...]]) -> tuple[Variation, ...]:
-    """Every condition and draw, an untouched one first: its rows are the caller's.
+def variations(
+    conditions: Mapping[str, tuple[Intervention, ...]], always: tuple[Intervention, ...] = ()
+) -> tuple[Variation, ...]:
+    """Every condition and draw, one that hides nothing first: its rows are the caller's.
+
+    What is ``always`` in force is in every one of them, the caller's included.
 
     Raises:
         ValueError: interventions of one condition with different numbers of draws.
@@ -83,11 +113,11 @@ def variations(conditions: Mapping[str, tuple[Intervention, ...]]) -> tuple[Vari
         ['full', 'blind', 'blind']
     """
     every = [
-        Variation(name, draw, hidden)
+        Variation(name, draw, (*always, *hidden))
         for name, hidden in conditions.items()
-        for draw in range(draws_of(name, hidden))
+        for draw in range(draws_of(name, (*always, *hidden)))
     ]
-    plain = next((v for v in every if not v.interventions), Variation("", 0))
+    plain = next((v for v in every if v.interventions == always), Variation("", 0, always))
     return (plain, *(v for v in every if v is not plain))
 
 

@@ -75,6 +75,15 @@ def ways_around(arguments: Mapping[str, Any]) -> list[str]:
     return [n for n, value in arguments.items() if n not in HARMLESS and _carries_numbers(value)]
 
 
+def refuse_ways_around(arguments: Mapping[str, Any]) -> None:
+    """A ValueError where what is hidden in the embeddings could reach the decoder all the same."""
+    if ways_around(arguments):
+        raise ValueError(
+            f"this model's decoder is given {', '.join(ways_around(arguments))} besides its "
+            "embeddings: noise at its input would leak, so its conditions cannot be measured"
+        )
+
+
 def _carries_numbers(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.is_floating_point()
@@ -85,7 +94,9 @@ def _carries_numbers(value: Any) -> bool:
     return any(_carries_numbers(inner) for inner in value)
 
 
-def cached_tokens(arguments: Mapping[str, Any]) -> int:
-    """How many tokens the handed-over KV cache already holds."""
+def cached_tokens(arguments: Mapping[str, Any], layer: int | None = None) -> int:
+    """How many tokens the handed-over KV cache already holds, of a layer where one is given."""
     cache = arguments.get("past_key_values")
-    return 0 if cache is None else int(cache.get_seq_length())
+    if cache is None:
+        return 0
+    return int(cache.get_seq_length() if layer is None else cache.get_seq_length(layer))

@@ -13,7 +13,8 @@ from weakref import WeakSet
 import torch
 from einops import rearrange
 
-from pid_lens.forking import keep_rows, repeat_rows, ways_around
+from pid_lens.attention import Blockade
+from pid_lens.forking import keep_rows, refuse_ways_around, repeat_rows
 from pid_lens.hooks import hooked, named_arguments, without
 from pid_lens.image_only import (
     PROBE,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from pid_lens.anatomy import Anatomy
     from pid_lens.conditions import Variation
-    from pid_lens.protocols import Readout
+    from pid_lens.protocols import Intervention, Readout
     from pid_lens.readouts import Pooled
 
 _in_use: WeakSet[nn.Module] = WeakSet()
@@ -60,6 +61,8 @@ class Instrument:
     options: Int[Tensor, "1 answers"] | None
     states: tuple[Pooled, ...]
     conditions: tuple[str, ...]
+    always: tuple[Intervention, ...]
+    """What is in force in every condition."""
     settings: dict[str, Any]
     confirmed: list[bool] = field(default_factory=lambda: [False])
     """Whether the last layer's reads were found equal to the model's answer."""
@@ -98,14 +101,16 @@ class Instrument:
                 "model.eval()",
                 stacklevel=4,
             )
-        now = _Recording(self, variations, given, sink)
+        closing = [one for variation in variations for one in variation.attention]
+        blockade = Blockade(self.anatomy, closing)
+        now = _Recording(self, variations, given, sink, blockade)
         layers = [(self.anatomy.layers[at], now.reader(at)) for at in self.layers]
         _in_use.add(decoder)
         try:
             with (
                 without(model, "generate", WHOLE_PROMPTS),
                 hooked(
-                    before=[(model, now.see), (decoder, now.fork)],
+                    before=[(model, now.see), (decoder, now.fork), *blockade.hooks],
                     after=[*layers, (decoder, now.join), (model, now.confirm)],
                 ),
             ):
@@ -122,6 +127,7 @@ class _Recording:
     variations: tuple[Variation, ...]
     given: Batch | None
     sink: Callable[[Reads], None]
+    blockade: Blockade
     samples: Samples | None = None
     expected: Tensor | None = None
     answers: dict[int, Tensor] = field(default_factory=dict)
@@ -148,7 +154,8 @@ class _Recording:
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: repeats the rows and hides what each variation hides."""
         samples, times = self._seen(), len(self.variations)
-        if not any(variation.interventions for variation in self.variations) and times == 1:
+        self.blockade.begin(samples, self.variations)
+        if not any(variation.embedding for variation in self.variations) and times == 1:
             return None
         arguments = named_arguments(module, args, kwargs)
         embeddings = arguments["inputs_embeds"]
@@ -158,11 +165,7 @@ class _Recording:
                 f"of {list(samples.spans.shape)}: this model widens its prompt, which a Lens "
                 "cannot follow"
             )
-        if ways_around(arguments):
-            raise ValueError(
-                f"this model's decoder is given {', '.join(ways_around(arguments))} besides its "
-                "embeddings: noise at its input would leak, so its conditions cannot be measured"
-            )
+        refuse_ways_around(arguments)
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
         arguments = repeat_rows(arguments, len(embeddings), times)
@@ -199,6 +202,7 @@ class _Recording:
     def join(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """After the decoder: gives back the caller's own rows."""
         n, times = self._seen().n, len(self.variations)
+        self.blockade.end()
         return keep_rows(output, n, n * times) if times > 1 else None
 
     @torch.no_grad()
@@ -217,7 +221,7 @@ class _Recording:
         self.samples = None
 
     def _untouched(self) -> bool:
-        return not self.variations[0].interventions
+        return self.variations[0].interventions == self.how.always
 
     def _probing(self) -> bool:
         return self.variations[-1] is PROBE

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.conditions import CONDITIONS, Variation, draws_of, listed, variations
+from pid_lens.conditions import CONDITIONS, Variation, checked, draws_of, listed, variations
 from pid_lens.estimators import BROJA
 from pid_lens.instrument import Instrument
 from pid_lens.moments import Moments
@@ -43,6 +44,9 @@ class Lens:
         moments: what the noise looks like; of `calibrate`.
         conditions: name -> interventions; by default ``full``, ``vision`` (question noised) and
             ``language`` (image noised).
+        interventions: in force in *all* conditions, and on the caller's own rows: the spectrum is
+            that of the model with a `Knockout`, say, and `compare` with the spectrum of a lens
+            without it says what the knockout does.
         draws: noise draws to average over, as full-vocabulary probabilities.
         seed: of the noise.
         layers: which layers to read; by default all.
@@ -79,6 +83,7 @@ class Lens:
         choices: Sequence[str | int] | None = None,
         moments: Moments | None = None,
         conditions: Mapping[str, Iterable[Intervention]] | None = None,
+        interventions: Sequence[Intervention] = (),
         draws: int = 1,
         seed: int = 0,
         layers: Iterable[int] | None = None,
@@ -91,11 +96,13 @@ class Lens:
         """See the class."""
         self.anatomy = anatomy or dissect(model)
         _sound(moments=moments, draws=draws, seed=seed, states=states, estimators=estimators)
+        complete = partial(_completed, moments=moments, seed=seed, draws=draws)
+        self.interventions = complete(checked("interventions", interventions))
         self.conditions = {
-            name: tuple(i.complete(moments=moments, seed=seed, draws=draws) for i in hidden)
+            name: complete(hidden)
             for name, hidden in listed(CONDITIONS if conditions is None else conditions).items()
         }
-        self.variations = variations(self.conditions)
+        self.variations = variations(self.conditions, self.interventions)
         self.estimators = tuple(estimators)
         readout, model_hash = readout or LogitLens(), self.anatomy.fingerprint()
         used = self._moments_of(model_hash)
@@ -107,10 +114,15 @@ class Lens:
             options=None if choices is None else option_table(choices, 1, processor),
             states=tuple(states),
             conditions=tuple(self.conditions),
+            always=self.interventions,
             settings={
                 "model": model_hash,
                 "readout": said_by_settings(readout),
-                "draws": max(draws_of(*condition) for condition in self.conditions.items()),
+                "interventions": list(map(repr, self.interventions)),
+                "draws": max(
+                    draws_of(name, (*self.interventions, *hidden))
+                    for name, hidden in self.conditions.items()
+                ),
                 "conditions": {name: list(map(repr, c)) for name, c in self.conditions.items()},
                 "moments": sorted({moments.fingerprint for moments in used}),
             },
@@ -121,7 +133,8 @@ class Lens:
 
     def _moments_of(self, model: str) -> list[Moments]:
         """The moments behind the interventions, each of this model or refused."""
-        hidden = [i for interventions in self.conditions.values() for i in interventions]
+        every = (self.interventions, *self.conditions.values())
+        hidden = [i for interventions in every for i in interventions]
         used = [found for i in hidden if (found := getattr(i, "moments", None)) is not None]
         for moments in used:
             moments.check(model, self.anatomy.site)
@@ -261,6 +274,12 @@ class Lens:
         self._pile.add(reads)
         for estimator in self.estimators:
             estimator.update(reads)
+
+
+def _completed(
+    interventions: tuple[Intervention, ...], *, moments: Moments | None, seed: int, draws: int
+) -> tuple[Intervention, ...]:
+    return tuple(i.complete(moments=moments, seed=seed, draws=draws) for i in interventions)
 
 
 def _sound(

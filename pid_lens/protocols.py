@@ -3,8 +3,8 @@
 Their ``repr`` must say their settings: it is how reads and results tell what they depend on.
 Frozen dataclasses do that by themselves.
 
-Data flow: an `Intervention` edits what the decoder is given, a `Readout` turns a layer's state
-into an answer, an `Estimator` turns many answers into information.
+Data flow: an `Intervention` edits what the decoder is given or whom its tokens see, a `Readout`
+turns a layer's state into an answer, an `Estimator` turns many answers into information.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from collections.abc import Iterable
+
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from pid_lens.anatomy import Anatomy
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Intervention(Protocol):
-    """What is hidden from the model, at the decoder's input."""
+    """What is hidden from the model: an `EmbeddingIntervention` or `AttentionIntervention`."""
 
     @property
     def draws(self) -> int | None:
@@ -34,10 +36,31 @@ class Intervention(Protocol):
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
         """The same intervention with whatever it left open filled in from its Lens."""
 
+
+@runtime_checkable
+class EmbeddingIntervention(Intervention, Protocol):
+    """What is hidden at the decoder's input."""
+
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
         """The embeddings with something hidden; they are a copy and may be changed in place."""
+
+
+@runtime_checkable
+class AttentionIntervention(Intervention, Protocol):
+    """What some tokens may not see of others, in some layers and heads."""
+
+    @property
+    def layers(self) -> Iterable[int] | None:
+        """Numbers of layers, negative ones from the last; None for all."""
+
+    @property
+    def heads(self) -> Iterable[int] | None:
+        """Numbers of query heads; None for all."""
+
+    def ends(self, samples: Samples) -> tuple[Bool[Tensor, "n tokens"], Bool[Tensor, "n tokens"]]:
+        """Which tokens may not see, and which they may not see."""
 
 
 @runtime_checkable

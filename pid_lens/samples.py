@@ -78,6 +78,17 @@ class Samples:
         """Number of samples."""
         return len(self.ids)
 
+    def extended(self, tokens: int) -> Samples:
+        """The same with so many tokens: what was generated continues the answer alone."""
+        more = tokens - self.spans.shape[1]
+        if more <= 0:
+            return self
+        masks = {
+            name: torch.nn.functional.pad(mask, (0, more), value=name == "answer")
+            for name, mask in self.spans.items()
+        }
+        return replace(self, spans=Spans(**masks))
+
 
 def as_batch(given: Any) -> Batch:
     """A batch, or a mapping of a model's inputs as one.

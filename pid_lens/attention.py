@@ -1,0 +1,208 @@
+"""Attention: who may look at whom, layer by layer, by a mask that every backend obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.forking import cached_tokens
+from pid_lens.hooks import Before, named_arguments
+from pid_lens.protocols import AttentionIntervention
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor, nn
+
+    from pid_lens.anatomy import Anatomy
+    from pid_lens.conditions import Variation
+    from pid_lens.samples import Samples
+
+OBEDIENT = ("eager", "sdpa")
+"""Implementations of attention that take a mask of their queries' and keys' pairs."""
+
+
+@dataclass
+class Blockade:
+    """The attention that interventions close during a forward pass.
+
+    Before each attention module runs, its mask is replaced by one in which more is forbidden;
+    masks are shared by layers, so theirs is never edited in place.
+    """
+
+    anatomy: Anatomy
+    interventions: Sequence[AttentionIntervention] = ()
+    """All that may be in force in a block, to know which layers to hook."""
+    _samples: Samples | None = None
+    _variations: Sequence[Variation] = ()
+    _made: dict[Any, tuple[Any, Tensor]] = field(default_factory=dict)
+    """Edited masks by what they were made of, with the mask, lest its identity be reused."""
+
+    def __post_init__(self) -> None:
+        for intervention in self.interventions:
+            chosen_layers(intervention, self.anatomy)
+            chosen_heads(intervention, self.anatomy)
+
+    @property
+    def hooks(self) -> list[tuple[nn.Module, Before]]:
+        """Attention modules and what is to run before them.
+
+        Raises:
+            ValueError: attention that no mask can close.
+        """
+        touched = {
+            layer for one in self.interventions for layer in chosen_layers(one, self.anatomy)
+        }
+        found = []
+        for layer in sorted(touched):
+            module = self.anatomy.attention(layer)
+            refuse_disobedient(module, self.anatomy)
+            found.append((module, self._hook(layer)))
+        return found
+
+    def begin(self, samples: Samples, variations: Sequence[Variation]) -> None:
+        """The samples of the pass that comes, n rows for each variation."""
+        self._samples, self._variations, self._made = samples, variations, {}
+
+    def end(self) -> None:
+        """The pass is over."""
+        self._samples, self._made = None, {}
+
+    def _hook(self, layer: int) -> Before:
+        def close(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            if self._samples is None:
+                return None
+            arguments = named_arguments(module, args, kwargs)
+            active = [self._active(variation, layer) for variation in self._variations]
+            if not any(active):
+                return None
+            arguments["attention_mask"] = self._mask(arguments, active, _layer_index(module))
+            return (), arguments
+
+        return close
+
+    def _active(self, variation: Variation, layer: int) -> tuple[AttentionIntervention, ...]:
+        return tuple(
+            one for one in variation.attention if layer in chosen_layers(one, self.anatomy)
+        )
+
+    def _mask(
+        self, arguments: Mapping[str, Any], active: list[tuple[Any, ...]], index: int | None
+    ) -> Tensor:
+        """The layer's mask with what is closed; one object for layers that share it."""
+        given, states = arguments.get("attention_mask"), arguments["hidden_states"]
+        queries, before = states.shape[1], cached_tokens(arguments, index)
+        keys = before + queries if given is None else given.shape[-1]
+        if given is not None and given.ndim != 4:
+            raise ValueError(
+                f"an attention mask of {given.ndim} axes cannot close pairs of tokens; a mask "
+                "[n, heads, queries, keys] is needed: attn_implementation='sdpa' or 'eager'"
+            )
+        made_of = (id(given), tuple(active), queries, keys, before, states.device)
+        if made_of not in self._made:
+            closed = self._closed(active, before, queries, keys).to(states.device)
+            mask = _causal(queries, keys, states) if given is None else given
+            self._made[made_of] = given, forbidden(mask, closed)
+        return self._made[made_of][1]
+
+    def _closed(
+        self, active: list[tuple[Any, ...]], before: int, queries: int, keys: int
+    ) -> Bool[Tensor, "rows heads queries keys"]:
+        """What is closed, for each row of the pass."""
+        assert self._samples is not None
+        samples = self._samples.extended(before + queries)
+        first = max(before + queries - keys, 0)
+        heads = self.anatomy.heads if any(one.heads for row in active for one in row) else 1
+        parts = []
+        for interventions in active:
+            closed = torch.zeros(samples.n, heads, queries, keys, dtype=torch.bool)
+            for one in interventions:
+                target, source = (end.cpu() for end in one.ends(samples))
+                seeing = target[:, before : before + queries]
+                seen = torch.nn.functional.pad(source[:, first:], (0, keys))[:, :keys]
+                pairs = seeing[:, :, None] & seen[:, None, :]
+                at = list(chosen_heads(one, self.anatomy) or range(heads))
+                closed[:, at] |= pairs[:, None]
+            parts.append(closed)
+        itself = torch.arange(before, before + queries)[:, None] == first + torch.arange(keys)
+        return torch.cat(parts) & ~itself
+
+
+def forbidden(
+    mask: Tensor, closed: Bool[Tensor, "rows heads queries keys"]
+) -> Float[Tensor, "rows heads queries keys"] | Bool[Tensor, "rows heads queries keys"]:
+    """A mask of either kind with more pairs forbidden: booleans (True attends) or addends.
+
+    Example:
+        >>> closed = torch.tensor([[[[True, False]]]])
+        >>> forbidden(torch.ones(1, 1, 1, 2).bool(), closed)
+        tensor([[[[False,  True]]]])
+        >>> forbidden(torch.zeros(1, 1, 1, 2), closed)[0, 0, 0] < -1e30
+        tensor([ True, False])
+    """
+    if mask.dtype == torch.bool:
+        return mask & ~closed
+    return torch.where(closed, torch.finfo(mask.dtype).min, mask)
+
+
+def _causal(queries: int, keys: int, states: Tensor) -> Bool[Tensor, "1 1 queries keys"]:
+    """The mask that None stands for: a token sees itself and what is before it."""
+    at = torch.arange(keys - queries, keys, device=states.device)
+    return (torch.arange(keys, device=states.device) <= at[:, None])[None, None]
+
+
+def refuse_disobedient(module: nn.Module, anatomy: Anatomy) -> None:
+    """Attention must be of a kind that takes masks.
+
+    Raises:
+        ValueError: flash or flex attention.
+    """
+    config: Any = getattr(module, "config", None) or getattr(anatomy.model, "config", None)
+    kind = getattr(config, "_attn_implementation", None)
+    if kind is not None and kind not in OBEDIENT:
+        raise ValueError(
+            f"{kind} takes no mask of pairs of tokens, so attention cannot be knocked out: load "
+            "the model with attn_implementation='sdpa' (or 'eager'), or call "
+            "model.set_attn_implementation('sdpa')"
+        )
+
+
+def chosen_layers(intervention: AttentionIntervention, anatomy: Anatomy) -> tuple[int, ...]:
+    """The layers that an intervention closes attention in.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    return _counted(intervention, "layers", len(anatomy.layers))
+
+
+def chosen_heads(intervention: AttentionIntervention, anatomy: Anatomy) -> tuple[int, ...]:
+    """The heads that an intervention closes attention in.
+
+    Raises:
+        ValueError: there is no such head.
+    """
+    if intervention.heads is None:
+        return ()
+    return _counted(intervention, "heads", anatomy.heads)
+
+
+def _counted(intervention: AttentionIntervention, name: str, count: int) -> tuple[int, ...]:
+    given = getattr(intervention, name)
+    if given is None:
+        return tuple(range(count))
+    found = tuple(number + count if number < 0 else number for number in given)
+    if min(found) < 0 or max(found) >= count:
+        raise ValueError(
+            f"{intervention!r}: {name} must lie in 0..{count - 1} (or -{count}..-1); got "
+            f"{list(given)}"
+        )
+    return found
+
+
+def _layer_index(module: nn.Module) -> int | None:
+    """Its place in a KV cache."""
+    index = getattr(module, "layer_idx", None)
+    return index if isinstance(index, int) else None
