@@ -7,15 +7,14 @@ from typing import Any
 from torch import nn
 
 from pid_lens.anatomy import Anatomy
+from pid_lens.entrances import CrossAttention, DeepStack, Entrance, QuestionAwareImage
 
-LEAKS = {
-    "qwen3_vl": "DeepStack adds image features behind the decoder's input, in its early layers",
-    "qwen3_vl_moe": "DeepStack adds image features behind the decoder's input",
-    "mllama": "the image enters by cross-attention, not through the decoder's input",
-    "instructblip": "the question reaches the image features through the Q-Former",
-    "instructblipvideo": "the question reaches the image features through the Q-Former",
+ENTRANCES: dict[str, tuple[Entrance, ...]] = {
+    "qwen3_vl": (DeepStack(),),
+    "qwen3_vl_moe": (DeepStack(),),
+    "mllama": (CrossAttention(),),
 }
-"""Families in which noise at the decoder's input leaves a way around it."""
+"""Families whose image features come into the decoder besides its embeddings."""
 
 STACKS = ("layers", "h", "blocks")
 NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
@@ -26,19 +25,13 @@ def dissect(model: Any) -> Anatomy:
 
     Raises:
         TypeError: it is no model.
-        ValueError: the family leaks (`LEAKS`), or a part is not where families keep it.
+        ValueError: a part is not where families keep it.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"expected a model, got a {type(model).__name__}: are model and processor swapped?"
         )
     config: Any = model.config
-    reason = LEAKS.get(config.model_type)
-    if reason:
-        raise ValueError(
-            f"{type(model).__name__} ({config.model_type}) cannot be measured yet: {reason}, so "
-            "noising its input embeddings would leak"
-        )
     decoder = _decoder(model)
     unembed: Any = getattr(model, "get_output_embeddings", lambda: None)()
     if unembed is None:
@@ -53,7 +46,18 @@ def dissect(model: Any) -> Anatomy:
         norm=_child(decoder, NORMS, nn.Module),
         unembed=unembed,
         image_token=_image_token(config),
+        entrances=ENTRANCES.get(config.model_type, ()),
+        question_aware=_question_aware(model),
     )
+
+
+def _question_aware(model: Any) -> QuestionAwareImage | None:
+    """A Q-Former with words of its own reads the question."""
+    former: Any = getattr(model, "qformer", None)
+    words = getattr(getattr(former, "embeddings", None), "word_embeddings", None)
+    if not isinstance(words, nn.Module):
+        return None
+    return QuestionAwareImage(words=words, features=model.get_image_features)
 
 
 def _decoder(model: Any) -> Any:

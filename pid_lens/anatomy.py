@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from pid_lens.entrances import Entrance, QuestionAwareImage
+
 ADAPTERS = {"transformers": "pid_lens.adapters.transformers"}
 """Framework, as the first part of a model class's module -> the adapter that knows it."""
 
@@ -23,6 +25,8 @@ SAMPLED = 257
 
 ATTENTIONS = ("self_attn", "attn", "self_attention", "attention")
 """Names under which layers keep their attention."""
+CROSSINGS = ("cross_attn", "cross_attention")
+"""Names under which they keep their attention to the image, where no tokens hold it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,6 +59,10 @@ class Anatomy:
     the layer where they are not given."""
     image_token: int | None = None
     """The id that holds an image's place in ``input_ids``."""
+    entrances: Sequence[Entrance] = ()
+    """How image features come into the decoder besides its embeddings (`pid_lens.entrances`)."""
+    question_aware: QuestionAwareImage | None = None
+    """How the question comes into the image's features, where it does."""
     softcap: float | None = None
     """c of a final soft-capping c tanh(logits / c), where the model applies one."""
     scale: float = 1.0
@@ -69,24 +77,29 @@ class Anatomy:
         logits = self.scale * self.unembed.forward(normed).float()
         return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
-    def attention(self, layer: int) -> nn.Module:
+    def attention(self, layer: int) -> nn.Module | None:
         """The module of a layer in which tokens look at each other.
+
+        None where they look at the image alone (`crossing`).
 
         Raises:
             ValueError: there is none to be found.
         """
         if self.attentions is not None:
             return self.attentions[layer]
-        block = self.layers[layer]
-        for name in ATTENTIONS:
-            module = getattr(block, name, None)
-            if isinstance(module, nn.Module):
-                return module
-        raise ValueError(
-            f"layer {layer} ({type(block).__name__}) has none of {', '.join(ATTENTIONS)}, so its "
-            "attention cannot be knocked out: hand over the modules, "
-            "dataclasses.replace(pid_lens.dissect(model), attentions=[...]) as anatomy="
-        )
+        found = _named(self.layers[layer], ATTENTIONS)
+        if found is None and self.crossing(layer) is None:
+            raise ValueError(
+                f"layer {layer} ({type(self.layers[layer]).__name__}) has none of "
+                f"{', '.join(ATTENTIONS)}, so its attention cannot be knocked out: hand over the "
+                "modules, dataclasses.replace(pid_lens.dissect(model), attentions=[...]) as "
+                "anatomy="
+            )
+        return found
+
+    def crossing(self, layer: int) -> nn.Module | None:
+        """The module of a layer in which tokens look at image states that no token holds."""
+        return _named(self.layers[layer], CROSSINGS)
 
     @property
     def heads(self) -> int:
@@ -110,6 +123,11 @@ class Anatomy:
         named = self.model.named_modules(remove_duplicate=False)
         path = next((name for name, module in named if module is self.decoder), "decoder")
         return f"{path}.inputs_embeds"
+
+    @property
+    def known_ways(self) -> tuple[str, ...]:
+        """Arguments of the decoder that its entrances take care of."""
+        return tuple(one.argument for one in self.entrances)
 
     @property
     def device(self) -> torch.device:
@@ -138,6 +156,11 @@ class Anatomy:
         tokens, width = weight.shape
         name = type(self.model).__name__
         return f"Anatomy({name}, {len(self.layers)} layers, width {width}, {tokens} tokens)"
+
+
+def _named(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    found = (getattr(module, name, None) for name in names)
+    return next((one for one in found if isinstance(one, nn.Module)), None)
 
 
 def _sampled(parameter: Tensor) -> Tensor:

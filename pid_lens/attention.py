@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.forking import cached_tokens
-from pid_lens.hooks import Before, named_arguments
+from pid_lens.entrances import beside_tokens
+from pid_lens.hooks import After, Before, named_arguments
 from pid_lens.protocols import AttentionIntervention
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Blockade:
     """All that may be in force in a block, to know which layers to hook."""
     _samples: Samples | None = None
     _variations: Sequence[Variation] = ()
+    _before: int = 0
     _made: dict[Any, tuple[Any, Tensor]] = field(default_factory=dict)
     """Edited masks by what they were made of, with the mask, lest its identity be reused."""
 
@@ -46,25 +47,42 @@ class Blockade:
             chosen_heads(intervention, self.anatomy)
 
     @property
-    def hooks(self) -> list[tuple[nn.Module, Before]]:
+    def before(self) -> list[tuple[nn.Module, Before]]:
         """Attention modules and what is to run before them.
 
         Raises:
             ValueError: attention that no mask can close.
         """
-        touched = {
-            layer for one in self.interventions for layer in chosen_layers(one, self.anatomy)
-        }
         found = []
-        for layer in sorted(touched):
+        for layer in self._touched:
             module = self.anatomy.attention(layer)
-            refuse_disobedient(module, self.anatomy)
-            found.append((module, self._hook(layer)))
+            if module is not None:
+                refuse_disobedient(module, self.anatomy)
+                found.append((module, self._hook(layer)))
         return found
 
-    def begin(self, samples: Samples, variations: Sequence[Variation]) -> None:
-        """The samples of the pass that comes, n rows for each variation."""
+    @property
+    def after(self) -> list[tuple[nn.Module, After]]:
+        """Modules in which tokens look at image states, and what is to run after them.
+
+        With every key closed a softmax is even, and still tells of the image: what such a module
+        hands on is set to 0 instead.
+        """
+        crossings = [(self.anatomy.crossing(layer), layer) for layer in self._touched]
+        return [(one, self._silencer(layer)) for one, layer in crossings if one is not None]
+
+    @property
+    def _touched(self) -> list[int]:
+        chosen = (chosen_layers(one, self.anatomy) for one in self.interventions)
+        return sorted({layer for layers in chosen for layer in layers})
+
+    def begin(self, samples: Samples, variations: Sequence[Variation], before: int = 0) -> None:
+        """The samples of the pass that comes, n rows for each variation.
+
+        So many tokens of theirs came ``before``, in passes of which a cache holds the keys.
+        """
         self._samples, self._variations, self._made = samples, variations, {}
+        self._before = before
 
     def end(self) -> None:
         """The pass is over."""
@@ -78,40 +96,66 @@ class Blockade:
             active = [self._active(variation, layer) for variation in self._variations]
             if not any(active):
                 return None
-            arguments["attention_mask"] = self._mask(arguments, active, _layer_index(module))
+            arguments["attention_mask"] = self._mask(arguments, active)
             return (), arguments
 
         return close
+
+    def _silencer(self, layer: int) -> After:
+        def silence(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+            if self._samples is None:
+                return None
+            states = output[0] if isinstance(output, tuple) else output
+            blind = self._blind(layer, states.shape[1]).to(states.device)
+            states = states.masked_fill(blind[..., None], 0.0)
+            return (states, *output[1:]) if isinstance(output, tuple) else states
+
+        return silence
+
+    def _blind(self, layer: int, queries: int) -> Bool[Tensor, "rows queries"]:
+        """Which tokens may not see the image's states."""
+        assert self._samples is not None
+        before = self._before
+        samples = self._samples.extended(before + queries)
+        beside = replace(samples, spans=beside_tokens(samples.spans))
+        parts = []
+        for variation in self._variations:
+            blind = torch.zeros(samples.n, queries, dtype=torch.bool)
+            for one in self._active(variation, layer):
+                if bool(one.ends(beside)[1].any()):
+                    blind |= one.ends(samples)[0][:, before : before + queries].cpu()
+                    refuse_heads(one, layer)
+            parts.append(blind)
+        return torch.cat(parts)
 
     def _active(self, variation: Variation, layer: int) -> tuple[AttentionIntervention, ...]:
         return tuple(
             one for one in variation.attention if layer in chosen_layers(one, self.anatomy)
         )
 
-    def _mask(
-        self, arguments: Mapping[str, Any], active: list[tuple[Any, ...]], index: int | None
-    ) -> Tensor:
+    def _mask(self, arguments: Mapping[str, Any], active: list[tuple[Any, ...]]) -> Tensor:
         """The layer's mask with what is closed; one object for layers that share it."""
         given, states = arguments.get("attention_mask"), arguments["hidden_states"]
-        queries, before = states.shape[1], cached_tokens(arguments, index)
+        queries, before = states.shape[1], self._before
         keys = before + queries if given is None else given.shape[-1]
         if given is not None and given.ndim != 4:
             raise ValueError(
                 f"an attention mask of {given.ndim} axes cannot close pairs of tokens; a mask "
                 "[n, heads, queries, keys] is needed: attn_implementation='sdpa' or 'eager'"
             )
-        made_of = (id(given), tuple(active), queries, keys, before, states.device)
+        made_of = (id(given), tuple(active), keys, states.device)
         if made_of not in self._made:
-            closed = self._closed(active, before, queries, keys).to(states.device)
+            closed = self._closed(active, queries, keys).to(states.device)
             mask = _causal(queries, keys, states) if given is None else given
             self._made[made_of] = given, forbidden(mask, closed)
         return self._made[made_of][1]
 
     def _closed(
-        self, active: list[tuple[Any, ...]], before: int, queries: int, keys: int
+        self, active: list[tuple[Any, ...]], queries: int, keys: int
     ) -> Bool[Tensor, "rows heads queries keys"]:
         """What is closed, for each row of the pass."""
         assert self._samples is not None
+        before = self._before
         samples = self._samples.extended(before + queries)
         first = max(before + queries - keys, 0)
         heads = self.anatomy.heads if any(one.heads for row in active for one in row) else 1
@@ -169,6 +213,15 @@ def refuse_disobedient(module: nn.Module, anatomy: Anatomy) -> None:
         )
 
 
+def refuse_heads(intervention: AttentionIntervention, layer: int) -> None:
+    """A ValueError where heads were chosen in a layer that is silenced as a whole."""
+    if intervention.heads is not None:
+        raise ValueError(
+            f"{intervention!r}: in layer {layer} tokens look at image states by cross-attention, "
+            "which is closed as a whole: leave heads out"
+        )
+
+
 def chosen_layers(intervention: AttentionIntervention, anatomy: Anatomy) -> tuple[int, ...]:
     """The layers that an intervention closes attention in.
 
@@ -200,9 +253,3 @@ def _counted(intervention: AttentionIntervention, name: str, count: int) -> tupl
             f"{list(given)}"
         )
     return found
-
-
-def _layer_index(module: nn.Module) -> int | None:
-    """Its place in a KV cache."""
-    index = getattr(module, "layer_idx", None)
-    return index if isinstance(index, int) else None

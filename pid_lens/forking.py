@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,12 @@ from torch import Tensor
 BY_BATCH = frozenset({"cache_position"})
 """Arguments without a row a sample, whatever their shape says."""
 
-HARMLESS = frozenset({"inputs_embeds", "attention_mask", "position_ids"})
+HARMLESS = frozenset(
+    {
+        *("inputs_embeds", "attention_mask", "position_ids"),
+        *("cross_attention_mask", "full_text_row_masked_out_mask"),
+    }
+)
 """Floating arguments of a decoder that tell nothing of image or question but by embeddings."""
 
 
@@ -37,6 +42,8 @@ def repeat_rows(arguments: Mapping[str, Any], n: int, times: int) -> dict[str, A
 def _repeat(name: str, value: Any, n: int, times: int) -> Any:
     if isinstance(value, Mapping):
         return {key: _repeat(key, inner, n, times) for key, inner in value.items()}
+    if type(value) is tuple:
+        return tuple(_repeat(name, inner, n, times) for inner in value)
     if not isinstance(value, Tensor):
         return value
     if name == "position_ids" and value.ndim == 3 and value.shape[1] == n:
@@ -62,7 +69,7 @@ def keep_rows(output: Any, n: int, rows: int) -> Any:
     return output
 
 
-def ways_around(arguments: Mapping[str, Any]) -> list[str]:
+def ways_around(arguments: Mapping[str, Any], known: Collection[str] = ()) -> list[str]:
     """Arguments by which image or question could reach a decoder besides its embeddings.
 
     DeepStack's features, per-layer embeddings, cross-attention states: whatever carries
@@ -72,14 +79,16 @@ def ways_around(arguments: Mapping[str, Any]) -> list[str]:
         >>> ways_around({"inputs_embeds": torch.zeros(1), "deepstack": [torch.zeros(1)]})
         ['deepstack']
     """
-    return [n for n, value in arguments.items() if n not in HARMLESS and _carries_numbers(value)]
+    others = {n: v for n, v in arguments.items() if n not in HARMLESS and n not in known}
+    return [name for name, value in others.items() if _carries_numbers(value)]
 
 
-def refuse_ways_around(arguments: Mapping[str, Any]) -> None:
-    """A ValueError where what is hidden in the embeddings could reach the decoder all the same."""
-    if ways_around(arguments):
+def refuse_ways_around(arguments: Mapping[str, Any], known: Collection[str] = ()) -> None:
+    """A ValueError where what is hidden could reach the decoder in an argument not known."""
+    found = ways_around(arguments, known)
+    if found:
         raise ValueError(
-            f"this model's decoder is given {', '.join(ways_around(arguments))} besides its "
+            f"this model's decoder is given {', '.join(found)} besides its "
             "embeddings: noise at its input would leak, so its conditions cannot be measured"
         )
 
@@ -94,9 +103,7 @@ def _carries_numbers(value: Any) -> bool:
     return any(_carries_numbers(inner) for inner in value)
 
 
-def cached_tokens(arguments: Mapping[str, Any], layer: int | None = None) -> int:
-    """How many tokens the handed-over KV cache already holds, of a layer where one is given."""
+def cached_tokens(arguments: Mapping[str, Any]) -> int:
+    """How many tokens the handed-over KV cache already holds."""
     cache = arguments.get("past_key_values")
-    if cache is None:
-        return 0
-    return int(cache.get_seq_length() if layer is None else cache.get_seq_length(layer))
+    return 0 if cache is None else int(cache.get_seq_length())

@@ -14,7 +14,8 @@ import torch
 from einops import rearrange
 
 from pid_lens.attention import Blockade
-from pid_lens.forking import keep_rows, refuse_ways_around, repeat_rows
+from pid_lens.entrances import embedded, varied
+from pid_lens.forking import keep_rows, refuse_ways_around
 from pid_lens.hooks import hooked, named_arguments, without
 from pid_lens.image_only import (
     PROBE,
@@ -110,8 +111,8 @@ class Instrument:
             with (
                 without(model, "generate", WHOLE_PROMPTS),
                 hooked(
-                    before=[(model, now.see), (decoder, now.fork), *blockade.hooks],
-                    after=[*layers, (decoder, now.join), (model, now.confirm)],
+                    before=[(model, now.see), (decoder, now.fork), *blockade.before],
+                    after=[*blockade.after, *layers, (decoder, now.join), (model, now.confirm)],
                 ),
             ):
                 yield
@@ -129,6 +130,7 @@ class _Recording:
     sink: Callable[[Reads], None]
     blockade: Blockade
     samples: Samples | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
     expected: Tensor | None = None
     answers: dict[int, Tensor] = field(default_factory=dict)
     states: dict[tuple[int, str], Tensor] = field(default_factory=dict)
@@ -149,7 +151,7 @@ class _Recording:
         refuse_options(self.samples.options, self.how.anatomy)
         if any(map(is_image_only, self.how.states)):
             refuse_text_before_image(self.samples.spans)
-        self.answers, self.states = {}, {}
+        self.answers, self.states, self.inputs = {}, {}, arguments
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: repeats the rows and hides what each variation hides."""
@@ -157,7 +159,7 @@ class _Recording:
         self.blockade.begin(samples, self.variations)
         if not any(variation.embedding for variation in self.variations) and times == 1:
             return None
-        arguments = named_arguments(module, args, kwargs)
+        arguments = embedded(module, named_arguments(module, args, kwargs))
         embeddings = arguments["inputs_embeds"]
         if embeddings.shape[:2] != samples.spans.shape:
             raise ValueError(
@@ -165,13 +167,10 @@ class _Recording:
                 f"of {list(samples.spans.shape)}: this model widens its prompt, which a Lens "
                 "cannot follow"
             )
-        refuse_ways_around(arguments)
+        refuse_ways_around(arguments, self.how.anatomy.known_ways)
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
-        arguments = repeat_rows(arguments, len(embeddings), times)
-        edited = [variation.edit(embeddings, samples) for variation in self.variations]
-        arguments["inputs_embeds"] = torch.cat(edited)
-        return (), arguments
+        return (), varied(self.how.anatomy, self.inputs, arguments, samples, self.variations)
 
     def reader(self, layer: int) -> Callable[..., None]:
         """After a layer: its answer, at the answer position alone."""
@@ -218,7 +217,7 @@ class _Recording:
         self.sink(self._reads(samples))
         if self._probing():
             self.how.image_only[0], self.variations = True, self.variations[:-1]
-        self.samples = None
+        self.samples, self.inputs = None, {}
 
     def _untouched(self) -> bool:
         return self.variations[0].interventions == self.how.always

@@ -12,6 +12,7 @@ import torch
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.attention import Blockade
 from pid_lens.conditions import Variation, checked
+from pid_lens.entrances import embedded, varied
 from pid_lens.forking import cached_tokens, refuse_ways_around
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.moments import Moments
@@ -85,8 +86,8 @@ def intervene(
         Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids)),
         processor,
     )
-    before = [(found.model, now.see), (found.decoder, now.edit), *now.blockade.hooks]
-    with hooked(before=before, after=[(found.model, now.leave)]):
+    before = [(found.model, now.see), (found.decoder, now.edit), *now.blockade.before]
+    with hooked(before=before, after=[*now.blockade.after, (found.model, now.leave)]):
         yield
 
 
@@ -100,6 +101,7 @@ class _Intervening:
     said: Batch
     processor: Any
     samples: Samples | None = None
+    inputs: dict[str, Any] = field(default_factory=dict, repr=False)
     prompt: Tensor | None = field(default=None, repr=False)
 
     def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -121,6 +123,7 @@ class _Intervening:
             )
             self.samples = recognise(given, self.processor, self.anatomy.image_token)
             self.prompt = ids
+        self.inputs = arguments
 
     def edit(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: hides in its embeddings what is to be hidden."""
@@ -128,12 +131,11 @@ class _Intervening:
         arguments = named_arguments(module, args, kwargs)
         samples = self.samples
         if not cached_tokens(arguments) and self.variation.embedding:
-            refuse_ways_around(arguments)
-            embeddings = arguments["inputs_embeds"]
-            arguments["inputs_embeds"] = self.variation.edit(
-                embeddings, samples.extended(embeddings.shape[1])
-            )
-        self.blockade.begin(samples, [self.variation])
+            arguments = embedded(module, arguments)
+            refuse_ways_around(arguments, self.anatomy.known_ways)
+            samples = samples.extended(arguments["inputs_embeds"].shape[1])
+            arguments = varied(self.anatomy, self.inputs, arguments, samples, [self.variation])
+        self.blockade.begin(samples, [self.variation], cached_tokens(arguments))
         return (), arguments
 
     def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:

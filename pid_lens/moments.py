@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.entrances import Entry, embedded, entering
 from pid_lens.hooks import hooked, named_arguments
-from pid_lens.samples import Batch, as_batch, as_batches, find_spans
+from pid_lens.samples import Batch, Samples, as_batch, as_batches, find_spans
 from pid_lens.spans import UnknownSpan
 from pid_lens.storage import load_record, save_record
 
@@ -186,11 +187,19 @@ def calibrate(
     for given in tqdm(as_batches(batches), "calibrating", delay=2, leave=False):
         batch = as_batch(given)
         found = find_spans(batch, processor, anatomy.image_token)
-        embeddings = _decoder_input(anatomy, batch.to(anatomy.device).inputs)
+        samples = Samples(
+            ids=tuple(map(str, range(found.shape[0]))),
+            spans=found,
+            options=torch.empty(found.shape[0], 0, dtype=torch.long),
+            labels=torch.full((found.shape[0],), -1),
+        )
         spans = {
-            name: Moment.of(embeddings[mask.to(embeddings.device)])
-            for name, mask in found.items()
-            if name != "answer"
+            f"{name}@{entry.samples.site}" if entry.samples.site else name: Moment.of(
+                entry.vectors[mask.to(entry.vectors.device)]
+            )
+            for entry in _entries(anatomy, batch.to(anatomy.device).inputs, samples)
+            for name, mask in entry.samples.spans.items()
+            if name != "answer" and bool(mask.any())
         }
         total = (total or empty) + Moments(model=empty.model, site=empty.site, spans=spans)
     if total is None:
@@ -201,7 +210,8 @@ def calibrate(
                 f"span {name!r} has one token in all: noise needs a deviation, so calibrate on "
                 "more samples"
             )
-        if not moment.std.any():
+        elsewhere = [other for key, other in total.items() if key.startswith(f"{name}@")]
+        if not any(bool(one.std.any()) for one in (moment, *elsewhere)):
             warnings.warn(
                 f"every embedding of span {name!r} is the same: is the model's projector "
                 "untrained? Its noise will be a constant",
@@ -211,12 +221,20 @@ def calibrate(
 
 
 @torch.no_grad()
-def _decoder_input(anatomy: Anatomy, inputs: Mapping[str, Any]) -> Float[Tensor, "n tokens width"]:
+def _entries(anatomy: Anatomy, inputs: Mapping[str, Any], samples: Samples) -> list[Entry]:
+    """Whatever enters the decoder, and the words that its image features depend on."""
+    arguments = _decoder_input(anatomy, inputs)
+    aware = anatomy.question_aware
+    more = [] if aware is None else [aware.entry(inputs, samples)]
+    return [*entering(anatomy.entrances, arguments, samples), *more]
+
+
+def _decoder_input(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What the decoder is given for a batch; nothing after it runs."""
-    seen: list[Tensor] = []
+    seen: list[dict[str, Any]] = []
 
     def stop(module: Any, args: tuple, kwargs: dict) -> None:
-        seen.append(named_arguments(module, args, kwargs)["inputs_embeds"])
+        seen.append(embedded(module, named_arguments(module, args, kwargs)))
         raise _Reached
 
     with hooked(before=[(anatomy.decoder, stop)]):

@@ -72,6 +72,8 @@ class Samples:
     """Index of the right option, -1 where unknown."""
     contents: tuple[str, ...] = ()
     """A hash of each sample's content; empty where it cannot be made."""
+    site: str = ""
+    """Where vectors enter the decoder: "" for its embeddings, or a name of another `Entrance`."""
 
     @property
     def n(self) -> int:

@@ -17,6 +17,12 @@ def family(request):
     return make(request.param)
 
 
+@pytest.fixture(params=[name for name in FAMILIES if name != "mllama"])
+def of_tokens(request):
+    """Families whose images are tokens that others look at."""
+    return make(request.param)
+
+
 def switched(model, attention):
     model.set_attn_implementation(attention)
     return model
@@ -46,6 +52,14 @@ def padded(batch, side, by=3):
     ids = batch.inputs["input_ids"]
     grown = {k: pad(v) for k, v in batch.inputs.items() if v.shape == ids.shape}
     grown["attention_mask"] = pad(torch.ones_like(ids))
+    if "cross_attention_mask" in batch.inputs:
+        seen = batch.inputs["cross_attention_mask"]
+        grown["cross_attention_mask"] = (
+            pad(seen.flatten(2).transpose(1, 2).flatten(0, 1))
+            .view(len(ids), -1, ids.shape[1] + by)
+            .transpose(1, 2)
+            .unflatten(2, seen.shape[2:])
+        )
     spans = {name: pad(mask, False) for name, mask in batch.spans.items()}
     return replace(batch, inputs={**batch.inputs, **grown}, spans=pid_lens.Spans(**spans))
 
@@ -65,8 +79,8 @@ def attentions(output):
 # ---------------------------------------------------------------- what is closed
 
 
-def test_forbidden_attention_is_exactly_0_and_no_other_layer_is_touched(family):
-    model, batch = family
+def test_forbidden_attention_is_exactly_0_and_no_other_layer_is_touched(of_tokens):
+    model, batch = of_tokens
     switched(model, "eager")
     with intervene(model, CLOSED, spans=batch.spans), torch.no_grad():
         found = attentions(model(**batch.inputs, output_attentions=True))
@@ -81,6 +95,47 @@ def test_forbidden_attention_is_exactly_0_and_no_other_layer_is_touched(family):
         else:
             assert inside.max() > 1e-4
     assert torch.equal(found[0], plain[0])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_image_closed_to_everybody_is_seen_by_nobody(family, attention):
+    model, batch = family
+    switched(model, attention)
+    pixels = next(name for name in ("pixel_values", "image_patches") if name in batch.inputs)
+    other = {**batch.inputs, pixels: torch.randn_like(batch.inputs[pixels])}
+    spans = pid_lens.Spans(image=batch.spans["image"], rest=~batch.spans["image"])
+    found = []
+    for inputs in (batch.inputs, other):
+        with intervene(model, Knockout("image", "rest"), spans=spans), torch.no_grad():
+            found.append(model(**inputs).logits[:, -1])
+    assert torch.equal(*found)
+    swapped = replace(batch, inputs=other)
+    assert not torch.allclose(
+        logits(model, batch)[:, -1], logits(model, swapped)[:, -1], atol=1e-4
+    )
+
+
+def test_cross_attention_is_closed_at_its_targets_and_layers_alone():
+    model, batch = make("mllama")
+    layers, seen = model.get_decoder().layers, {}
+
+    def keep(layer):
+        def hook(module, args, output):
+            seen[layer] = output[0]
+
+        return hook
+
+    with intervene(model, Knockout("image", "question", layers=[0, 1]), spans=batch.spans):
+        kept = [layers[at].cross_attn.register_forward_hook(keep(at)) for at in (1, 3)]
+        model(**batch.inputs)
+        for hook in kept:
+            hook.remove()
+    question = batch.spans["question"]
+    assert (seen[1][question] == 0).all()
+    assert (seen[1][:, -1] != 0).any()
+    assert (seen[3][question] != 0).any()
+    with pytest.raises(ValueError, match=r"layer 1 .*cross-attention.*leave heads out"):
+        logits(model, batch, Knockout("image", "question", heads=[0]))
 
 
 def test_backends_agree(family):

@@ -107,11 +107,11 @@ def test_noised_modality_no_longer_matters(family):
     lens, _ = read(model, batch, moments)
     pixels = next(name for name in ("pixel_values", "image_patches") if name in batch.inputs)
     other = {**batch.inputs, pixels: torch.randn_like(batch.inputs[pixels])}
-    ids = batch.inputs["input_ids"].where(~batch.spans["question"], 222)
+    words = {"input_ids": batch.inputs["input_ids"].where(~batch.spans["question"], 222)}
+    if "qformer_input_ids" in batch.inputs:
+        words["qformer_input_ids"] = torch.full_like(batch.inputs["qformer_input_ids"], 222)
     swapped_image, _ = read(model, replace(batch, inputs=other), moments)
-    swapped_words, _ = read(
-        model, replace(batch, inputs={**batch.inputs, "input_ids": ids}), moments
-    )
+    swapped_words, _ = read(model, replace(batch, inputs={**batch.inputs, **words}), moments)
     before, image = lens.reads.log_probs, swapped_image.reads.log_probs
     words = swapped_words.reads.log_probs
     assert torch.equal(before[:, 2], image[:, 2])

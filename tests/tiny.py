@@ -287,8 +287,70 @@ def gemma4(n: int) -> Made:
     return hf.Gemma4ForConditionalGeneration(config), {"input_ids": prompts(n)}
 
 
+def mllama(n: int) -> Made:
+    """The image enters by cross-attention, whose gates start at 0 and are opened here."""
+    text = {**TEXT, "cross_attention_layers": [1, 3]}
+    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4}
+    vision = {
+        "hidden_size": 32,
+        "attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_global_layers": 1,
+        "intermediate_size": 64,
+        "image_size": 28,
+        "patch_size": 14,
+        "max_num_tiles": 2,
+        "vision_output_dim": 64,
+        "intermediate_layers_indices": [0],
+        "supported_aspect_ratios": [[1, 1], [1, 2]],
+    }
+    model = hf.MllamaForConditionalGeneration(
+        hf.MllamaConfig(text_config=text, vision_config=vision, image_token_index=IMAGE)
+    )
+    for name, parameter in model.named_parameters():
+        if "gate" in name:
+            torch.nn.init.constant_(parameter, 1.0)
+    ids = prompts(n, image=1)
+    seen = torch.ones(n, ids.shape[1], 1, 2)
+    seen[:, :3] = 0
+    return model, {
+        "input_ids": ids,
+        "pixel_values": torch.randn(n, 1, 2, 3, 28, 28),
+        "aspect_ratio_ids": torch.ones(n, 1).long(),
+        "aspect_ratio_mask": torch.tensor([[[1, 0]]]).repeat(n, 1, 1),
+        "cross_attention_mask": seen,
+        "attention_mask": torch.ones_like(ids),
+    }
+
+
+def instructblip(n: int) -> Made:
+    """A Q-Former that reads the question while it looks at the image."""
+    former = {k: v for k, v in VISION.items() if k not in ("image_size", "patch_size")}
+    more = {"vocab_size": 300, "encoder_hidden_size": 32, "max_position_embeddings": 64}
+    config = hf.InstructBlipConfig(
+        vision_config=VISION,
+        qformer_config={**former, **more},
+        text_config=hf.LlamaConfig(**TEXT).to_dict(),
+        num_query_tokens=4,
+        image_token_index=IMAGE,
+    )
+    model = hf.InstructBlipForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():  # it starts so small that it sees nothing
+        if parameter.ndim > 1 and not name.startswith("language_model."):
+            torch.nn.init.normal_(parameter, std=0.3)
+    ids = prompts(n, before=0)
+    words = torch.randint(10, 200, (n, 5), generator=torch.Generator().manual_seed(n))
+    return model, {
+        "input_ids": ids,
+        "pixel_values": torch.randn(n, 3, 28, 28),
+        "qformer_input_ids": words,
+        "qformer_attention_mask": torch.ones_like(words),
+        "attention_mask": torch.ones_like(ids),
+    }
+
+
 LEAKING: dict[str, Callable[[int], Made]] = {"qwen3_vl": qwen3_vl, "gemma4": gemma4}
-"""Families whose decoder is given more than embeddings."""
+"""Families whose decoder is given more than embeddings, to those who do not know it."""
 
 FAMILIES: dict[str, Callable[[int], Made]] = {
     make.__name__: make
@@ -305,6 +367,9 @@ FAMILIES: dict[str, Callable[[int], Made]] = {
         fuyu,
         idefics3,
         mistral3,
+        qwen3_vl,
+        mllama,
+        instructblip,
     )
 }
 

@@ -93,10 +93,13 @@ class Noise:
     ) -> Float[Tensor, "n tokens width"]:
         """The embeddings with the span's tokens drawn anew."""
         mask = samples.spans[self.span]
-        moment = self._known(self.moments)[self.span]
+        if not bool(mask.any()):
+            return embeddings
+        span = f"{self.span}@{samples.site}" if samples.site else self.span
+        moment = self._known(self.moments)[span]
         width = embeddings.shape[-1]
         z = [
-            gaussian(f"{self.seed}/{name}/{self.span}/{draw}", count, width)
+            gaussian(f"{self.seed}/{name}/{span}/{draw}", count, width)
             for name, count in zip(samples.ids, mask.sum(-1).tolist(), strict=True)
         ]
         noise = moment.mean + moment.std * torch.from_numpy(np.concatenate(z))
