@@ -13,6 +13,7 @@ from pid_lens.atoms import Atoms
 from pid_lens.batching import batch
 from pid_lens.compare import compare
 from pid_lens.curves import Curve
+from pid_lens.donors import Donors, collect
 from pid_lens.estimators import (
     BATCH,
     BROJA,
@@ -31,7 +32,7 @@ from pid_lens.estimators import (
     question_groups,
 )
 from pid_lens.intervening import intervene
-from pid_lens.interventions import Knockout, Noise
+from pid_lens.interventions import Knockout, Mean, Noise, Remove, Resample, Zero
 from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
 from pid_lens.one_call import spectrum
@@ -53,6 +54,7 @@ __all__ = [
     "ConceptBottleneck",
     "ContextualContribution",
     "Curve",
+    "Donors",
     "Estimator",
     "FlowPID",
     "GaussianPID",
@@ -61,17 +63,22 @@ __all__ = [
     "Knockout",
     "Lens",
     "LogitLens",
+    "Mean",
     "Moments",
     "Noise",
     "Pooled",
     "Readout",
     "Reads",
+    "Remove",
+    "Resample",
     "Samples",
     "Spans",
     "Spectrum",
+    "Zero",
     "batch",
     "batch_pid",
     "calibrate",
+    "collect",
     "compare",
     "concept_information",
     "demo",

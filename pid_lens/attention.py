@@ -96,7 +96,8 @@ class Blockade:
             active = [self._active(variation, layer) for variation in self._variations]
             if not any(active):
                 return None
-            arguments["attention_mask"] = self._mask(arguments, active)
+            causal = getattr(module, "is_causal", True)
+            arguments["attention_mask"] = self._mask(arguments, active, causal)
             return (), arguments
 
         return close
@@ -133,7 +134,9 @@ class Blockade:
             one for one in variation.attention if layer in chosen_layers(one, self.anatomy)
         )
 
-    def _mask(self, arguments: Mapping[str, Any], active: list[tuple[Any, ...]]) -> Tensor:
+    def _mask(
+        self, arguments: Mapping[str, Any], active: list[tuple[Any, ...]], causal: bool
+    ) -> Tensor:
         """The layer's mask with what is closed; one object for layers that share it."""
         given, states = arguments.get("attention_mask"), arguments["hidden_states"]
         queries, before = states.shape[1], self._before
@@ -146,7 +149,7 @@ class Blockade:
         made_of = (id(given), tuple(active), keys, states.device)
         if made_of not in self._made:
             closed = self._closed(active, queries, keys).to(states.device)
-            mask = _causal(queries, keys, states) if given is None else given
+            mask = _unwritten(queries, keys, causal, states) if given is None else given
             self._made[made_of] = given, forbidden(mask, closed)
         return self._made[made_of][1]
 
@@ -191,8 +194,12 @@ def forbidden(
     return torch.where(closed, torch.finfo(mask.dtype).min, mask)
 
 
-def _causal(queries: int, keys: int, states: Tensor) -> Bool[Tensor, "1 1 queries keys"]:
-    """The mask that None stands for: a token sees itself and what is before it."""
+def _unwritten(
+    queries: int, keys: int, causal: bool, states: Tensor
+) -> Bool[Tensor, "1 1 queries keys"]:
+    """The mask that None stands for: a token sees itself and what is before it, or everything."""
+    if not causal:
+        return torch.ones(1, 1, queries, keys, dtype=torch.bool, device=states.device)
     at = torch.arange(keys - queries, keys, device=states.device)
     return (torch.arange(keys, device=states.device) <= at[:, None])[None, None]
 

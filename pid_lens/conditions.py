@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pid_lens.interventions import Noise
+import torch
+
+from pid_lens.interventions import Noise, Remove
 from pid_lens.protocols import (
     AttentionIntervention,
     EmbeddingIntervention,
@@ -15,7 +17,7 @@ from pid_lens.protocols import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from pid_lens.samples import Samples
@@ -59,6 +61,25 @@ def checked(name: str, interventions: Any) -> tuple[Intervention, ...]:
     return tuple(interventions)
 
 
+def refuse_strangers(interventions: Iterable[Intervention], model: str, site: str) -> None:
+    """Moments and donors must come from this model.
+
+    Raises:
+        ValueError: they come from another one.
+    """
+    for one in interventions:
+        for name in ("moments", "donors"):
+            measured = getattr(one, name, None)
+            if measured is not None:
+                measured.check(model, site)
+
+
+def measured_by(interventions: Iterable[Intervention]) -> list[str]:
+    """Fingerprints of the moments behind interventions, whose reprs do not say them."""
+    found = (getattr(one, "moments", None) for one in interventions)
+    return sorted({moments.fingerprint for moments in found if moments is not None})
+
+
 @dataclass(frozen=True)
 class Variation:
     """One copy of a batch in a forward pass: a condition, and a draw of its noise."""
@@ -76,6 +97,19 @@ class Variation:
     def attention(self) -> tuple[AttentionIntervention, ...]:
         """What may not be seen."""
         return tuple(i for i in self.interventions if isinstance(i, AttentionIntervention))
+
+    @property
+    def edits_arguments(self) -> bool:
+        """Whether the decoder is given something else in this variation."""
+        return bool(self.embedding) or any(isinstance(i, Remove) for i in self.attention)
+
+    def removed(self, samples: Samples) -> Bool[Tensor, "n tokens"]:
+        """The tokens that are taken out of the prompt."""
+        out = torch.zeros(samples.spans.shape, dtype=torch.bool)
+        for one in self.attention:
+            if isinstance(one, Remove):
+                out |= one.removed(samples).cpu()
+        return out
 
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples

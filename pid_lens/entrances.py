@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from pid_lens.forking import repeat_rows
 from pid_lens.hooks import hooked
@@ -15,7 +16,7 @@ from pid_lens.spans import Spans
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
-    from torch import Tensor, nn
+    from torch import nn
 
     from pid_lens.anatomy import Anatomy
     from pid_lens.conditions import Variation
@@ -95,7 +96,34 @@ def varied(
         entry.put(repeated, torch.cat([v.edit(entry.vectors, entry.samples) for v in variations]))
     embeddings = [v.edit(_base(anatomy, given, main, v), samples) for v in variations]
     main.put(repeated, torch.cat(embeddings))
-    return repeated
+    return closed_up(repeated, arguments, samples, variations)
+
+
+def closed_up(
+    repeated: dict[str, Any],
+    arguments: Mapping[str, Any],
+    samples: Samples,
+    variations: Sequence[Variation],
+) -> dict[str, Any]:
+    """The positions of each variation's tokens, counted without those that it removes."""
+    removed = [variation.removed(samples) for variation in variations]
+    if not any(bool(one.any()) for one in removed):
+        return repeated
+    mask, given = arguments.get("attention_mask"), arguments.get("position_ids")
+    plain = isinstance(mask, Tensor) and mask.ndim == 2
+    attended = mask.bool() if mask is not None and plain else torch.ones_like(removed[0])
+    positions = [_counted(attended, one.to(attended.device), given) for one in removed]
+    return {**repeated, "position_ids": torch.cat(positions, -2)}
+
+
+def _counted(
+    attended: Bool[Tensor, "n tokens"], removed: Bool[Tensor, "n tokens"], given: Tensor | None
+) -> Tensor:
+    """Positions without what is removed, of as many axes as those given; else as they are."""
+    if given is not None and not bool(removed.any()):
+        return given.expand(*given.shape[:-2], *removed.shape)
+    counted = ((attended & ~removed).long().cumsum(-1) - 1).clamp_min(0)
+    return counted if given is None else counted.expand(*given.shape[:-2], -1, -1)
 
 
 def _base(

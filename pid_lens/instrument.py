@@ -157,7 +157,7 @@ class _Recording:
         """Before the decoder: repeats the rows and hides what each variation hides."""
         samples, times = self._seen(), len(self.variations)
         self.blockade.begin(samples, self.variations)
-        if not any(variation.embedding for variation in self.variations) and times == 1:
+        if times == 1 and not self.variations[0].edits_arguments:
             return None
         arguments = embedded(module, named_arguments(module, args, kwargs))
         embeddings = arguments["inputs_embeds"]

@@ -11,7 +11,7 @@ import torch
 
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.attention import Blockade
-from pid_lens.conditions import Variation, checked
+from pid_lens.conditions import Variation, checked, refuse_strangers
 from pid_lens.entrances import embedded, varied
 from pid_lens.forking import cached_tokens, refuse_ways_around
 from pid_lens.hooks import hooked, named_arguments
@@ -75,9 +75,7 @@ def intervene(
     if not listed:
         raise ValueError("no intervention: intervene(model, Knockout('image', 'question'))")
     completed = tuple(i.complete(moments=moments, seed=seed, draws=1) for i in listed)
-    for known in (getattr(one, "moments", None) for one in completed):
-        if known is not None:
-            known.check(found.fingerprint(), found.site)
+    refuse_strangers(completed, found.fingerprint(), found.site)
     variation = Variation("", 0, completed)
     now = _Intervening(
         found,
@@ -130,7 +128,7 @@ class _Intervening:
         assert self.samples is not None
         arguments = named_arguments(module, args, kwargs)
         samples = self.samples
-        if not cached_tokens(arguments) and self.variation.embedding:
+        if not cached_tokens(arguments) and self.variation.edits_arguments:
             arguments = embedded(module, arguments)
             refuse_ways_around(arguments, self.anatomy.known_ways)
             samples = samples.extended(arguments["inputs_embeds"].shape[1])

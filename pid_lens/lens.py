@@ -6,10 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.conditions import CONDITIONS, Variation, checked, draws_of, listed, variations
+from pid_lens.conditions import (
+    CONDITIONS,
+    Variation,
+    checked,
+    draws_of,
+    listed,
+    measured_by,
+    refuse_strangers,
+    variations,
+)
 from pid_lens.estimators import BROJA
 from pid_lens.instrument import Instrument
 from pid_lens.moments import Moments
@@ -105,7 +115,8 @@ class Lens:
         self.variations = variations(self.conditions, self.interventions)
         self.estimators = tuple(estimators)
         readout, model_hash = readout or LogitLens(), self.anatomy.fingerprint()
-        used = self._moments_of(model_hash)
+        every = (*self.interventions, *chain(*self.conditions.values()))
+        refuse_strangers(every, model_hash, self.anatomy.site)
         self._instrument = Instrument(
             anatomy=self.anatomy,
             processor=processor,
@@ -124,21 +135,12 @@ class Lens:
                     for name, hidden in self.conditions.items()
                 ),
                 "conditions": {name: list(map(repr, c)) for name, c in self.conditions.items()},
-                "moments": sorted({moments.fingerprint for moments in used}),
+                "moments": measured_by(every),
             },
         )
         self._versions = self.anatomy.versions
         self._pile = Pile(memory)
         self._open: list[AbstractContextManager] = []
-
-    def _moments_of(self, model: str) -> list[Moments]:
-        """The moments behind the interventions, each of this model or refused."""
-        every = (self.interventions, *self.conditions.values())
-        hidden = [i for interventions in every for i in interventions]
-        used = [found for i in hidden if (found := getattr(i, "moments", None)) is not None]
-        for moments in used:
-            moments.check(model, self.anatomy.site)
-        return used
 
     # ---------------------------------------------------------------- opening
 

@@ -145,6 +145,26 @@ class Moments(Mapping[str, Moment]):
         return f"Moments({sizes}, model {self.model}, at {self.site})"
 
 
+def at_site(span: str, site: str) -> str:
+    """What a span is called at an entrance of the decoder; "" is that of its embeddings."""
+    return f"{span}@{site}" if site else span
+
+
+def moments_of(asking: Any, moments: Moments | None, span: str, site: str = "") -> Moment:
+    """The moment of a span at a site.
+
+    Raises:
+        ValueError: there are no moments at all, or none for this span.
+    """
+    if moments is None:
+        raise ValueError(
+            f"{asking!r} needs the moments of the {span}'s embeddings: moments = "
+            "pid_lens.calibrate(model, batches, processor=processor), then "
+            "Lens(..., moments=moments)"
+        )
+    return moments[at_site(span, site)]
+
+
 class _Reached(Exception):  # noqa: N818
     """The decoder's input was seen: the rest of the forward pass is not needed."""
 
@@ -194,10 +214,10 @@ def calibrate(
             labels=torch.full((found.shape[0],), -1),
         )
         spans = {
-            f"{name}@{entry.samples.site}" if entry.samples.site else name: Moment.of(
+            at_site(name, entry.samples.site): Moment.of(
                 entry.vectors[mask.to(entry.vectors.device)]
             )
-            for entry in _entries(anatomy, batch.to(anatomy.device).inputs, samples)
+            for entry in entered(anatomy, batch.to(anatomy.device).inputs, samples)
             for name, mask in entry.samples.spans.items()
             if name != "answer" and bool(mask.any())
         }
@@ -221,8 +241,8 @@ def calibrate(
 
 
 @torch.no_grad()
-def _entries(anatomy: Anatomy, inputs: Mapping[str, Any], samples: Samples) -> list[Entry]:
-    """Whatever enters the decoder, and the words that its image features depend on."""
+def entered(anatomy: Anatomy, inputs: Mapping[str, Any], samples: Samples) -> list[Entry]:
+    """Whatever enters the decoder for a batch, and the words that image features depend on."""
     arguments = _decoder_input(anatomy, inputs)
     aware = anatomy.question_aware
     more = [] if aware is None else [aware.entry(inputs, samples)]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
+from pid_lens.moments import at_site, moments_of
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
@@ -70,23 +72,14 @@ class Noise:
         Raises:
             ValueError: there are no moments at all, or none for this span.
         """
-        found = self._known(moments if self.moments is None else self.moments)
+        found = moments if self.moments is None else self.moments
+        moments_of(self, found, self.span)
         return replace(
             self,
             moments=found,
             seed=seed if self.seed is None else self.seed,
             draws=draws if self.draws is None else self.draws,
         )
-
-    def _known(self, moments: Moments | None) -> Moments:
-        if moments is None:
-            raise ValueError(
-                f"{self!r} needs the moments of the {self.span}'s embeddings: moments = "
-                "pid_lens.calibrate(model, batches, processor=processor), then "
-                "Lens(..., moments=moments)"
-            )
-        moments[self.span]
-        return moments
 
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
@@ -95,8 +88,8 @@ class Noise:
         mask = samples.spans[self.span]
         if not bool(mask.any()):
             return embeddings
-        span = f"{self.span}@{samples.site}" if samples.site else self.span
-        moment = self._known(self.moments)[span]
+        span = at_site(self.span, samples.site)
+        moment = moments_of(self, self.moments, self.span, samples.site)
         width = embeddings.shape[-1]
         z = [
             gaussian(f"{self.seed}/{name}/{span}/{draw}", count, width)

@@ -1,0 +1,87 @@
+"""Resample: another sample's image or question in a span's place."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from pid_lens.donors import Donors
+    from pid_lens.moments import Moments
+    from pid_lens.samples import Samples
+
+
+@dataclass(frozen=True)
+class Resample:
+    """Another sample's embeddings in place of a span, at the decoder's input.
+
+    The model sees a real image (or question), and not this one's. Donors come from a fixed
+    collection (`Donors`) and are chosen by (seed, sample id, span, draw): never from the batch,
+    so that results do not depend on its company. A sample is never its own donor. A donor has
+    as many tokens as the span, or more, of which the first ones are taken.
+
+    Args:
+        span: what to replace.
+        donors: where from, of `pid_lens.collect`.
+        seed: by default the Lens's.
+        draws: independent donors to average over; by default the Lens's.
+
+    Source:
+        Interpretability in the wild: a circuit for indirect object identification in GPT-2 small
+        (Wang et al., 2022), https://arxiv.org/abs/2211.00593: ablation by other samples
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> donors = pid_lens.collect(model, pid_lens.demo.batches("vision", n=32))
+        >>> Resample("image", donors)
+        Resample(span='image', donors=Donors(image 32, question 32 samples, ...), seed=None, ...)
+    """
+
+    span: str
+    donors: Donors
+    seed: int | None = None
+    draws: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.draws is not None and self.draws < 1:
+            raise ValueError(f"resampling needs at least one draw; got draws={self.draws}")
+        self.donors.of(self.span)
+
+    def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
+        """Fills in what was left to the Lens."""
+        return replace(
+            self,
+            seed=seed if self.seed is None else self.seed,
+            draws=draws if self.draws is None else self.draws,
+        )
+
+    def edit(
+        self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
+    ) -> Float[Tensor, "n tokens width"]:
+        """The embeddings with the span's tokens those of other samples.
+
+        Raises:
+            ValueError: no donor has as many tokens as a sample's span.
+        """
+        mask = samples.spans[self.span].cpu()
+        if not bool(mask.any()):
+            return embeddings
+        counts = mask.sum(-1).tolist()
+        given = [
+            self.donors.choose(self.span, name, count, self._key(name, draw), samples.site)
+            for name, count in zip(samples.ids, counts, strict=True)
+        ]
+        edited = embeddings.clone()
+        edited[mask.to(embeddings.device)] = torch.cat(given).to(embeddings)
+        return edited
+
+    def _key(self, name: str, draw: int) -> int:
+        digest = hashlib.sha256(f"{self.seed}/{name}/{self.span}/{draw}".encode()).digest()
+        return int.from_bytes(digest[:8], "big")
