@@ -11,6 +11,7 @@ from pid_lens import demo, truth
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.atoms import Atoms
 from pid_lens.batching import batch
+from pid_lens.checking import Checked, check
 from pid_lens.compare import compare
 from pid_lens.curves import Curve
 from pid_lens.donors import Donors, collect
@@ -51,6 +52,7 @@ __all__ = [
     "Anatomy",
     "Atoms",
     "Batch",
+    "Checked",
     "ConceptBottleneck",
     "ContextualContribution",
     "Curve",
@@ -78,6 +80,7 @@ __all__ = [
     "batch",
     "batch_pid",
     "calibrate",
+    "check",
     "collect",
     "compare",
     "concept_information",
