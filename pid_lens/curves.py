@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,7 +11,7 @@ import torch
 
 from pid_lens.atoms import NATS, Unit
 from pid_lens.differences import DIFFERENCE, aligned, common_groups, refuse_others
-from pid_lens.errors import standard_error
+from pid_lens.errors import interval, standard_error
 from pid_lens.storage import load_record, save_record
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Curve:
 
     Tensors are float64 on the CPU, in ``unit``. ``a - b`` of two curves over the same samples is
     paired: its error is that of the mean difference.
+
+    Raises:
+        ValueError: pointwise values of another shape or not finite, or a sample that stands
+            twice.
 
     Example:
         >>> values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
@@ -50,7 +55,8 @@ class Curve:
     unit: Unit = "bits"
     settings: dict[str, Any] = field(default_factory=dict)
     cap: Tensor | None = None
-    """The most that the estimator can say, [layers], e.g. log of the batch size."""
+    """The most that the estimator can say, [layers], e.g. the log of the number of samples that
+    a critic tells apart."""
     groups: Tensor | None = None
     """The cluster of each sample, where they are not independent."""
     parts: dict[str, Curve] = field(default_factory=dict)
@@ -61,6 +67,19 @@ class Curve:
         if list(self.pointwise.shape) != expected:
             raise ValueError(
                 f"pointwise must be [layers, n] = {expected}; got {list(self.pointwise.shape)}"
+            )
+        twice = [name for name, count in Counter(self.ids).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"each sample counts once; {len(twice)} of the ids stand more than once, such as "
+                f"{twice[0]!r}"
+            )
+        bad = (~self.pointwise.isfinite()).nonzero()
+        if len(bad):
+            layer, row = bad[0].tolist()
+            raise ValueError(
+                f"pointwise must be finite; got {float(self.pointwise[layer, row])} at layer "
+                f"{self.layers[layer]}, sample {self.ids[row]!r}: leave that sample out"
             )
 
     @property
@@ -75,10 +94,17 @@ class Curve:
 
     @property
     def near_cap(self) -> Tensor:
-        """Where the value lies within 10 % of the cap and says only that it is large, bool."""
-        if self.cap is None:
-            return torch.zeros(len(self.layers), dtype=torch.bool)
-        return self.value > NEAR_CAP * self.cap
+        """Where the cap squeezes the value, [layers] bool: it or one of its parts is near.
+
+        Within 10 % of its cap a value says only that it is large, and a difference with such a
+        part says little.
+        """
+        near = torch.zeros(len(self.layers), dtype=torch.bool)
+        if self.cap is not None:
+            near |= self.value > NEAR_CAP * self.cap
+        for part in self.parts.values():
+            near |= part.near_cap
+        return near
 
     @property
     def n(self) -> int:
@@ -86,9 +112,12 @@ class Curve:
         return len(self.ids)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """A confidence interval of the value, [layers] each; sampling error alone."""
-        z = torch.special.ndtri(torch.tensor(0.5 + level / 2, dtype=torch.float64))
-        return self.value - z * self.error, self.value + z * self.error
+        """A confidence interval of the value, [layers] each; sampling error alone.
+
+        Raises:
+            ValueError: a level that is no probability.
+        """
+        return interval(self.value[None], torch.zeros_like(self.value), self.error, level)
 
     def to(self, unit: Unit) -> Self:
         """The same in another unit, ``"bits"`` or ``"nats"``.
@@ -108,7 +137,7 @@ class Curve:
         )
 
     def __sub__(self, other: Curve) -> Curve:
-        """The change from ``other`` to this one, sample by sample.
+        """The change from ``other`` to this one, sample by sample; both are its parts.
 
         Raises:
             ValueError: another quantity, or other samples, layers, unit, estimator or settings.
@@ -123,20 +152,24 @@ class Curve:
             estimator=f"{DIFFERENCE}{self.estimator}",
             settings={**self.settings, "minus": other.settings},
             cap=None,
-            parts={},
+            parts={"changed": self, "baseline": other},
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a layer: value, error, cap, and the same of every part."""
+        """One row a layer: value, error, near_cap, cap, and the same of every part."""
         import pandas as pd
 
-        columns = {"value": self.value, "error": self.error, "near_cap": self.near_cap}
-        if self.cap is not None:
-            columns["cap"] = self.cap
+        columns = {"value": self.value, **self._columns("")}
         for name, part in self.parts.items():
-            columns |= {name: part.value, f"{name}_error": part.error}
+            columns |= {name: part.value, **part._columns(f"{name}_")}
         rows = pd.Index(self.layers, name="layer")
         return pd.DataFrame({k: v.numpy() for k, v in columns.items()}, index=rows)
+
+    def _columns(self, prefix: str) -> dict[str, Tensor]:
+        """What a table says beside the value."""
+        columns = {"error": self.error, "near_cap": self.near_cap}
+        columns |= {} if self.cap is None else {"cap": self.cap}
+        return {f"{prefix}{name}": column for name, column in columns.items()}
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws the value over the layers with its 95 % band and its cap."""

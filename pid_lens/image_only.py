@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TEXT = ("question", "options")
 """Spans that differ from sample to sample; what else stands before an image is the template."""
 UNSEEN = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""A state may move by this share through rounding; by `UNSEEN_IN_HALF` in half precision."""
+"""A model's states may move by this share through rounding; `UNSEEN_IN_HALF` in half precision."""
 UNSEEN_IN_HALF = 1e-2
 
 
@@ -57,8 +57,15 @@ def refuse_text_before_image(spans: Spans) -> None:
     """The last image token must stand before question and options.
 
     Raises:
-        ValueError: some sample has text of its own before its last image token.
+        ValueError: some sample has text of its own before its last image token, or nobody said
+            where the question stands.
     """
+    if "question" not in spans:
+        raise ValueError(
+            "no span says where the text is, so nothing shows that it stands behind the image: "
+            "name it, spans={'image': mask, 'question': mask}, or hand over the processor, or "
+            "leave out Pooled('image', token='last')"
+        )
     last = spans.positions("image")[:, None]
     for name in TEXT:
         if name not in spans:
@@ -79,14 +86,27 @@ def refuse_seeing_image(
 ) -> None:
     """The last image token's state must be the same before another text.
 
+    Args:
+        own: the state before its own text, as it was computed: rounding it would move it.
+        other: the state before another text.
+        layer: where.
+        dtype: that of the model, which says how far rounding may move a state.
+
     Raises:
-        ValueError: it is not, in some sample.
+        ValueError: it is not the same in some sample, or not finite.
     """
+    own, other = own.double(), other.double()
+    if not bool((own.isfinite() & other.isfinite()).all()):
+        raise ValueError(
+            f"the last image token's state at layer {layer} is NaN or infinite, so nothing shows "
+            "that it does not see the text: run the model in float32 or bfloat16, or leave out "
+            "Pooled('image', token='last')"
+        )
     moved = (other - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(torch.finfo(own.dtype).tiny)
-    if bool((moved > UNSEEN.get(dtype, UNSEEN_IN_HALF)).any()):
+    if not bool((moved <= UNSEEN.get(dtype, UNSEEN_IN_HALF)).all()):
         raise ValueError(
             f"the image sees the text in this model: with another text behind it, the last image "
-            f"token's state at layer {layer} moves by {float(moved.max()):.1%}. There is no "
+            f"token's state at layer {layer} moves by {float(moved.max()):.2%}. There is no "
             "image-only state in it to compare with (PaliGemma's prefix, for one, attends both "
             "ways): leave out Pooled('image', token='last')"
         )

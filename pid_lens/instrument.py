@@ -190,10 +190,10 @@ class _Recording:
                 )
             self.answers[layer] = rearrange(answers, "(v n) answers -> v n answers", v=times)
             for pooled in self.how.states if self._untouched() else ():
-                own = pooled(states[: samples.n], samples.spans)
-                self.states[layer, pooled.name] = own
+                self.states[layer, pooled.name] = pooled(states[: samples.n], samples.spans)
                 if self._probing() and is_image_only(pooled):
-                    other = pooled(states[-samples.n :], samples.spans)
+                    ends = states[: samples.n], states[-samples.n :]
+                    own, other = (pooled.unrounded(end, samples.spans) for end in ends)
                     refuse_seeing_image(own, other, layer, states.dtype)
 
         return read

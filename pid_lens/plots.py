@@ -88,8 +88,8 @@ def plot_spectra(spectra: Mapping[str, Spectrum], title: str | None = None) -> F
 def plot_curve(curve: Curve, ax: Axes | None = None) -> Axes:
     """Draws one quantity over the layers, what it is made of, and the cap of its estimator.
 
-    Bands are 95 % intervals of the mean over samples; a hollow marker lies within 10 % of the
-    cap and says only that the quantity is large.
+    Bands are 95 % intervals of the mean over samples; where a marker is hollow the value, or one
+    of its parts, lies within 10 % of its cap and says only that it is large.
     """
     import matplotlib.pyplot as plt
 

@@ -271,7 +271,7 @@ class Reads:
         Example:
             >>> import torch
             >>> even = torch.full((1, 1, 4, 2), 0.5).log()
-        >>> one = Reads.from_posteriors(even, conditions=["plain"])
+            >>> one = Reads.from_posteriors(even, conditions=["plain"])
             >>> Reads.join(full=one, vision=one, language=one).conditions
             ('full', 'vision', 'language')
         """

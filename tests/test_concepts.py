@@ -1,22 +1,19 @@
-"""Concept bottlenecks: known informations, published numbers, laws of the estimator, bad input."""
+"""What states tell about concepts: known informations, chance, published numbers, bad input."""
 
 import math
-import sys
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
 
-from pid_lens import Lens, Pooled, Reads
-from pid_lens.curves import Curve
-from pid_lens.estimators.concepts.bottleneck import BottleneckRecipe
-from pid_lens.estimators.concepts.concepts import concept_information
-from pid_lens.estimators.concepts.questions import question_groups
-from pid_lens.estimators.concepts.states import ConceptBottleneck
+from pid_lens.errors import standard_error
+from pid_lens.estimators import BottleneckRecipe, concept_information
 
 N = 2000
 QUICK = BottleneckRecipe(widths=(8,), epochs=3, patience=None, folds=2)
+ANY_GAIN = pytest.mark.filterwarnings("ignore:.*gain_by_chance:UserWarning")
+"""For tests that are not about the gain."""
 
 
 def randn(*shape, seed=0):
@@ -162,7 +159,9 @@ def test_both_bounds_and_their_difference(system):
     assert_bounds(found.conditional, truth[1], error[1])
     difference = found.unconditional.pointwise - found.conditional.pointwise
     assert torch.allclose(found.gain.pointwise, difference, atol=1e-12)
-    assert float(found.gain.value) == pytest.approx(truth[0] - truth[1], abs=0.15 * max(truth))
+    for gain in (found.gain, found.gain_beyond_chance):
+        assert float(gain.value) == pytest.approx(truth[0] - truth[1], abs=0.15 * max(truth))
+    assert abs(found.gain_by_chance.value) < 0.02
 
 
 def test_the_sign_of_the_gain():
@@ -174,6 +173,7 @@ def test_the_sign_of_the_gain():
     assert synergistic[0] - synergistic[1] < -0.7
 
 
+@ANY_GAIN
 def test_a_layer_knows_what_it_knows_whatever_the_others_are():
     h, targets, groups = GROUPED["said by the group too"].drawn(400)
     noise = randn(400, 8)
@@ -204,13 +204,74 @@ def test_one_bottleneck_for_all_layers_reads_what_is_said_the_same_way():
 def test_images_that_come_again_are_held_out_together():
     """Concepts that have nothing to do with the states, but every image is seen six times."""
     image = torch.arange(600) // 6
-    concepts = torch.arange(100).remainder(2)[torch.randperm(100)][image]
+    shuffled = torch.randperm(100, generator=torch.Generator().manual_seed(2))
+    concepts = torch.arange(100).remainder(2)[shuffled][image]
     h = randn(100, 8)[image] + 0.01 * randn(600, 8, seed=1)
     leaked = concept_information(h[None], concepts, progress=False).unconditional
     sound = concept_information(h[None], concepts, clusters=image, progress=False).unconditional
     assert leaked.value > 0.5
     assert sound.value < 0.05
-    assert sound.error > leaked.error / 6
+    assert torch.equal(sound.groups, image)
+    influences = sound.pointwise - sound.value[:, None]
+    assert torch.equal(sound.error, standard_error(influences, image))
+    assert not torch.isclose(sound.error, standard_error(influences), rtol=0.1)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 4e3])
+def test_a_layer_that_never_changes_tells_nothing(constant):
+    targets = ALONE["four labels"].drawn(400)[1]
+    found = concept_information(torch.full((1, 400, 8), constant), targets, progress=False)
+    assert -0.02 < found.unconditional.value < 0
+
+
+# ---------------------------------------------------------------- gain by chance
+
+
+def heard(*given, **more):
+    """What is found, and the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = concept_information(*given, progress=False, **more)
+    return found, [str(warning.message) for warning in caught]
+
+
+def at_random(count, n, seed=0):
+    return torch.randint(count, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "count"), [("eight labels", 600, 10), ("many concepts", 900, 9)]
+)
+def test_groups_that_tell_nothing_have_a_gain_only_by_chance(name, n, count):
+    h, targets, _ = ALONE[name].drawn(n)
+    found, said = heard(h[None], targets, groups=at_random(count, n), layers=[7])
+    assert found.gain.value > max(0.1, 2 * float(found.gain.error))
+    assert found.gain_by_chance.value > 0.1
+    beyond = found.gain_beyond_chance
+    assert abs(beyond.value) < 2.5 * beyond.error
+    difference = found.gain.pointwise - found.gain_by_chance.pointwise
+    assert torch.allclose(beyond.pointwise, difference, atol=1e-12)
+    assert (
+        sum("layer 7: the gain is positive, but within 2 errors" in words for words in said) == 1
+    )
+
+
+def test_a_gain_beyond_chance_is_not_doubted():
+    h, targets, groups = GROUPED["independent given group"].drawn(600)
+    found, said = heard(h[None], targets, groups=groups)
+    assert found.gain_beyond_chance.value > 0.3
+    assert said == []
+
+
+def test_groups_of_whole_images_are_exchanged_as_wholes():
+    """Forty images with eight samples each: chance is that of forty, and not of 320, samples."""
+    image = torch.arange(320) // 8
+    groups = at_random(4, 40)[image]
+    concepts = at_random(4, 40, seed=1)[image]
+    clustered, _ = heard(randn(1, 320, 4), concepts, groups=groups, clusters=image)
+    assert clustered.gain_by_chance.value > 0.1
+    assert clustered.gain.value > 0.1
+    assert abs(clustered.gain_beyond_chance.value) < 2 * clustered.gain_beyond_chance.error
 
 
 # ---------------------------------------------------------------- the published numbers
@@ -221,9 +282,8 @@ def two_layers():
     """A layer that knows all and one that knows nothing, with questions in three groups."""
     _, targets, groups = GROUPED["said by the group too"].drawn(600)
     knows = torch.cat([8 * targets, torch.zeros(600, 4)], 1)
-    return concept_information(
-        torch.stack([knows, randn(600, 8)]), targets, groups=groups, progress=False
-    ), (targets, groups)
+    found, _ = heard(torch.stack([knows, randn(600, 8)]), targets, groups=groups)
+    return found, (targets, groups)
 
 
 def test_published_within_groups_is_published_over_all(two_layers):
@@ -280,23 +340,29 @@ def test_labels_are_scores_of_one():
         assert torch.equal(one.outputs, other.outputs)
 
 
+@ANY_GAIN
 def test_a_concept_that_never_occurs_changes_nothing_but_its_own_output():
-    h, targets, groups = ALONE["scores"].drawn(200)
+    h, targets, _ = ALONE["scores"].drawn(200)
+    groups = torch.arange(200) % 2
     more = torch.cat([targets, torch.zeros(200, 1)], 1)
     found = concept_information(h[None], more, groups=groups, constants=QUICK)
     assert all(curve.pointwise.isfinite().all() for curve in found.curves.values())
     assert found.outputs.exp()[..., -1].max() < 0.1
 
 
-def test_a_width_that_never_changes_tells_nothing():
+@pytest.mark.parametrize("constant", [0.1, 5.0, 1e6 + 0.3])
+def test_a_width_that_never_changes_tells_nothing(constant):
     h, targets, _ = ALONE["four labels"].drawn(100)
-    h[:, 2] = 5.0
+    h[:, 2] = 0
+    expected = concept_information(h[None], targets, constants=QUICK)
+    h[:, 2] = constant
     found = concept_information(h[None], targets, constants=QUICK)
-    assert found.outputs.isfinite().all()
+    assert torch.equal(found.outputs, expected.outputs)
 
 
+@ANY_GAIN
 def test_units():
-    h, targets, groups = ALONE["four labels"].drawn(100)
+    h, targets, groups = GROUPED["grouped"].drawn(100)
     bits, nats = (
         concept_information(h[None], targets, groups=groups, constants=QUICK, unit=unit)
         for unit in ("bits", "nats")
@@ -319,28 +385,48 @@ def test_the_seed_is_ones_own():
     assert not torch.equal(one.outputs, other.outputs)
 
 
+@ANY_GAIN
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_training_needs_no_leave_from_outside(mode):
-    h, targets, groups = ALONE["four labels"].drawn(100)
+    h, targets, groups = GROUPED["grouped"].drawn(100)
     expected = concept_information(h[None], targets, groups=groups, constants=QUICK)
     with mode():
         found = concept_information(1 * h[None], 1 * targets, groups=groups, constants=QUICK)
     assert torch.equal(found.outputs, expected.outputs)
 
 
-def test_training_that_ends_too_early_is_said():
-    h, targets, _ = ALONE["four labels"].drawn(200)
-    with pytest.warns(UserWarning, match="still getting better after 1 epochs"):
-        concept_information(h[None], targets, constants=BottleneckRecipe(epochs=1))
+@pytest.mark.parametrize("shared", [False, True])
+def test_training_that_ends_too_early_is_said_once_and_of_which_layers(shared):
+    h, targets, groups = GROUPED["said by the group too"].drawn(200)
+    flat = torch.zeros_like(h)
+    recipe = BottleneckRecipe(epochs=6, patience=3)
+    _, said = heard(
+        torch.stack([h, flat, h]), targets, layers=(3, 4, 9), shared=shared, constants=recipe
+    )
+    layers = "3, 4, 9" if shared else "3, 9"
+    assert len(said) == 1
+    assert f"layers {layers}: bottlenecks were still getting better after 6 epochs" in said[0]
+    assert "BottleneckRecipe(epochs=...)" in said[0]
+    _, said = heard(h[None], targets, groups=groups, constants=BottleneckRecipe(epochs=1))
+    assert sum("still getting better" in words for words in said) == 1
 
 
 def test_means_of_too_few_samples_are_said():
     label = torch.arange(60) % 20
-    with pytest.warns(UserWarning, match="in 1 groups .* underestimated by about 0.2. bits"):
-        concept_information(randn(1, 60, 4), label, constants=QUICK)
-    groups = torch.arange(60) // 20
-    with pytest.warns(UserWarning, match="in 3 groups"):
-        concept_information(randn(1, 60, 4), label, groups=groups, constants=QUICK)
+    _, said = heard(randn(1, 60, 4), label, constants=QUICK)
+    assert "of 60 samples in 1 groups" in said[0]
+    assert "underestimated by about 0.23 bits" in said[0]  # 19 / (2 * 60 ln 2)
+    _, said = heard(randn(1, 60, 4), label, groups=torch.arange(60) // 20, constants=QUICK)
+    assert "in 3 groups" in said[0]
+
+
+def test_means_of_few_images_are_no_better_for_many_questions_on_each():
+    image = torch.arange(240) // 12
+    label = torch.arange(20) % 4
+    _, alone = heard(randn(1, 20, 4), label, constants=QUICK)
+    _, asked_often = heard(randn(1, 240, 4), label[image], clusters=image, constants=QUICK)
+    assert alone[0].replace("20 samples", "240 samples (20 clusters)") == asked_often[0]
+    assert heard(randn(1, 240, 4), label[image], constants=QUICK)[1] == []
 
 
 H = randn(2, 20, 3).float()
@@ -362,7 +448,25 @@ BAD = {
     "half a label": ((H, torch.full((20,), 0.5)), {}, "whole numbers"),
     "no detection": ((H, HOLE), {}, "2 of 20 samples have no score above 0, first sample 3"),
     "groups of others": ((H, C), {"groups": "ab"}, "20 samples need as many groups"),
-    "a small group": ((H, C), {"groups": "a" * 19 + "b"}, "smallest has 1"),
+    "one group": ((H, C), {"groups": "a" * 20}, "'a': leave groups out for the unconditional"),
+    "a small group": ((H, C), {"groups": "a" * 19 + "b"}, "few samples in group 'b': 1, in 1 of"),
+    "two folds": (
+        (H, C),
+        {"groups": [1] * 18 + [3, 3], "constants": BottleneckRecipe(folds=4)},
+        "group 3: 2, in [12] of the 4 folds, and it needs 3",
+    ),
+    "two folds, no judges": ((H, C), {"groups": "a" * 19 + "b", "constants": QUICK}, "needs 2"),
+    "a group on one image": (
+        (H, C),
+        {"groups": "a" * 16 + "b" * 4, "clusters": torch.arange(20) // 4},
+        "too few clusters in group 'b': 1, in 1 of the 5 folds, and it needs 3.*fewer, larger",
+    ),
+    "ids": ((H, C), {"ids": "ab"}, "20 ids.*got 2"),
+    "an id twice": ((H, C), {"ids": [*range(19), 7]}, "ids must differ; '7' comes 2 times"),
+    "layers": ((H, C), {"layers": [1]}, "2 layers.*got 1"),
+    "a layer twice": ((H, C), {"layers": [1, 1]}, "layers must differ; 1 comes 2 times"),
+    "far labels": ((H, torch.arange(20) * 9), {}, r"got 171 .*unique\(return_inverse=True\)"),
+    "labels in a column": ((H, torch.arange(20)[:, None]), {}, r"labels have one axis, \[n\]"),
     "few clusters": ((H, C), {"clusters": "a" * 10 + "b" * 10}, "5 folds.*got 2"),
     "constants": ((H, C), {"constants": "ours"}, "default.*paper"),
     "unit": ((H, C), {"unit": "bans"}, "unit"),
@@ -378,218 +482,3 @@ def test_bad_input_is_an_error(given, more, words):
 def test_what_is_no_tensor_is_a_type_error():
     with pytest.raises(TypeError, match=r"concepts must be a real torch\.Tensor"):
         concept_information(H, C.tolist())
-
-
-BAD_RECIPES = {
-    "folds": {"folds": 2},
-    "dropout": {"dropout": 1.0},
-    "widths": {"widths": (0,)},
-    "rate": {"rate": 0.0},
-    "epochs": {"epochs": 0},
-    "batch": {"batch": 0},
-    "patience": {"patience": 0},
-}
-
-
-@pytest.mark.parametrize(("name", "wrong"), BAD_RECIPES.items(), ids=BAD_RECIPES)
-def test_a_recipe_is_checked_at_once(name, wrong):
-    with pytest.raises(ValueError, match=name):
-        BottleneckRecipe(**wrong)
-
-
-# ---------------------------------------------------------------- reads
-
-
-def reads(n=60, layers=2):
-    h, targets, _ = ALONE["four labels"].drawn(n)
-    plain = Reads.from_posteriors(
-        torch.full((layers, 1, n, 4), 0.25).log(), conditions=["full"], labels=targets.argmax(1)
-    )
-    states = torch.stack([h * (layer + 1) for layer in range(layers)]).float()
-    return replace(plain, states={"answer": states, "image": -states})
-
-
-SCORES = {row: vector for row, vector in enumerate(randn(60, 4).abs())}
-GROUPS = {str(row): row % 3 for row in range(60)}
-FORMS = {
-    "label": {},
-    "scores": {"concepts": SCORES, "groups": GROUPS},
-    "functions": {"concepts": lambda name: "odd" if int(name) % 2 else "even", "clusters": hash},
-    "shared": {"concepts": SCORES, "shared": True, "state": "image"},
-}
-
-
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_batches_merges_orders_and_repeats_give_one_result(form):
-    make = lambda: ConceptBottleneck(**form, constants=QUICK)  # noqa: E731
-    whole = make().update(reads())
-    streamed, half = make(), make()
-    wrong = reads().rows(range(10))
-    streamed.update(replace(wrong, states={k: -x for k, x in wrong.states.items()}))
-    for at in range(0, 40, 7):
-        streamed.update(reads().rows(range(at, min(at + 7, 40))))
-    half.update(reads().rows(range(59, 39, -1)))
-    merged = streamed.merge(half)
-    one, other, again = whole.result(), merged.result(), merged.result()
-    assert one.ids == other.ids == tuple(sorted(map(str, range(60))))
-    assert one.parts.keys() == other.parts.keys()
-    for name in (None, *one.parts):
-        curves = [c if name is None else c.parts[name] for c in (one, other, again)]
-        assert torch.equal(curves[0].pointwise, curves[1].pointwise)
-        assert torch.equal(curves[0].pointwise, curves[2].pointwise)
-
-
-def test_the_result_is_that_of_the_arrays():
-    found = ConceptBottleneck(SCORES, groups=GROUPS, constants=QUICK).update(reads()).result()
-    order = sorted(range(60), key=str)
-    expected = concept_information(
-        reads().states["answer"][:, order],
-        torch.stack([SCORES[row] for row in order]),
-        groups=[row % 3 for row in order],
-        constants=QUICK,
-    )
-    assert torch.equal(found.pointwise, expected.gain.pointwise)
-    assert found.name == "visual information gain"
-    assert found.layers == (0, 1)
-    assert set(found.parts) == set(expected.curves) - {"gain"}
-    for name, part in found.parts.items():
-        assert torch.equal(part.pointwise, expected.curves[name].pointwise)
-
-
-def test_without_groups_the_result_is_the_bound():
-    found = ConceptBottleneck(constants=QUICK).update(reads()).result()
-    assert found.name == "I(concepts; state), at least"
-    assert set(found.parts) == {"available", "paper_unconditional"}
-
-
-def test_a_result_can_be_stored(tmp_path):
-    found = ConceptBottleneck(SCORES, groups=GROUPS, clusters=GROUPS, constants=QUICK, unit="nats")
-    curve = found.update(reads()).result()
-    curve.save(tmp_path / "c.safetensors")
-    again = Curve.load(tmp_path / "c.safetensors")
-    assert repr(again) == repr(curve)
-    assert again.settings == curve.settings
-    assert torch.equal(again.error, curve.error)
-    for name, part in curve.parts.items():
-        assert torch.equal(again.parts[name].pointwise, part.pointwise)
-    assert {"gain", "paper_gain"} & set(again.to_pandas().columns) == {"paper_gain"}
-
-
-def test_settings_are_in_the_repr_and_others_do_not_merge():
-    one = ConceptBottleneck(SCORES, seed=3)
-    assert "seed=3" in repr(one)
-    assert " at 0x" not in repr(ConceptBottleneck(lambda name: name))
-    assert one == ConceptBottleneck({str(k): v.numpy() for k, v in SCORES.items()}, seed=3)
-    for other in ({"seed": 4}, {"concepts": SCORES | {0: C[7]}}, {"groups": GROUPS}):
-        with pytest.raises(ValueError, match="equal settings"):
-            one.merge(ConceptBottleneck(**{"concepts": SCORES, "seed": 3} | other))
-
-
-MISSING = {
-    "concepts": (
-        {"concepts": {1: "a"}},
-        r"concepts lack 59 of 60 samples: '0', '10', '11', \.\.\.",
-    ),
-    "a function": ({"concepts": lambda name: None if name == "7" else 1}, r"samples: '7'$"),
-    "groups": ({"groups": dict(list(GROUPS.items())[2:])}, r"groups lack 2 .* '0', '1'$"),
-    "clusters": ({"clusters": {}}, "clusters lack 60"),
-    "lengths": ({"concepts": {row: range(row) for row in range(60)}}, "one length"),
-    "vectors and labels": ({"concepts": {**SCORES, 0: "cat"}}, "one length"),
-}
-
-
-@pytest.mark.parametrize(("more", "words"), MISSING.values(), ids=MISSING)
-def test_what_samples_lack_is_named(more, words):
-    with pytest.raises(ValueError, match=words):
-        ConceptBottleneck(**more).update(reads()).result()
-
-
-def test_unknown_labels_are_named():
-    unknown = replace(reads(), labels=torch.full((60,), -1))
-    with pytest.raises(ValueError, match="60 of 60 samples have no label"):
-        ConceptBottleneck().update(unknown).result()
-
-
-def test_missing_states_are_named():
-    with pytest.raises(
-        ValueError, match=r"question; they have answer, image.*Pooled\('question'\)"
-    ):
-        ConceptBottleneck(state="question").update(reads())
-
-
-def test_a_result_without_samples_is_an_error():
-    with pytest.raises(ValueError, match="no sample"):
-        ConceptBottleneck().result()
-    with pytest.raises(ValueError, match="no sample"):
-        ConceptBottleneck().update(reads().rows(())).result()
-
-
-@pytest.mark.parametrize("wrong", [{"unit": "bans"}, {"constants": "ours"}])
-def test_settings_are_checked_at_once(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        ConceptBottleneck(**wrong)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"concepts": "labels"}, {"groups": [1, 2]}, {"clusters": "label"}, {"concepts": C}]
-)
-def test_what_maps_no_ids_is_an_error(wrong):
-    with pytest.raises(TypeError, match=next(iter(wrong))):
-        ConceptBottleneck(**wrong)
-
-
-def test_inline_in_a_lens(llava):
-    model, batch, moments = llava
-    estimator = ConceptBottleneck(lambda name: int(name.split()[1]) % 2, constants=QUICK)
-    lens = Lens(model, moments=moments, states=[Pooled("answer")], estimators=[estimator])
-    for at in range(5):
-        with lens(replace(batch, ids=tuple(f"{at} {row}" for row in range(4)))), torch.no_grad():
-            model(**batch.inputs)
-    found = estimator.result()
-    assert found.n == 20
-    assert found.layers == lens.reads.layers
-    assert found.value.isfinite().all()
-
-
-# ---------------------------------------------------------------- questions
-
-QUESTIONS = [
-    *(f"what color is the {thing}" for thing in ("cat", "bus", "wall", "car")),
-    *(f"how many {things} are there" for things in ("cats", "buses", "walls")),
-    *(f"is this {thing} left of that one" for thing in ("cat", "car")),
-]
-
-
-def test_questions_that_ask_alike_are_one_group():
-    groups = question_groups(QUESTIONS)
-    assert groups.tolist() == [2] * 4 + [0] * 3 + [1] * 2
-    order = torch.randperm(9, generator=torch.Generator().manual_seed(0)).tolist()
-    shuffled = question_groups([QUESTIONS[row] for row in order])
-    assert torch.equal(shuffled, groups[order])
-
-
-def test_grouping_leaves_the_global_generators_alone():
-    np.random.seed(0)
-    before = np.random.get_state()[1].copy()
-    question_groups(QUESTIONS, k=2, seed=5)
-    assert np.array_equal(np.random.get_state()[1], before)
-
-
-def test_scikit_learn_is_asked_for_when_it_is_needed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
-        question_groups(QUESTIONS)
-
-
-@pytest.mark.parametrize(
-    ("questions", "k", "kind"),
-    [
-        (QUESTIONS, 10, ValueError),
-        (QUESTIONS, 0, ValueError),
-        ("why", 1, TypeError),
-        ([1], 1, TypeError),
-    ],
-)
-def test_bad_questions_are_an_error(questions, k, kind):
-    with pytest.raises(kind, match="questions"):
-        question_groups(questions, k)

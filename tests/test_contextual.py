@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from draws import images
 from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Lens, Pooled, Reads, Spans
 from pid_lens.estimators.infonce.contextual import ContextualContribution
 from pid_lens.estimators.infonce.infonce import InfoNCE
+from pid_lens.image_only import refuse_seeing_image
 
 STATES = (Pooled("image", token="last"), Pooled("answer"))
 PLAIN = {"full": []}
@@ -82,6 +84,26 @@ def test_where_both_terms_are_near_the_cap_the_contribution_is_lost():
     assert truth > 15
     assert abs(float(found.value)) < 0.5
     assert all(part.near_cap.all() for part in found.parts.values())
+    assert found.cap is None
+    assert found.near_cap.all()
+    assert "1 near the cap" in repr(found)
+
+
+def test_repeated_images_are_no_knowledge():
+    """The last state is a code of the image, which neither state tells anything of."""
+    image, last, of = images()
+    text = torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
+    reads = Reads.from_posteriors(torch.zeros(1, 1, 600, 1), conditions=["full"])
+    states = {"image_last": image, "answer": image + 0.1 * text, "y": last}
+    reads = replace(reads, states={name: x[None].float() for name, x in states.items()})
+    alone = contribution(reads)
+    found = contribution(reads, groups=dict(zip(reads.ids, of.tolist(), strict=True)))
+    assert all(part.value > 1 for part in alone.parts.values())
+    for curve in (*found.parts.values(), found):
+        assert -0.4 < curve.value < 2 * curve.error < 0.6
+        assert len(curve.groups.unique()) == 100
+    assert (alone.settings["clustered"], found.settings["clustered"]) == (False, True)
+    assert alone.groups is None
 
 
 def test_it_is_a_paired_difference_of_two_bounds(guided):
@@ -126,6 +148,9 @@ def test_bad_input():
         ContextualContribution(image="other").update(reads)
     with pytest.raises(ValueError, match="constants must be"):
         ContextualContribution(constants="theirs")
+    with pytest.raises(ValueError, match="raw states, without components; got components=3"):
+        ContextualContribution(constants="paper", components=3)
+    assert ContextualContribution(constants="paper").components is None
     with pytest.raises(ValueError, match="token must be"):
         Pooled("image", token="first")
 
@@ -177,6 +202,103 @@ def test_text_before_the_image_is_refused(name):
     with pytest.raises(ValueError, match=f"the {name} stands before the last image token"):
         run(lens, model, replace(batch, spans=Spans(**spans)))
     run(lens, model, batch)
+
+
+def test_text_that_nobody_named_is_refused():
+    model, batch = make("llava")
+    nameless = replace(batch, spans=Spans(image=batch.spans["image"]))
+    with pytest.raises(ValueError, match="no span says where the text is"):
+        run(Lens(model, conditions=PLAIN, states=STATES), model, nameless)
+    run(Lens(model, conditions=PLAIN, states=[Pooled("answer")]), model, nameless)
+
+
+def seen(batch, change):
+    """What a lens makes of a model whose last image token is changed in both copies of a batch."""
+    model, _ = make("llava")
+    rows, at = torch.arange(batch.n), batch.spans.positions("image")
+
+    def meddle(module, args, output):
+        own, other = change(output[rows, at])
+        output = output.clone()
+        output[rows, at] = own
+        if len(output) > batch.n:
+            output[batch.n + rows, at] = other
+        return output
+
+    lens = Lens(model, conditions=PLAIN, states=STATES, layers=[1])
+    with lens.anatomy.layers[1].register_forward_hook(meddle):
+        run(lens, model, batch)
+    return lens.reads.states["image_last"][0]
+
+
+HUGE = 6e4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: (x, -x), "moves by 200.00%"),
+        (lambda x: (x, x * (1 + 3e-4)), "moves by 0.03%"),
+        (lambda x: (HUGE + 0 * x, -HUGE + 0 * x), "moves by 200.00%"),
+        (lambda x: (x, x * math.nan), "layer 1 is NaN or infinite"),
+        (lambda x: (x * math.inf, x * math.inf), "layer 1 is NaN or infinite"),
+        (lambda x: (x.index_fill(0, torch.tensor(2), math.nan), x), "layer 1 is NaN or infinite"),
+        (lambda x: (x, x + torch.eye(4, 32)[[2, 2, 0, 2]] * 0.1), "moves by"),
+    ],
+)
+def test_a_state_that_moves_is_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        seen(make("llava")[1], change)
+
+
+def test_a_state_that_moves_by_rounding_alone_passes():
+    """What half precision rounds apart, up and down from the middle of two numbers."""
+    middle = 1 + 2**-11
+    kept = seen(make("llava")[1], lambda x: (middle - 1e-6 + 0 * x, middle + 1e-6 + 0 * x))
+    assert kept.dtype == torch.float16
+    assert (kept == 1).all()
+    assert torch.tensor(middle + 1e-6).half().float() > 1 + 5e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_the_model_s_precision_says_how_far_rounding_moves_a_state(dtype):
+    half = torch.finfo(dtype).bits == 16
+    own = torch.ones(3, 8)
+    for moved, passes in ((5e-5, True), (5e-3, half), (2e-2, False)):
+        if passes:
+            refuse_seeing_image(own, own * (1 + moved), 0, dtype)
+        else:
+            with pytest.raises(ValueError, match="the image sees the text"):
+                refuse_seeing_image(own, own * (1 + moved), 0, dtype)
+    refuse_seeing_image(0 * own, 0 * own, 0, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision(dtype):
+    for family, sees in (("llava", False), ("paligemma", True)):
+        model, batch = make(family)
+        pixels = batch.inputs["pixel_values"].to(dtype)
+        batch = replace(batch, inputs={**batch.inputs, "pixel_values": pixels})
+        lens = Lens(model.to(dtype), conditions=PLAIN, states=STATES)
+        if sees:
+            with pytest.raises(ValueError, match="the image sees the text in this model"):
+                run(lens, model, batch)
+        else:
+            run(lens, model, batch)
+            assert lens.rows == ("full",)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_outside_a_span_plays_no_part(bad):
+    states = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    spans = Spans(image=torch.tensor([[True, True, False, True, False]]).expand(2, -1))
+    mean = Pooled("image", dtype="float32")
+    expected = states[:, [0, 1, 3]].mean(1)
+    torch.testing.assert_close(mean(states, spans), expected)
+    states[:, [2, 4]] = bad
+    torch.testing.assert_close(mean(states, spans), expected)
+    states[1, 3] = bad
+    assert mean(states, spans).isfinite().all(1).tolist() == [True, False]
 
 
 def test_views_after_a_proof():

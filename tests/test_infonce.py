@@ -1,111 +1,25 @@
-"""Mutual information by critics: known truths, honest errors, laws of the estimator."""
+"""InfoNCE: the bound and its cap, and the laws of the estimator."""
 
 import math
 from dataclasses import replace
-from pathlib import Path
+from operator import itemgetter
 
-import numpy as np
 import pytest
 import torch
+from draws import generator, images, normal
 
 from pid_lens import Reads
-from pid_lens.estimators.infonce.copula import coordinates, normal_scores
-from pid_lens.estimators.infonce.critics import RECIPES, pointwise_information, trained
+from pid_lens.estimators.infonce.bound import pointwise_information
+from pid_lens.estimators.infonce.copula import coordinates, normal_scores, sure_correlations
+from pid_lens.estimators.infonce.critics import RECIPES, trained
 from pid_lens.estimators.infonce.held_out import held_out
 from pid_lens.estimators.infonce.infonce import InfoNCE
-from pid_lens.estimators.infonce.information import mutual_information
 
-STORED = Path(__file__).parents[2] / "shared/reference/mi_tasks.npz"
-TASKS = (
-    "1v1-additive-0.75",
-    "swissroll_x-normal_cdf-1v1-normal-0.75",
-    "multinormal-dense-50-50-0.5",
-    "half_cube-multinormal-sparse-5-5-2-2.0",
-    "multinormal-sparse-25-25-2-2.0",
-    "student-identity-2-2-1",
-    "asinh-student-identity-5-5-2",
-    "spiral-normal_cdf-multinormal-sparse-5-5-2-2.0",
-)
 DEFAULT = RECIPES["default"]
 QUICK = replace(DEFAULT, steps=100, every=10)
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(d=2, rho=0.7, n=900, seed=0):
-    """Pairs of correlation rho in each of d dimensions, and their information in nats."""
-    x, noise = torch.randn(2, n, d, generator=generator(seed), dtype=torch.float64)
-    return x, rho * x + math.sqrt(1 - rho**2) * noise, -d / 2 * math.log(1 - rho**2)
-
-
-def student(d=2, n=1500, seed=0):
-    """Independent normals over one common chi: what they share is their scale. One degree."""
-    z = torch.randn(n, 2 * d + 1, generator=generator(seed), dtype=torch.float64)
-    x = z[:, :-1] / z[:, -1:].abs()
-
-    def entropy(k):
-        at = torch.tensor([0.5, (1 + k) / 2, (1 + k) / 2], dtype=torch.float64)
-        gamma, psi = torch.lgamma(at), torch.digamma(at)
-        return gamma[0] - gamma[1] + k / 2 * math.log(math.pi) + (1 + k) / 2 * (psi[1] - psi[0])
-
-    return x[:, :d], x[:, d:], float(2 * entropy(d) - entropy(2 * d))
-
-
-def folded(n=1500, seed=0):
-    """A sign and a size, and the size with noise: no correlation at all."""
-    x, noise = torch.randn(2, n, 1, generator=generator(seed), dtype=torch.float64)
-    x = x.sign() * (1 + 0.2 * x.abs())
-    sign = torch.randint(2, (n, 1), generator=generator(seed + 1)) * 2 - 1
-    return x * sign, x.abs() + 0.1 * noise
-
-
-# ---------------------------------------------------------------- known truths
-
-
-@pytest.mark.parametrize("method", ["infonce", "gaussian", "ksg"])
-@pytest.mark.parametrize(("d", "rho"), [(1, 0.0), (1, 0.7), (2, 0.9)])
-def test_normal_pairs(method, d, rho):
-    x, y, truth = normal(d, rho)
-    value, error, cap = mutual_information(x, y, method=method, unit="nats")
-    assert value == pytest.approx(truth, abs=3 * error + 0.05 + 0.05 * truth)
-    assert 0 < error < 0.1
-    assert cap > value
-
-
-def test_what_no_correlation_shows():
-    x, y, truth = student()
-    assert truth - 0.15 < mutual_information(x, y, unit="nats").value < truth + 0.05
-    assert mutual_information(x, y, method="gaussian", unit="nats").value < 0.05
-    assert mutual_information(*folded()).value > 0.3
-
-
-def test_many_dimensions_of_which_one_matters():
-    x, noise = torch.randn(2, 900, 20, generator=generator(), dtype=torch.float64)
-    y = torch.cat([0.95 * x[:, :1] + math.sqrt(1 - 0.95**2) * noise[:, :1], noise[:, 1:]], 1)
-    truth = -math.log(1 - 0.95**2) / 2
-    assert mutual_information(x, y, unit="nats").value == pytest.approx(truth, abs=0.1)
-
-
-@pytest.mark.skipif(not STORED.exists(), reason="the stored tasks are not part of the checkout")
-def test_stored_tasks():
-    """All 40 with three seeds are in tests/benchmarks/mutual_information.py."""
-    tasks = np.load(STORED)
-    truth = dict(zip(tasks["names"].tolist(), tasks["mi_nats"].tolist(), strict=True))
-    errors = [
-        mutual_information(tasks[f"{k}__X"], tasks[f"{k}__Y"], unit="nats").value - truth[k]
-        for k in TASKS
-    ]
-    assert np.mean(np.abs(errors)) < 0.09
-    assert max(errors) < 0.05
-
-
-def test_monotone_maps_of_each_coordinate_change_nothing():
-    x, y, _ = normal(n=150)
-    assert mutual_information(x.exp(), -(y**3)).value == pytest.approx(
-        mutual_information(x, -y).value, abs=1e-9
-    )
+# ---------------------------------------------------------------- the bound
 
 
 def test_the_error_is_the_spread_over_samples():
@@ -115,7 +29,7 @@ def test_the_error_is_the_spread_over_samples():
     values, errors = [], []
     for a, b in zip(x.split(200), y.split(200), strict=True):
         score = slope * a @ b.mT - curve * (a**2 + (b**2).mT)
-        pointwise = pointwise_information(score)
+        pointwise = pointwise_information(score, torch.eye(200).double())
         both = score.log_softmax(0) + score.log_softmax(1)
         torch.testing.assert_close(pointwise.mean(), both.diagonal().mean() / 2 + math.log(200))
         values.append(pointwise.mean())
@@ -125,57 +39,37 @@ def test_the_error_is_the_spread_over_samples():
 
 
 def test_a_bound_cannot_exceed_the_log_of_its_samples():
+    one = torch.eye(30).double()
     scores = 50 * torch.randn(30, 30, generator=generator()).double()
-    assert pointwise_information(scores + 1e4 * torch.eye(30)).mean() <= math.log(30) + 1e-9
-    assert pointwise_information(torch.zeros(30, 30)).abs().max() < 1e-6
+    assert pointwise_information(scores + 1e4 * one, one).mean() <= math.log(30) + 1e-9
+    assert pointwise_information(0 * one, one).abs().max() < 1e-6
 
 
-def test_near_the_cap_there_is_a_warning():
-    x = torch.randn(150, 2, generator=generator())
-    with pytest.warns(UserWarning, match="more samples"):
-        found = mutual_information(x, x)
-    assert found.near_cap
-    assert found.cap == pytest.approx(math.log2(50))
-    with pytest.warns(UserWarning, match="more samples"):
-        assert mutual_information(x, x, method="ksg").near_cap
-    with pytest.raises(ValueError, match="without error"):
-        mutual_information(x, x, method="gaussian")
+def test_scores_some_rows_at_a_time_are_the_whole_matrix():
+    u, v = torch.randn(2, 2500, 3, generator=generator()).double()
+    scores, expected = u @ v.mT, torch.zeros(2500).double()
+    for sided in (scores, scores.mT):
+        expected += sided.diagonal() - sided.logsumexp(1) + math.log(2500) + 1
+        expected -= sided.softmax(1).sum(0)
+    torch.testing.assert_close(pointwise_information(u, v), expected / 2)
 
 
-def test_units_and_shapes():
-    x, y, _ = normal(1, n=150)
-    bits, nats = (mutual_information(x, y.numpy(), unit=unit) for unit in ("bits", "nats"))
-    assert np.array(nats) == pytest.approx(np.array(bits) * math.log(2))
-    assert (bits.unit, nats.unit) == ("bits", "nats")
-    assert mutual_information(x[:, 0], y.float()[:, 0]).value == pytest.approx(bits.value)
-    assert "bits, cap" in repr(bits)
+@pytest.mark.parametrize("n", [6000, 6003])
+def test_the_cap_is_the_log_of_a_fold(n):
+    nothing = torch.zeros(n, 1).double()
+    assert held_out(nothing, nothing, QUICK).cap == pytest.approx(math.log(n // 3))
 
 
-@pytest.mark.parametrize("constant", [torch.zeros(150, 2), torch.ones(150, 1)])
-def test_a_constant_tells_nothing(constant):
-    x, _, _ = normal(n=150)
-    assert mutual_information(x, constant).value == pytest.approx(0, abs=0.02)
-    assert mutual_information(x, constant, method="gaussian").value == pytest.approx(0, abs=0.02)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "said"),
-    [
-        ({"x": "abc"}, TypeError, "x must be"),
-        ({"y": torch.randn(80, 2)}, ValueError, "of one n"),
-        ({"x": torch.randn(2, 150, 2)}, ValueError, r"\[n, width\]"),
-        ({"x": torch.full((150, 2), math.nan)}, ValueError, "x has NaN"),
-        ({"method": "mine"}, ValueError, "method must be"),
-        ({"unit": "bans"}, ValueError, "unit must be"),
-        ({"x": torch.randn(149, 2), "y": torch.randn(149, 2)}, ValueError, "50 samples"),
-        ({"x": torch.randn(150, 148), "method": "gaussian"}, ValueError, "more samples than"),
-        ({"x": torch.randn(9, 2), "y": torch.randn(9, 2), "method": "ksg"}, ValueError, "ksg"),
-    ],
-)
-def test_bad_input(change, error, said):
-    given = {"x": torch.randn(150, 2), "y": torch.randn(150, 2), **change}
-    with pytest.raises(error, match=said):
-        mutual_information(given.pop("x"), given.pop("y"), **given)
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 50, 96, 1000, 1023])
+def test_blocks_are_full_but_for_one_and_neighbours_apart(n):
+    rows = torch.randperm(n, generator=generator())
+    blocks = RECIPES["paper"].blocks(rows)
+    assert sorted(torch.cat(blocks).tolist()) == list(range(n))
+    assert [len(block) for block in blocks[:-1]] == [32] * (-(-n // 32) - 1)
+    place = rows.argsort()
+    for block in blocks if n > 64 else ():
+        assert place[block].sort().values.diff().min() > 1
+    assert DEFAULT.blocks(rows) == (rows,)
 
 
 # ---------------------------------------------------------------- parts
@@ -188,6 +82,18 @@ def test_normal_scores_keep_order_and_ties():
     assert scores[3, 0] == scores[:, 0].max()
     assert (scores[:, 1] == 0).all()
     torch.testing.assert_close(normal_scores(scores), scores)
+
+
+def test_correlations_of_chance_are_shrunk_and_others_stay():
+    a, b = torch.randn(2, 200, 500, generator=generator()).double()
+    by_chance = (a * b).mean(0)
+    sure = sure_correlations(a, b)
+    assert (sure >= 0).all()
+    assert sure.mean() < 0.5 * by_chance.clamp_min(0).mean()
+    assert sure_correlations(a, 0.8 * a + 0.6 * b).mean() == pytest.approx(0.8, abs=0.01)
+    often, of = (a.repeat(6, 1), b.repeat(6, 1)), torch.arange(200).repeat(6)
+    torch.testing.assert_close(sure_correlations(*often, of), sure)
+    assert sure_correlations(*often).mean() > 1.5 * sure.mean()
 
 
 def test_training_that_does_not_end_is_reported():
@@ -306,11 +212,35 @@ def test_label_in_place_of_a_state():
 
 
 def test_constants_of_the_paper():
-    reads = reads_of(layers=1)
+    reads = reads_of(128, layers=1)
     states = {**reads.states, "image": reads.states["image"] + 3 * reads.states["answer"]}
+    states = {name: x.clone().requires_grad_() for name, x in states.items()}
     found = estimator(constants="paper").update(replace(reads, states=states)).result()
-    assert found.cap.tolist() == pytest.approx([math.log2(25)])
+    assert found.cap.tolist() == pytest.approx([5])
     assert found.value > 0.2
+    assert found.settings["components"] is None
+    with pytest.raises(ValueError, match="raw states, without components; got components=16"):
+        estimator(constants="paper", components=16)
+
+
+def test_groups_hold_out_an_image_with_all_its_questions():
+    x, y, image = images()
+    reads = Reads.from_posteriors(torch.zeros(1, 1, 600, 1), conditions=["full"])
+    reads = replace(reads, states={"image": x[None].float(), "answer": y[None].float()})
+    label = dict(zip(reads.ids, image.tolist(), strict=True))
+    alone = estimator().update(reads).result()
+    told = [estimator(groups=groups) for groups in (label, label.get)]
+    found, again = (one.update(reads).result() for one in told)
+    assert alone.value > 1
+    assert -0.4 < found.value < 2 * found.error < 0.6
+    assert same(found, again)
+    assert (alone.settings["clustered"], found.settings["clustered"]) == (False, True)
+    whose = itemgetter(*found.ids)(label)
+    assert len(set(zip(whose, found.groups.tolist(), strict=True))) == 100
+    alike = replace(found, groups=None)
+    assert found.error > 1.2 * alike.error
+    with pytest.raises(ValueError, match="groups lack 600 of 600 samples"):
+        estimator(groups={}).update(reads).result()
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from pid_lens.estimators.batch.atoms import BatchAtoms
 from pid_lens.estimators.batch.samples import batch_pid
 from pid_lens.estimators.batch.states import BATCH
-from pid_lens.estimators.concepts.bottleneck import BottleneckRecipe
 from pid_lens.estimators.concepts.concepts import ConceptInformation, concept_information
 from pid_lens.estimators.concepts.questions import question_groups
+from pid_lens.estimators.concepts.recipe import BottleneckRecipe
 from pid_lens.estimators.concepts.states import ConceptBottleneck
 from pid_lens.estimators.exact.broja import BROJA
 from pid_lens.estimators.exact.crossfit import cross_fitted

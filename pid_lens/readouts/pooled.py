@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from einops import einsum
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -21,9 +20,10 @@ class Pooled:
 
     Summed in float32, because a bfloat16 sum of 2,000 values stalls. What exceeds 65,504, the
     largest float16, becomes infinite, which estimators refuse: ask for ``dtype="float32"`` then.
-    The last token of the image is what
-    the image says by itself, if it does not see the text: a Lens that keeps ``Pooled("image",
-    token="last")`` proves that in its first pass and refuses the model otherwise.
+    Tokens outside the span play no part, whatever their states are. The last token of the image
+    is what the image says by itself, if it does not see the text: a Lens that keeps
+    ``Pooled("image", token="last")`` proves that in its first pass and refuses the model
+    otherwise.
 
     Example:
         >>> import torch
@@ -55,14 +55,14 @@ class Pooled:
         self, states: Float[Tensor, "n tokens width"], spans: Spans
     ) -> Float[Tensor, "n width"]:
         """The span's state in each sample."""
-        return self._pooled(states, spans).to(getattr(torch, self.dtype))
+        return self.unrounded(states, spans).to(getattr(torch, self.dtype))
 
-    def _pooled(
+    def unrounded(
         self, states: Float[Tensor, "n tokens width"], spans: Spans
     ) -> Float[Tensor, "n width"]:
+        """The span's state in each sample, in float32 whatever ``dtype`` is."""
         if self.token == "last":
             at = spans.positions(self.span).to(states.device)
             return states[torch.arange(len(at), device=at.device), at].float()
-        mask = spans[self.span].to(states.device).float()
-        total = einsum(states.float(), mask, "n tokens width, n tokens -> n width")
-        return total / mask.sum(-1, keepdim=True)
+        mask = spans[self.span].to(states.device)[..., None]
+        return states.float().where(mask, 0.0).sum(1) / mask.sum(1)

@@ -3,81 +3,22 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-Constants = Literal["default", "paper"]
+from pid_lens.estimators.concepts.recipe import BottleneckRecipe
+
 PROGRESS = 1e-4
 """Nats by which judges must see the loss fall to call it progress."""
-
-
-@dataclass(frozen=True)
-class BottleneckRecipe:
-    """How a bottleneck is built, trained and judged."""
-
-    widths: tuple[int, ...] = (64, 64)
-    """Of the hidden layers, with ReLU between."""
-    rate: float = 3e-3
-    """Of Adam."""
-    batch: int = 128
-    epochs: int = 200
-    """At most."""
-    patience: int | None = 5
-    """So many epochs in which judges see no progress end the training; None: no judges, and the
-    last epoch counts."""
-    dropout: float = 0.2
-    """Share of hidden units left out in training."""
-    folds: int = 5
-    """Parts of the samples; each is held out in turn, and judges in turn."""
-
-    def __post_init__(self) -> None:
-        least = 2 if self.patience is None else 3
-        if self.folds < least:
-            raise ValueError(
-                f"folds must be at least {least}: one held out{', one judge' * (least - 2)} and "
-                f"one to learn from; got {self.folds}"
-            )
-        for name in ("batch", "epochs", "rate", "patience"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0; got {value}")
-        if min(self.widths, default=1) < 1:
-            raise ValueError(f"widths must be at least 1; got {self.widths}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1; got {self.dropout}")
-
-
-RECIPES: dict[Constants, BottleneckRecipe] = {
-    "default": BottleneckRecipe(),
-    "paper": BottleneckRecipe(
-        widths=(512, 128), rate=1e-4, epochs=50, patience=None, dropout=0, folds=10
-    ),
-}
-"""Ours, and those of: Traceable and explainable multimodal large language models (COLM 2025),
-https://openreview.net/forum?id=pQm66IPmeE, where one bottleneck serves all layers."""
-
-
-def recipe_of(constants: Constants | BottleneckRecipe) -> BottleneckRecipe:
-    """The recipe that is meant.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if isinstance(constants, BottleneckRecipe):
-        return constants
-    if constants not in RECIPES:
-        raise ValueError(
-            f"constants must be one of {tuple(RECIPES)} or a BottleneckRecipe; got {constants!r}"
-        )
-    return RECIPES[constants]
+HOPELESS = 100.0
+"""Nats: no bottleneck that learns has such a loss."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +34,15 @@ class Rows:
     """From 0; rows that belong together share one."""
 
 
-def held_out(rows: Rows, recipe: BottleneckRecipe, seed: int) -> Float64[Tensor, "rows concepts"]:
+class Answers(NamedTuple):
+    """What bottlenecks say of samples that they never saw."""
+
+    log_probs: Float64[Tensor, "rows concepts"]
+    finished: bool
+    """Whether training ended because judges saw no more progress, or without judges."""
+
+
+def held_out(rows: Rows, recipe: BottleneckRecipe, seed: int) -> Answers:
     """The log-probability of each concept given a state, by bottlenecks that never saw the row.
 
     For every pair of folds one bottleneck is trained on the others. Each of the two is the
@@ -107,20 +56,25 @@ def held_out(rows: Rows, recipe: BottleneckRecipe, seed: int) -> Float64[Tensor,
         rows: states (standardise them), concepts, groups and folds.
         recipe: how to train.
         seed: of weights, batches and dropout.
+
+    Raises:
+        ValueError: the training diverged.
     """
     generator = torch.Generator(rows.states.device).manual_seed(seed)
     committee = Committee(rows, recipe, generator)
     judged = recipe.patience is not None
-    kept = _judged(committee, recipe) if judged else _unjudged(committee, recipe)
+    kept, finished = (_judged if judged else _unjudged)(committee, recipe)
     total = rows.concepts.new_zeros(rows.concepts.shape, dtype=torch.float64)
     for asked, weights in zip(committee.left_out.flip(1).T, kept, strict=True):
         for fold, models in _members(asked):
             at = rows.folds == fold
             total[at] += committee.log_probs(models, at, weights).double().exp().sum(0)
-    return (total / total.sum(-1, keepdim=True)).log()
+    found = (total / total.sum(-1, keepdim=True)).log()
+    _refuse_diverged(bool(found.isfinite().all()), recipe)
+    return Answers(found, finished)
 
 
-def _judged(committee: Committee, recipe: BottleneckRecipe) -> list[list[Tensor]]:
+def _judged(committee: Committee, recipe: BottleneckRecipe) -> tuple[list[list[Tensor]], bool]:
     """Each member as each of its judges liked it best, by the judge's place."""
     assert recipe.patience is not None
     best = committee.losses()
@@ -133,22 +87,26 @@ def _judged(committee: Committee, recipe: BottleneckRecipe) -> list[list[Tensor]
             _keep(kept[place], committee.weights, better)
         best = torch.minimum(best, losses)
         reached = float(losses.mean())
+        _refuse_diverged(reached < HOPELESS, recipe)
         waited = 0 if reached < least - PROGRESS else waited + 1
         least = least if waited else reached
         if waited == recipe.patience:
-            return kept
-    warnings.warn(
-        f"bottlenecks were still getting better after {recipe.epochs} epochs, so the information "
-        "is underestimated: raise epochs, BottleneckRecipe(epochs=...)",
-        stacklevel=2,
-    )
-    return kept
+            return kept, True
+    return kept, False
 
 
-def _unjudged(committee: Committee, recipe: BottleneckRecipe) -> list[list[Tensor]]:
+def _refuse_diverged(sound: bool, recipe: BottleneckRecipe) -> None:
+    if not sound:
+        raise ValueError(
+            "the training of a bottleneck diverged: lower its rate, BottleneckRecipe(rate=...); "
+            f"it was {recipe.rate}"
+        )
+
+
+def _unjudged(committee: Committee, recipe: BottleneckRecipe) -> tuple[list[list[Tensor]], bool]:
     for _ in range(recipe.epochs):
         committee.learn()
-    return [committee.weights]
+    return [committee.weights], True
 
 
 def _keep(kept: list[Tensor], weights: list[Tensor], better: Tensor) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.concepts.bottleneck import Rows
 from pid_lens.estimators.folds import folds_of
 
+Name = TypeVar("Name")
 Labels = Sequence[Any] | Tensor | np.ndarray
 """One a sample, of any kind."""
 
@@ -54,20 +56,21 @@ def inputs(hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed
     return Inputs(states, _targets(concepts, n), _folds(n, folds, seed, of), of)
 
 
-def grouped(groups: Labels, n: int, least: int) -> Int64[Tensor, " n"]:
-    """Question groups as numbers.
+def named(
+    given: Sequence[Any] | None, count: int, of: str, kind: Callable[[Any], Name]
+) -> tuple[Name, ...]:
+    """The names of samples or layers, their positions by default.
 
     Raises:
-        ValueError: not one a sample, or a group of fewer samples than there are folds.
+        ValueError: more or fewer than there are, or one that comes twice.
     """
-    of = numbered(groups, n)
-    fewest = int(of.bincount().min())
-    if fewest < least:
-        raise ValueError(
-            f"each group needs a sample in each of {least} folds; the smallest has {fewest}: make "
-            "fewer, larger groups of questions"
-        )
-    return of
+    names = tuple(map(kind, range(count) if given is None else given))
+    if len(names) != count:
+        raise ValueError(f"hidden has {count} {of}: {of} needs as many names; got {len(names)}")
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise ValueError(f"{of} must differ; {twice[0]!r} comes {names.count(twice[0])} times")
+    return names
 
 
 def _standardised(hidden: Any) -> list[Float[Tensor, "n width"]]:
@@ -85,8 +88,8 @@ def _scaled(states: Float64[Tensor, "n width"], layer: int) -> Float[Tensor, "n 
             f"hidden has NaN or infinity in {int(wrong.sum())} of {len(states)} samples, first "
             f"at layer {layer}, sample {int(wrong.nonzero()[0])}: half precision that overflows?"
         )
-    spread = states.std(0)
-    return ((states - states.mean(0)) / spread.where(spread > 0, 1.0)).float()
+    varies = states.amax(0) > states.amin(0)
+    return ((states - states.mean(0)) / states.std(0)).where(varies, 0.0).float()
 
 
 def _targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
@@ -100,7 +103,10 @@ def _targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
         raise ValueError("concepts must be finite and at least 0: leave unknown samples out")
     scores = _one_hot(values) if values.ndim == 1 else values
     if scores.shape[1] < 2:
-        raise ValueError(f"there must be at least two concepts; got {scores.shape[1]}")
+        raise ValueError(
+            f"there must be at least two concepts; got {list(values.shape)}, which names one "
+            "(labels have one axis, [n])"
+        )
     total = scores.sum(1, keepdim=True)
     if not bool((total > 0).all()):
         raise ValueError(
@@ -113,6 +119,12 @@ def _targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
 def _one_hot(labels: Tensor) -> Float64[Tensor, "n concepts"]:
     if not torch.equal(labels, labels.round()):
         raise ValueError("labels must be whole numbers; scores have two axes, [n, concepts]")
+    most = int(labels.max())
+    if most >= len(labels):
+        raise ValueError(
+            f"labels are 0 to concepts - 1; got {most} in {len(labels)} samples: number them: "
+            "labels.unique(return_inverse=True)[1]"
+        )
     return F.one_hot(labels.long()).double()
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from jaxtyping import Int64
@@ -30,7 +34,8 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
     Raises:
         ImportError: scikit-learn is not installed.
         TypeError: one text instead of many, or something that is no text.
-        ValueError: fewer different questions than groups, or questions without words.
+        ValueError: fewer questions that differ in their words than groups, or one without a
+            word of two letters.
 
     Example:
         >>> question_groups(["what color is it", "how many cats", "which color", "how many"], k=2)
@@ -38,8 +43,18 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
     """
     if isinstance(questions, str) or not all(isinstance(text, str) for text in questions):
         raise TypeError("questions must be a sequence of texts, one a sample")
-    if not 1 <= k <= len(set(questions)):
-        raise ValueError(f"k must be 1 to {len(set(questions))}, as many as questions; got {k}")
+    mute = [text for text in questions if not _words(text)]
+    if mute:
+        raise ValueError(
+            f"{len(mute)} of {len(questions)} questions have no word of two letters, first "
+            f"{mute[0]!r}: leave them out, or group the questions yourself"
+        )
+    most = len({_used(text) for text in questions})
+    if not (isinstance(k, Integral) and 1 <= k <= most):
+        raise ValueError(
+            f"k must be 1 to {most}, as many as questions that differ in the words they use; "
+            f"got {k}"
+        )
     order = sorted(range(len(questions)), key=questions.__getitem__)
     found = _clustered([questions[row] for row in order], k, seed)
     number = {group: i for i, group in enumerate(dict.fromkeys(found))}
@@ -48,14 +63,26 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
     return groups
 
 
+def _words(question: str) -> list[str]:
+    """Of two letters or more."""
+    return re.findall(r"\b\w\w+\b", question.lower())
+
+
+def _used(question: str) -> frozenset[tuple[str, int]]:
+    """The words with their shares: TF-IDF vectors are equal where these are."""
+    counts = Counter(_words(question))
+    common = math.gcd(*counts.values())
+    return frozenset((word, count // common) for word, count in counts.items())
+
+
 def _clustered(questions: list[str], k: int, seed: int) -> list[int]:
     try:
         from sklearn.cluster import KMeans
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError as error:
         raise ImportError(
-            "question_groups needs scikit-learn: pip install scikit-learn. Or group the questions "
-            "yourself: any label a sample will do"
+            "question_groups needs scikit-learn: pip install scikit-learn, or the extra "
+            "pid_lens[concepts]. Or group the questions yourself: any label a sample will do"
         ) from error
-    vectors = TfidfVectorizer().fit_transform(questions)
+    vectors = TfidfVectorizer(analyzer=_words).fit_transform(questions)
     return KMeans(k, n_init=10, random_state=seed).fit_predict(vectors).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -9,11 +10,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from pid_lens.atoms import NATS, Unit
+from pid_lens.atoms import Unit
 from pid_lens.curves import Curve
-from pid_lens.estimators.concepts.bottleneck import BottleneckRecipe, Constants, recipe_of
-from pid_lens.estimators.concepts.concepts import concept_information
-from pid_lens.estimators.gathering import Gathering, refuse_lacking
+from pid_lens.estimators.concepts.information import Settings, informed
+from pid_lens.estimators.concepts.recipe import BottleneckRecipe, Constants
+from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_states, taken
 from pid_lens.estimators.grouping import Groups, labels_of
 from pid_lens.reads import Reads
 
@@ -23,8 +24,10 @@ class ConceptBottleneck(Gathering):
     """What states tell about concepts beyond what the question gives away, an ``Estimator``.
 
     See `concept_information` for what is computed and what it means. With ``groups`` the result
-    is the visual information gain, and its parts the two bounds that it is the difference of;
-    without, the unconditional bound. The published numbers are among the parts, as ``paper_*``.
+    is the visual information gain, which is biased upward; its parts are the two bounds that it
+    is the difference of, what it reads by chance (``gain_by_chance``) and what is left beyond
+    that (``gain_beyond_chance``). Without groups it is the unconditional bound. The published
+    numbers are among the parts, as ``paper_*``.
     Nothing is trained before a result is asked for; samples are then sorted by id, so that it
     does not depend on the order in which they came.
 
@@ -58,9 +61,7 @@ class ConceptBottleneck(Gathering):
     progress: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
-        recipe_of(self.constants)
-        if self.unit not in NATS:
-            raise ValueError(f"unit must be one of {tuple(NATS)}; got {self.unit!r}")
+        taken(Settings, self)
         for name in ("concepts", "groups", "clusters"):
             given, default = getattr(self, name), "label" if name == "concepts" else None
             if not (isinstance(given, str | None) and given == default):
@@ -80,22 +81,21 @@ class ConceptBottleneck(Gathering):
         """The gain, or without groups the bound, of everything seen.
 
         Raises:
-            ValueError: no sample was seen, or one has no concepts or group.
+            ValueError: no sample was seen, or one has no concepts or group, or a state that is
+                not finite; and what `concept_information` refuses.
         """
         reads = self.in_order()
-        found = concept_information(
-            reads.states[self.state],
+        found, said = informed(
+            taken(Settings, self),
+            sound_states(reads, self.state),
             self._concepts(reads),
-            groups=labels_of(reads.ids, self.groups),
-            clusters=labels_of(reads.ids, self.clusters, "clusters"),
-            shared=self.shared,
-            constants=self.constants,
-            seed=self.seed,
-            unit=self.unit,
-            progress=self.progress,
-            ids=reads.ids,
-            layers=reads.layers,
+            labels_of(reads.ids, self.groups),
+            labels_of(reads.ids, self.clusters, "clusters"),
+            reads.ids,
+            reads.layers,
         )
+        for words in said:
+            warnings.warn(words, stacklevel=2)
         parts = found.curves
         whole = parts.pop("gain" if found.gain is not None else "unconditional")
         settings = {**reads.settings, "state": self.state, **whole.settings}

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from pid_lens.errors import standard_error
 from pid_lens.estimators.components import principal_axes
 from pid_lens.estimators.gaussian.algebra import whitener
 
@@ -107,17 +108,42 @@ def learned_pairs(
     y: Float64[Tensor, "n dy"],
     learn: Int64[Tensor, " some"],
     check: Int64[Tensor, " others"],
+    clusters: Int64[Tensor, " n"] | None = None,
 ) -> Pairs:
-    """Canonical pairs of some samples, no more correlated than they are in others."""
+    """Canonical pairs of some samples, no more correlated than they surely are in others."""
     ridge = max(x.shape[1], y.shape[1]) / len(learn)
     pairs = canonical(x[learn], y[learn], ridge)
     a, b = x @ pairs.x_axes, y @ pairs.y_axes
-    seen = torch.minimum(_correlations(a[learn], b[learn]), _correlations(a[check], b[check]))
+    of = None if clusters is None else clusters[check].unique(return_inverse=True)[1]
+    sure = sure_correlations(a[check], b[check], of)
+    seen = torch.minimum(_correlations(a[learn], b[learn]), sure)
     return Pairs(
         pairs.x_axes / _deviations(a[check]),
         pairs.y_axes / _deviations(b[check]),
         seen.clamp(0, MOST_CORRELATED),
     )
+
+
+def sure_correlations(
+    a: Float64[Tensor, "n pairs"],
+    b: Float64[Tensor, "n pairs"],
+    clusters: Int64[Tensor, " n"] | None = None,
+) -> Float64[Tensor, " pairs"]:
+    """Correlations r less what chance shows, r - e^2 / r for a standard error e, and 0 for r < e.
+
+    Source:
+        Estimation with quadratic loss (James, Stein, 1961),
+        https://projecteuclid.org/euclid.bsmsp/1200512173
+
+    Example:
+        >>> a, b = torch.randn(2, 100, 2, generator=torch.Generator().manual_seed(0)).double()
+        >>> sure_correlations(a, torch.stack([a[:, 0], b[:, 1]], 1))
+        tensor([1., 0.], dtype=torch.float64)
+    """
+    a, b = a / _deviations(a), b / _deviations(b)
+    r = (a * b).mean(0)
+    error = standard_error((a * b - r * (a**2 + b**2) / 2).mT, clusters)
+    return (r - error**2 / r).where(r > error, 0.0)
 
 
 def _correlations(a: Tensor, b: Tensor) -> Float64[Tensor, " pairs"]:

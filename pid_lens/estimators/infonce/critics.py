@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from pid_lens.estimators.infonce.bound import pointwise_information
 from pid_lens.estimators.infonce.copula import Pairs, learned_pairs
 
 Constants = Literal["default", "paper"]
@@ -32,8 +33,8 @@ class CriticRecipe:
     """At most; training ends earlier when the samples set aside see no more progress."""
     every: int
     """Steps between two looks at the samples set aside."""
-    block: int
-    """How many held-out samples are evaluated against each other."""
+    block: int | None
+    """How many held-out samples are evaluated against each other; None for all of a fold."""
     gaussian: bool
     """Normal scores in place of states, and learning what canonical pairs leave unsaid."""
     shared: bool
@@ -41,9 +42,19 @@ class CriticRecipe:
     temperature: float = 1.0
 
     def blocks(self, rows: Int64[Tensor, " m"]) -> tuple[Int64[Tensor, " block"], ...]:
-        """Rows that are evaluated together, in blocks of nearly one size; neighbours apart."""
-        count = -(-len(rows) // self.block)
-        return tuple(rows[start::count] for start in range(count))
+        """Rows that are evaluated together: full blocks and what is left, neighbours apart.
+
+        Example:
+            >>> [block.tolist() for block in RECIPES["paper"].blocks(torch.arange(66))][-1]
+            [0, 33]
+        """
+        if self.block is None or len(rows) <= self.block:
+            return (rows,)
+        full, left = divmod(len(rows), self.block)
+        over = torch.zeros(len(rows), dtype=torch.bool)
+        over[torch.arange(left) * len(rows) // max(left, 1)] = True
+        blocks = [rows[~over][start::full] for start in range(full)]
+        return (*blocks, rows[over]) if left else tuple(blocks)
 
 
 RECIPES: dict[Constants, CriticRecipe] = {
@@ -54,7 +65,7 @@ RECIPES: dict[Constants, CriticRecipe] = {
         rate=1e-3,
         steps=5000,
         every=25,
-        block=2000,
+        block=None,
         gaussian=True,
         shared=False,
     ),
@@ -77,30 +88,6 @@ PATIENCE = 4
 """So many looks without progress end the training."""
 MOST_CHECKED = 2000
 """Samples set aside to see when training is to end; a quarter, if that is fewer."""
-
-
-def pointwise_information(scores: Float64[Tensor, "n n"]) -> Float64[Tensor, " n"]:
-    r"""What each of n pairs adds to the InfoNCE bound, nats; scores of pairs on the diagonal.
-
-    .. math::  I_{NCE} = \frac1n \sum_i \Big( s_{ii} - \tfrac12 \log \tfrac1n \sum_j e^{s_{ij}}
-        - \tfrac12 \log \tfrac1n \sum_j e^{s_{ji}} \Big)
-
-    A sample stands in its own term and in the denominators of all others. Both are counted, as
-    its influence on the mean, so that the standard error of the mean is theirs.
-
-    Source:
-        Representation learning with contrastive predictive coding (van den Oord, Li, Vinyals,
-        2018), https://arxiv.org/abs/1807.03748
-
-    Example:
-        >>> pointwise_information(100 * torch.eye(4, dtype=torch.float64)).exp()
-        tensor([4.0000, 4.0000, 4.0000, 4.0000], dtype=torch.float64)
-    """
-    total = torch.zeros(len(scores), dtype=torch.float64)
-    for sided in (scores, scores.mT):
-        own = sided.diagonal() - sided.logsumexp(1) + math.log(len(scores))
-        total += own + 1 - sided.softmax(1).sum(0)
-    return total / 2
 
 
 # ---------------------------------------------------------------- networks
@@ -158,7 +145,8 @@ class Critic:
     @torch.no_grad()
     def information(self, rows: Int64[Tensor, " m"]) -> Float64[Tensor, " m"]:
         """What each row adds to the bound, nats, told from the others."""
-        return pointwise_information(self.scores(rows).double())
+        u, v = self.encoders
+        return pointwise_information(u(self.x[rows]).double(), v(self.y[rows]).double())
 
 
 def _linear(before: int, after: int, generator: torch.Generator) -> nn.Linear:
@@ -180,11 +168,12 @@ def trained(
     recipe: CriticRecipe,
     rows: Int64[Tensor, " some"],
     generator: torch.Generator,
+    clusters: Int64[Tensor, " n"] | None = None,
 ) -> Critic:
     """A critic learned from some rows; those set aside say when to stop."""
     size = min(len(rows) // 4, MOST_CHECKED)
     check, learn = rows[:size], rows[size:]
-    pairs = _starting_pairs(x, y, learn, check) if recipe.gaussian else None
+    pairs = _starting_pairs(x, y, learn, check, clusters) if recipe.gaussian else None
     critic = Critic(x, y, pairs, recipe, generator)
     adam = torch.optim.Adam(critic.encoders.parameters(), lr=recipe.rate, fused=True)
     best, kept, looks = -math.inf, deepcopy(critic.encoders.state_dict()), 0
@@ -227,12 +216,14 @@ def _batches(
             yield batch
 
 
-def _starting_pairs(x: Tensor, y: Tensor, learn: Tensor, check: Tensor) -> Pairs:
+def _starting_pairs(
+    x: Tensor, y: Tensor, learn: Tensor, check: Tensor, clusters: Tensor | None
+) -> Pairs:
     """Canonical pairs with the norms among the coordinates, or without, whichever says more."""
 
     def says(pairs: Pairs) -> float:
         of_x, of_y = pairs.features(x[check], y[check])
-        return float(pointwise_information(of_x @ of_y.mT).mean())
+        return float(pointwise_information(of_x, of_y).mean())
 
-    plain = learned_pairs(x[:, :-1], y[:, :-1], learn, check).without_norm()
-    return max(plain, learned_pairs(x, y, learn, check), key=says)
+    plain = learned_pairs(x[:, :-1], y[:, :-1], learn, check, clusters).without_norm()
+    return max(plain, learned_pairs(x, y, learn, check, clusters), key=says)

@@ -33,18 +33,22 @@ class InfoNCE(Gathering):
 
     for any critic s. Each layer has critics of its own; every sample is told by one that was not
     trained on it, among the B samples of its fold, and nothing depends on the order in which
-    samples came. States are kept by the Lens: ``Lens(..., states=[Pooled("answer")])``. Several
-    questions about one image are not independent: a critic that saw the image knows its state
-    again. ``groups`` holds them out together and counts them as one in the error.
+    samples came. States are kept by the Lens: ``Lens(..., states=[Pooled("answer")])``.
+
+    Several questions about one image are not independent: a critic that saw the image knows its
+    state again. 100 images of six questions each, whose states tell nothing of a code of the
+    image, read 2.9 bits. ``groups`` holds the questions of an image out together and counts them
+    as one in the error: -0.1 then (means over eight draws).
 
     Where h_L is a function of h_l the truth is infinite and any good critic reads log B: such a
     value is near the ``cap``, says that the information is large, and nothing else. That is so
     at the last layer when x and y are the same state.
 
     ``constants="paper"`` takes the paper's encoder (1024, 256, 64, tanh, one for both sides),
-    its score (dot product / 64), batch (32, also in the evaluation, so that the cap is 5 bits)
-    and rate (2e-4) on raw states. The paper does not say how long it trains: here until samples
-    set aside see no more progress.
+    its score (dot product / 64), batch (32, also in the evaluation, so that the cap is 5 bits,
+    or less where folds are no multiples of 32) and rate (2e-4) on raw states, all of their
+    coordinates. The paper does not say how long it trains: here until samples set aside see no
+    more progress.
 
     Source:
         Representation learning with contrastive predictive coding (van den Oord, Li, Vinyals,
@@ -68,7 +72,8 @@ class InfoNCE(Gathering):
     """y is that of the last layer that was read, or of the ``"same"`` one."""
     constants: Constants = "default"
     components: int | None = 64
-    """Keep so many principal components of either state's normal scores; None keeps all."""
+    """Keep so many principal components of either state's normal scores; None keeps all, as
+    ``constants="paper"`` always does."""
     folds: int = 3
     """In how many parts samples are held out."""
     seed: int = 0
@@ -87,6 +92,9 @@ class InfoNCE(Gathering):
                 )
         if self.components is not None and self.components < 1:
             raise ValueError(f"components must be at least 1, or None; got {self.components}")
+        if not RECIPES[self.constants].gaussian:
+            _refuse_components(self.components)
+            self.components = None
         if self.folds < 2:
             raise ValueError(f"folds must be at least 2; got {self.folds}")
 
@@ -127,7 +135,7 @@ class InfoNCE(Gathering):
             ids=reads.ids,
             estimator=type(self).__name__,
             unit=self.unit,
-            settings={**reads.settings, **self._settings},
+            settings={**reads.settings, **settings_of(self, ("x", "y", "target"))},
             cap=torch.tensor([layer.cap for layer in layers]).double() / NATS[self.unit],
             groups=of,
         )
@@ -135,12 +143,6 @@ class InfoNCE(Gathering):
     @property
     def _looks_ahead(self) -> bool:
         return self.target == "last" and self.y != LABEL
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        names = ("x", "y", "target", "constants", "components", "folds", "seed")
-        said = {name: getattr(self, name) for name in names}
-        return {**said, "clustered": self.groups is not None}
 
     def _measured(self, reads: Reads, of: Int64[Tensor, " n"] | None) -> list[Measured]:
         from tqdm import tqdm
@@ -167,10 +169,30 @@ class InfoNCE(Gathering):
         ]
 
 
+def settings_of(estimator: Any, own: tuple[str, ...]) -> dict[str, Any]:
+    """What a result by critics depends on: some settings of the estimator's own, and all's."""
+    names = (*own, "constants", "components", "folds", "seed")
+    said = {name: getattr(estimator, name) for name in names}
+    return {**said, "clustered": estimator.groups is not None}
+
+
 def near_cap(curve: Curve) -> str:
     """The layers at which a curve is near its cap, as a list."""
     layers = curve.near_cap.nonzero().flatten().tolist()
     return ", ".join(str(curve.layers[at]) for at in layers)
+
+
+def _refuse_components(given: int | None) -> None:
+    """The paper's encoder takes states as they are.
+
+    Raises:
+        ValueError: somebody asked for something else.
+    """
+    if given not in (None, InfoNCE.components):
+        raise ValueError(
+            f"constants='paper' takes raw states, without components; got components={given}: "
+            "leave it out, or take constants='default'"
+        )
 
 
 def _states(reads: Reads, name: str) -> Real[Tensor, "layers n width"]:

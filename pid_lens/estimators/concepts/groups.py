@@ -1,0 +1,76 @@
+"""Question groups: checked, and exchanged at random."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from pid_lens.errors import clusters as numbered
+from pid_lens.estimators.concepts.inputs import Inputs, Labels
+
+
+def grouped(groups: Labels, given: Inputs, least: int) -> Int64[Tensor, " n"]:
+    """Question groups as numbers.
+
+    Raises:
+        ValueError: not one a sample, one group only, or a group that lies in so few folds that
+            some bottlenecks would not learn from it.
+    """
+    of = numbered(groups, len(given.targets))
+    labels = groups.tolist() if hasattr(groups, "tolist") else groups
+    if not of.any():
+        raise ValueError(
+            f"groups name one group only, {labels[0]!r}: leave groups out for the unconditional "
+            "bound"
+        )
+    for group in range(int(of.max()) + 1):
+        inside = (of == group).nonzero().flatten()
+        if len(given.folds[inside].unique()) < least:
+            raise ValueError(_too_few(labels[int(inside[0])], inside, given, least))
+    return of
+
+
+def _too_few(name: object, inside: Tensor, given: Inputs, least: int) -> str:
+    held, of = len(inside), "samples"
+    if given.clusters is not None:
+        held, of = len(given.clusters[inside].unique()), "clusters"
+    return (
+        f"too few {of} in group {name!r}: {held}, in {len(given.folds[inside].unique())} of the "
+        f"{int(given.folds.max()) + 1} folds, and it needs {least} of them: make fewer, larger "
+        "groups of questions"
+    )
+
+
+def exchanged(groups: Int64[Tensor, " n"], given: Inputs, seed: int) -> Int64[Tensor, " n"]:
+    """Groups that tell nothing: every cluster takes those of another one, drawn at random.
+
+    A sample without clusters is its own. Clusters hand on all their labels, so that a group
+    whose members are alike stays one of few clusters; in random order, for the first question on
+    each image may always be of one group. Between clusters of unequal size labels are dealt
+    again from the start, or some are left over. Exchanges stay within folds: each group keeps
+    its share of every one.
+
+    Args:
+        groups: of each sample, from 0.
+        given: its folds and clusters.
+        seed: of the exchange.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    of = torch.arange(len(groups)) if given.clusters is None else given.clusters
+    members = of.argsort(stable=True).split(of.bincount().tolist())
+    found = torch.empty_like(groups)
+    for fold in range(int(given.folds.max()) + 1):
+        takers = of[given.folds == fold].unique()
+        givers = takers[torch.randperm(len(takers), generator=generator)]
+        for taker, giver in zip(takers.tolist(), givers.tolist(), strict=True):
+            labels = groups[members[giver]]
+            found[members[taker]] = _dealt(labels, len(members[taker]), generator)
+    return found
+
+
+def _dealt(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(len(labels), generator=generator)
+    return labels[order.repeat(math.ceil(count / len(labels)))[:count]]
