@@ -74,7 +74,7 @@ class Instrument:
     def probes(self) -> tuple[Variation, ...]:
         """What the next pass carries along to prove that the image does not see the text."""
         wanted = any(map(is_image_only, self.states)) and not self.image_only[0]
-        return (PROBE,) if wanted else ()
+        return (replace(PROBE, interventions=(*self.always, *PROBE.interventions)),) * wanted
 
     @contextmanager
     def attached(
@@ -223,7 +223,7 @@ class _Recording:
         return self.variations[0].interventions == self.how.always
 
     def _probing(self) -> bool:
-        return self.variations[-1] is PROBE
+        return self.variations[-1].interventions[-1:] == PROBE.interventions
 
     def _seen(self) -> Samples:
         if self.samples is None:

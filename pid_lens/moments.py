@@ -231,7 +231,8 @@ def calibrate(
                 "more samples"
             )
         elsewhere = [other for key, other in total.items() if key.startswith(f"{name}@")]
-        if not any(bool(one.std.any()) for one in (moment, *elsewhere)):
+        varying = any(bool(one.std.any()) for one in (moment, *elsewhere))
+        if name in ("image", "question") and not varying:
             warnings.warn(
                 f"every embedding of span {name!r} is the same: is the model's projector "
                 "untrained? Its noise will be a constant",

@@ -7,6 +7,7 @@ from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Moments, Noise
+from pid_lens.entrances import embedded
 from pid_lens.interventions.noise import gaussian
 from pid_lens.moments import Moment
 from pid_lens.samples import Samples
@@ -116,7 +117,8 @@ def test_calibration_measures_the_decoders_input(family):
     seen = []
     with (
         anatomy.decoder.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
+            lambda module, args, kwargs: seen.append(embedded(module, kwargs)["inputs_embeds"]),
+            with_kwargs=True,
         ),
         torch.no_grad(),
     ):
