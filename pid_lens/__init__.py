@@ -12,7 +12,7 @@ from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.atoms import Atoms
 from pid_lens.batching import batch
 from pid_lens.checking import Checked, check
-from pid_lens.compare import compare
+from pid_lens.compare import compare, effects
 from pid_lens.curves import Curve
 from pid_lens.donors import Donors, collect
 from pid_lens.estimators import (
@@ -37,12 +37,15 @@ from pid_lens.interventions import Knockout, Mean, Noise, Remove, Resample, Zero
 from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
 from pid_lens.one_call import spectrum
+from pid_lens.option_scores import OptionScores
 from pid_lens.protocols import Estimator, Intervention, Readout
-from pid_lens.readouts import LogitLens, Pooled
+from pid_lens.readouts import LogitLens, Pooled, TunedLens
+from pid_lens.readouts.tuning import tune
 from pid_lens.reads import Reads
 from pid_lens.samples import Batch, Samples
 from pid_lens.spans import Spans
 from pid_lens.spectra import Spectrum
+from pid_lens.whole_options import score_options
 
 __version__ = "0.1.0"
 
@@ -68,6 +71,7 @@ __all__ = [
     "Mean",
     "Moments",
     "Noise",
+    "OptionScores",
     "Pooled",
     "Readout",
     "Reads",
@@ -76,6 +80,7 @@ __all__ = [
     "Samples",
     "Spans",
     "Spectrum",
+    "TunedLens",
     "Zero",
     "batch",
     "batch_pid",
@@ -87,12 +92,15 @@ __all__ = [
     "demo",
     "discrete_pid",
     "dissect",
+    "effects",
     "flow_pid",
     "gaussian_pid",
     "intervene",
     "mutual_information",
     "posterior_pid",
     "question_groups",
+    "score_options",
     "spectrum",
     "truth",
+    "tune",
 ]

@@ -104,25 +104,36 @@ def closed_up(
     arguments: Mapping[str, Any],
     samples: Samples,
     variations: Sequence[Variation],
+    before: int = 0,
 ) -> dict[str, Any]:
-    """The positions of each variation's tokens, counted without those that it removes."""
+    """The positions of each variation's tokens, counted without those that it removes.
+
+    So many of the samples' tokens came ``before``, in passes of which a cache holds the keys.
+    """
     removed = [variation.removed(samples) for variation in variations]
     if not any(bool(one.any()) for one in removed):
         return repeated
     mask, given = arguments.get("attention_mask"), arguments.get("position_ids")
     plain = isinstance(mask, Tensor) and mask.ndim == 2
-    attended = mask.bool() if mask is not None and plain else torch.ones_like(removed[0])
-    positions = [_counted(attended, one.to(attended.device), given) for one in removed]
-    return {**repeated, "position_ids": torch.cat(positions, -2)}
+    whole = torch.ones_like(removed[0], device=samples.spans["answer"].device)
+    attended = mask.bool() if mask is not None and plain else whole
+    positions = [_counted(attended, one.to(attended.device), given, before) for one in removed]
+    changed = {**repeated, "position_ids": torch.cat(positions, -2)}
+    if mask is None:  # without one, positions that stand still are taken for several prompts
+        changed["attention_mask"] = attended.long().repeat(len(removed), 1)
+    return changed
 
 
 def _counted(
-    attended: Bool[Tensor, "n tokens"], removed: Bool[Tensor, "n tokens"], given: Tensor | None
+    attended: Bool[Tensor, "n tokens"],
+    removed: Bool[Tensor, "n tokens"],
+    given: Tensor | None,
+    before: int,
 ) -> Tensor:
     """Positions without what is removed, of as many axes as those given; else as they are."""
     if given is not None and not bool(removed.any()):
-        return given.expand(*given.shape[:-2], *removed.shape)
-    counted = ((attended & ~removed).long().cumsum(-1) - 1).clamp_min(0)
+        return given.expand(*given.shape[:-2], len(removed), -1)
+    counted = ((attended & ~removed).long().cumsum(-1) - 1).clamp_min(0)[:, before:]
     return counted if given is None else counted.expand(*given.shape[:-2], -1, -1)
 
 

@@ -12,7 +12,7 @@ import torch
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.attention import Blockade
 from pid_lens.conditions import Variation, checked, refuse_strangers
-from pid_lens.entrances import embedded, varied
+from pid_lens.entrances import closed_up, embedded, varied
 from pid_lens.forking import cached_tokens, refuse_ways_around
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.moments import Moments
@@ -125,16 +125,30 @@ class _Intervening:
 
     def edit(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: hides in its embeddings what is to be hidden."""
-        assert self.samples is not None
+        if self.samples is None:
+            raise ValueError(
+                "the decoder ran without the whole model around it (as BLIP-2's generate does), "
+                "so that nothing is known of its prompts: call model(**inputs)"
+            )
         arguments = named_arguments(module, args, kwargs)
-        samples = self.samples
-        if not cached_tokens(arguments) and self.variation.edits_arguments:
+        samples, before = self.samples, cached_tokens(arguments)
+        if before:
+            arguments = self._continued(arguments, before)
+        elif self.variation.edits_arguments:
             arguments = embedded(module, arguments)
             refuse_ways_around(arguments, self.anatomy.known_ways)
             samples = samples.extended(arguments["inputs_embeds"].shape[1])
             arguments = varied(self.anatomy, self.inputs, arguments, samples, [self.variation])
-        self.blockade.begin(samples, [self.variation], cached_tokens(arguments))
+        self.blockade.begin(samples, [self.variation], before)
         return (), arguments
+
+    def _continued(self, arguments: dict[str, Any], before: int) -> dict[str, Any]:
+        """The arguments of tokens that follow a prompt."""
+        assert self.samples is not None
+        tokens = arguments.get("inputs_embeds")
+        tokens = arguments["input_ids"] if tokens is None else tokens
+        samples = self.samples.extended(before + tokens.shape[1])
+        return closed_up(arguments, arguments, samples, [self.variation], before)
 
     def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """After the model."""

@@ -65,6 +65,8 @@ class Lens:
         estimators: each is updated inline with every forward pass.
         anatomy: the model's parts, for a model that `dissect` does not know.
         memory: bytes of reads to keep in memory; what is beyond goes to a temporary file.
+        check: whether to hold the last layer's reads against the model's own logits once, and an
+            image-only state against one behind another text; `pid_lens.check` proves more.
 
     Raises:
         ValueError: no moments for the noise, or another model's; options that share their first
@@ -102,6 +104,7 @@ class Lens:
         estimators: Sequence[Estimator] = (),
         anatomy: Anatomy | None = None,
         memory: int = MEMORY,
+        check: bool = True,
     ) -> None:
         """See the class."""
         self.anatomy = anatomy or dissect(model)
@@ -126,6 +129,8 @@ class Lens:
             states=tuple(states),
             conditions=tuple(self.conditions),
             always=self.interventions,
+            confirmed=[not check],
+            image_only=[not check],
             settings={
                 "model": model_hash,
                 "readout": said_by_settings(readout),

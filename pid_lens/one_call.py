@@ -13,7 +13,7 @@ from pid_lens.samples import Batch, as_batch, as_batches
 
 if TYPE_CHECKING:
     from pid_lens.anatomy import Anatomy
-    from pid_lens.protocols import Estimator
+    from pid_lens.protocols import Estimator, Intervention
     from pid_lens.spectra import Spectrum
 
 
@@ -24,6 +24,7 @@ def spectrum(
     processor: Any = None,
     choices: Sequence[str | int] | None = None,
     moments: Moments | None = None,
+    interventions: Sequence[Intervention] = (),
     draws: int = 1,
     seed: int = 0,
     estimator: Estimator | None = None,
@@ -38,6 +39,7 @@ def spectrum(
         processor: needed where a batch does not say its spans.
         choices: the options, where a batch does not say them.
         moments: what the noise looks like; by default calibrated on the batches themselves.
+        interventions: in force in all conditions, such as a `Knockout`.
         draws: noise draws to average over.
         seed: of the noise.
         estimator: `BROJA` unless said otherwise.
@@ -66,6 +68,7 @@ def spectrum(
         processor,
         choices=choices,
         moments=moments,
+        interventions=interventions,
         draws=draws,
         seed=seed,
         anatomy=anatomy,

@@ -110,8 +110,9 @@ def test_a_removed_image_is_seen_by_nobody(name):
     assert torch.equal(*found)
 
 
-def test_a_removed_image_as_a_condition_beside_others():
-    model, batch = make("qwen2_5_vl")
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_a_removed_image_as_a_condition_beside_others(name):
+    model, batch = make(name)
     lens = Lens(model, conditions={"full": [], "text": [Remove("image")]})
     with torch.no_grad():
         plain = model(**batch.inputs).logits
@@ -178,3 +179,31 @@ def test_donors_of_another_model_are_refused():
         Lens(model, conditions={"full": [], "language": [Resample("image", strange)]})
     with pytest.raises(ValueError, match="at least two samples"):
         pid_lens.collect(model, [batch], limit=1)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "mistral3"])
+def test_what_is_generated_closes_up_too(name):
+    """With an image removed and a cache, as without one, and as after a prompt of text alone."""
+    model, batch = make(name)
+    greedy = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    more = {"output_logits": True, "return_dict_in_generate": True}
+    found = []
+    for cached in (True, False):
+        with intervene(model, Remove("image"), spans=batch.spans), torch.no_grad():
+            logits = model.generate(**batch.inputs, use_cache=cached, **greedy, **more).logits
+        found.append(torch.stack(logits))
+    torch.testing.assert_close(*found, atol=2e-5, rtol=0)
+    ids = batch.inputs["input_ids"]
+    text = ids[~batch.spans["image"]].view(len(ids), -1)
+    with torch.no_grad():
+        plain = torch.stack(model.generate(input_ids=text, **greedy, **more).logits)
+    torch.testing.assert_close(found[0], plain, atol=2e-5, rtol=0)
+
+
+def test_a_decoder_that_generates_by_itself_is_refused():
+    model, batch = make("blip2")
+    with (
+        intervene(model, Remove("image"), spans=batch.spans),
+        pytest.raises(ValueError, match=r"without the whole model.*BLIP-2"),
+    ):
+        model.generate(**batch.inputs, max_new_tokens=2)

@@ -42,7 +42,8 @@ def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> l
         clash = [c for c, t in zip(choices, tokens, strict=True) if present.count(t) > 1]
         raise ValueError(
             f"options {clash} share a first token, so the model's answer cannot tell them apart: "
-            "use option letters (A, B, ...) or options that begin differently"
+            "use option letters (A, B, ...) or options that begin differently, or score whole "
+            "options with pid_lens.score_options"
         )
     return tokens
 
@@ -52,15 +53,24 @@ def _first_token(choice: Choice, processor: Any) -> int:
         if int(choice) < ABSENT:
             raise ValueError(f"option {choice!r} is no token id: ids begin at 0, -1 is no option")
         return int(choice)
+    return text_tokens(choice, processor, known=1)[0]
+
+
+def text_tokens(text: str, processor: Any, known: int | None = None) -> list[int]:
+    """A text's tokens without special ones, of which the first ``known``, or all, must be words.
+
+    Raises:
+        ValueError: no tokenizer, no token, or an unknown one.
+    """
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:
         raise ValueError(
-            f"option {choice!r} is text: hand over the processor too, or token ids as choices"
+            f"option {text!r} is text: hand over the processor too, or token ids as choices"
         )
-    ids = tokenizer(choice, add_special_tokens=False)["input_ids"]
-    if not ids or ids[0] == tokenizer.unk_token_id:
-        raise ValueError(f"option {choice!r} has no token in this model's vocabulary")
-    return ids[0]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids or (tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[:known]):
+        raise ValueError(f"option {text!r} has no token in this model's vocabulary")
+    return ids
 
 
 def option_table(

@@ -1,0 +1,95 @@
+"""Scores of whole options: what `score_options` returns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+Rule = Literal["whole", "mean", "first"]
+RULES = ("whole", "mean", "first")
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class OptionScores:
+    """How probable every whole option is after its prompt.
+
+    ::
+
+        log p(option | prompt) = sum_j log p(token_j | prompt, token_1 .. token_{j-1})
+
+    in natural log, full vocabulary, float32, on the CPU; -inf where a sample has fewer options
+    than others. Three rules read an answer off: the probability of the ``"whole"`` option, which
+    favours short ones; its ``"mean"`` a token, which does not; and that of its ``"first"`` token
+    alone, which is what a Lens reads and which cannot tell options that begin alike.
+
+    Example:
+        >>> import torch
+        >>> names = (("no", "no idea yet"),)
+        >>> found = OptionScores(log_probs=torch.tensor([[-2., -3.]]), names=names,
+        ...                      tokens=torch.tensor([[1, 3]]), first=torch.tensor([[-2., -2.]]),
+        ...                      collisions=(names,), shared=True)
+        >>> found
+        OptionScores(1 samples, 2 options of 1 to 3 tokens, first tokens collide in 1 samples, keys
+        and values of the prompt shared)
+        >>> [found.best(rule).item() for rule in ("whole", "mean", "first")]
+        [0, 1, -1]
+    """
+
+    log_probs: Float[Tensor, "n answers"]
+    """Log-probability of each whole option."""
+    first: Float[Tensor, "n answers"]
+    """Log-probability of each option's first token."""
+    tokens: Int[Tensor, "n answers"]
+    """Number of tokens of each option; 0 where a sample has fewer options."""
+    names: tuple[tuple[str, ...], ...]
+    """The options of each sample: their texts, or their token ids."""
+    collisions: tuple[tuple[tuple[str, ...], ...], ...]
+    """For each sample the groups of options that share a first token."""
+    shared: bool
+    """Whether the options ran on the prompt's keys and values. False: the prompt ran again with
+    every option, as this model needs it or as was asked for."""
+    ids: tuple[str, ...] | None = None
+    """Names of the samples, where the batch had some."""
+
+    @property
+    def mean(self) -> Float[Tensor, "n answers"]:
+        """Length-normalised: log-probability a token."""
+        return torch.where(self.tokens > 0, self.log_probs / self.tokens.clamp(min=1), -math.inf)
+
+    def best(self, rule: Rule = "mean") -> Int[Tensor, " n"]:
+        """Index of each sample's most probable option.
+
+        By the ``"first"`` rule it is -1 where the best first token begins several options.
+
+        Raises:
+            ValueError: an unknown rule.
+        """
+        if rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule!r}")
+        scores = {"whole": self.log_probs, "mean": self.mean, "first": self.first}[rule]
+        found = scores.argmax(-1)
+        if rule != "first":
+            return found
+        torn = [
+            any(names[at] in group for group in groups)
+            for names, groups, at in zip(self.names, self.collisions, found.tolist(), strict=True)
+        ]
+        return found.masked_fill(torch.tensor(torn), -1)
+
+    def __repr__(self) -> str:
+        n, answers = self.tokens.shape
+        present = self.tokens[self.tokens > 0]
+        colliding = sum(map(bool, self.collisions))
+        how = "shared" if self.shared else "not shared: the prompt ran again with every option"
+        return (
+            f"OptionScores({n} samples, {answers} options of {present.min()} to {present.max()} "
+            f"tokens, first tokens collide in {colliding} samples, keys and values of the prompt "
+            f"{how})"
+        )

@@ -1,0 +1,212 @@
+"""TunedLens: what a layer would answer, its state translated to the last layer's basis first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+
+from pid_lens.anatomy import Anatomy
+from pid_lens.readouts.logit_lens import LogitLens
+from pid_lens.storage import load_record, save_record
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+KIND = "pid_lens.TunedLens"
+
+
+@dataclass(frozen=True, eq=False)
+class Translator:
+    """An affine map of states that begins as the identity: h -> h + A h + b, float32.
+
+    Example:
+        >>> Translator(torch.zeros(2, 2), torch.tensor([1., 0.]))(torch.tensor([[5., 5.]]))
+        tensor([[6., 5.]])
+    """
+
+    matrix: Float[Tensor, "width width"]
+    """A."""
+    bias: Float[Tensor, " width"]
+    """b."""
+
+    def __call__(self, state: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
+        """The translated state, in the precision in which it came."""
+        matrix, bias = self.matrix.to(state.device), self.bias.to(state.device)
+        wide = state.float()
+        return (wide + wide @ matrix.T + bias).to(state.dtype)
+
+    def to(self, device: torch.device | str) -> Translator:
+        """The same on another device."""
+        return Translator(self.matrix.to(device), self.bias.to(device))
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TunedLens(LogitLens):
+    """The logit lens behind an affine translator for each layer; made by `pid_lens.tune`.
+
+    ::
+
+        log p_l(option) = W[option] norm(t_l) - logsumexp_v W[v] norm(t_l)
+        t_l = h_l + A_l h_l + b_l
+
+    Earlier layers write in another basis than the last, which the logit lens takes for
+    ignorance; the translator undoes what is linear in that. The last layer's is the identity, so
+    there this is the model's own answer. Layers that tuning did not help keep the identity too.
+    It is trained on the model's own answers, never on labels. It serves one model alone and
+    refuses others.
+
+    Source:
+        Eliciting latent predictions from transformers with the tuned lens (Belrose et al.,
+        2023), https://arxiv.org/abs/2303.08112
+
+    Example:
+        >>> import pid_lens
+        >>> model, processor = pid_lens.demo.load()
+        >>> tuned = TunedLens(model=pid_lens.dissect(model).fingerprint(), translators={},
+        ...                   divergence=torch.zeros(6), untuned=torch.zeros(6), n=1)
+        >>> pid_lens.Lens(model, processor, readout=tuned, conditions={"full": []})
+        Lens(LlavaForConditionalGeneration, 6 layers, conditions full, 0 samples)
+    """
+
+    model: str
+    """Fingerprint of the model that it was tuned on."""
+    translators: Mapping[int, Translator]
+    """One for each layer that tuning helped; the others, and the last, are the identity."""
+    divergence: Float[Tensor, " layers"]
+    """KL(model's answer || this lens's), full vocabulary, bits, on samples held out."""
+    untuned: Float[Tensor, " layers"]
+    """The same of the logit lens, on the same samples."""
+    n: int
+    """How many samples these two were measured on."""
+    _known: WeakKeyDictionary[Anatomy, int] = field(default_factory=WeakKeyDictionary, init=False)
+    """Anatomies that were found to be this model's, with the version of their weights."""
+
+    def __post_init__(self) -> None:
+        last = len(self.divergence) - 1
+        if last < 0 or self.untuned.shape != self.divergence.shape:
+            raise ValueError(
+                "divergence and untuned must be one number a layer each; got "
+                f"{list(self.divergence.shape)} and {list(self.untuned.shape)}"
+            )
+        strange = [layer for layer in self.translators if not 0 <= layer < last]
+        if strange:
+            raise ValueError(
+                f"translators are for layers 0..{last - 1}, for the last is the identity; got "
+                f"them for {strange}"
+            )
+
+    def __call__(
+        self,
+        state: Float[Tensor, "n width"],
+        options: Int[Tensor, "n answers"],
+        anatomy: Anatomy,
+        layer: int,
+    ) -> Float[Tensor, "n answers"]:
+        """Full-vocabulary log-probabilities of the options, natural log, float32.
+
+        Raises:
+            ValueError: another model, or another number of layers.
+        """
+        self.check(anatomy)
+        translator = self.translators.get(layer)
+        translated = state if translator is None else translator(state)
+        return super().__call__(translated, options, anatomy, layer)
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Refuses to serve another model than the one that it was tuned on.
+
+        Raises:
+            ValueError: another model, or another number of layers.
+        """
+        if self._known.get(anatomy) == anatomy.versions:
+            return
+        if len(anatomy.layers) != len(self.divergence):
+            raise ValueError(
+                f"this lens was tuned on {len(self.divergence)} layers, not on "
+                f"{len(anatomy.layers)}: run pid_lens.tune(model, batches) on this model"
+            )
+        found = anatomy.fingerprint()
+        if found != self.model:
+            raise ValueError(
+                f"this lens was tuned on model {self.model}, not on {found}: its translators "
+                "would mean nothing there. Run pid_lens.tune(model, batches) on this model"
+            )
+        self._known[anatomy] = anatomy.versions
+
+    def to(self, device: torch.device | str) -> TunedLens:
+        """The same with its translators on another device; else they are sent along each time."""
+        moved = {layer: one.to(device) for layer, one in self.translators.items()}
+        return replace(self, translators=moved)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of all weights."""
+        digest = hashlib.sha256(self.model.encode())
+        for layer in sorted(self.translators):
+            one = self.translators[layer]
+            digest.update(str(layer).encode())
+            for tensor in (one.matrix, one.bias):
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the held-out divergence of both lenses over the layers."""
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+        for values, label, marker in (
+            (self.untuned, "logit lens", "s"),
+            (self.divergence, "tuned lens", "o"),
+        ):
+            ax.plot(range(len(values)), values.numpy(), marker=marker, label=label)
+        ax.set_xlabel("layer")
+        ax.set_ylabel("KL to the model's answer (bits)")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False)
+        return ax
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file."""
+        tensors = {"divergence": self.divergence, "untuned": self.untuned}
+        for layer, one in self.translators.items():
+            tensors |= {f"{layer}.matrix": one.matrix, f"{layer}.bias": one.bias}
+        about = {"model": self.model, "n": self.n, "layers": sorted(self.translators)}
+        save_record(path, KIND, tensors, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TunedLens:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        tensors, about = load_record(path, KIND)
+        translators = {
+            layer: Translator(tensors[f"{layer}.matrix"], tensors[f"{layer}.bias"])
+            for layer in about["layers"]
+        }
+        return cls(
+            model=about["model"],
+            translators=translators,
+            divergence=tensors["divergence"],
+            untuned=tensors["untuned"],
+            n=about["n"],
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"TunedLens({len(self.translators)} of {len(self.divergence)} layers translated, "
+            f"held-out KL {self.divergence.mean():.3g} bits a layer (logit lens "
+            f"{self.untuned.mean():.3g}), n={self.n}, model {self.model}, weights "
+            f"{self.fingerprint})"
+        )

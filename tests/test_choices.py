@@ -1,0 +1,67 @@
+"""Options as tokens: the first one, or all of them."""
+
+import pytest
+
+import pid_lens
+from pid_lens.readouts.choices import first_tokens
+from pid_lens.readouts.options import collisions, option_tokens, whole_options
+
+
+@pytest.fixture(scope="module")
+def processor(digits_model):
+    return digits_model[1]
+
+
+def test_text_becomes_all_its_tokens(processor):
+    (row,) = whole_options(["A", "is it even ?"], 1, processor)
+    vocabulary = processor.tokenizer.get_vocab()
+    assert row[0].tokens == (vocabulary["A"],)
+    assert row[1].tokens == tuple(vocabulary[word] for word in ("is", "it", "even", "?"))
+    assert [option.name for option in row] == ["A", "is it even ?"]
+
+
+def test_one_list_serves_all_samples_and_each_may_have_its_own():
+    assert whole_options([[7], [8, 9]], 3) == whole_options([[[7], [8, 9]]] * 3, 3)
+    mixed = whole_options([[[7], [8, 9]], [[1, 2, 3]]], 2)
+    assert [[option.tokens for option in row] for row in mixed] == [[(7,), (8, 9)], [(1, 2, 3)]]
+    tokens, present = option_tokens(mixed)
+    assert tokens.tolist() == [[[7, 0, 0], [8, 9, 0]], [[1, 2, 3], [0, 0, 0]]]
+    assert present.sum(-1).tolist() == [[1, 2], [3, 0]]
+
+
+def test_collisions_are_groups_of_names():
+    options = whole_options([[[7], [8], [7, 9], [8, 1], [5]], [[7], [8]]], 2)
+    assert collisions(options) == ((("[7]", "[7, 9]"), ("[8]", "[8, 1]")), ())
+
+
+def test_a_shared_first_token_names_the_way_out():
+    with pytest.raises(ValueError, match=r"share a first token.*pid_lens\.score_options"):
+        first_tokens([7, 7])
+    with pytest.raises(ValueError, match="score_options"):
+        pid_lens.Lens(pid_lens.demo.load()[0], choices=[5, 5], conditions={"full": []})
+
+
+WRONG = {
+    "one string": ("A", TypeError, "must be a list of texts"),
+    "a number": (3, TypeError, "must be a list of texts"),
+    "nothing": ([], ValueError, "at least one"),
+    "numbers alone": ([3, 4], TypeError, r"\[7\] for a single one"),
+    "an empty text": (["A", ""], ValueError, "no token"),
+    "an unknown word": (["A", "B zebra"], ValueError, "no token in this model's vocabulary"),
+    "no tokens": ([[3], []], ValueError, "at least one"),
+    "a negative id": ([[3, -1]], ValueError, "from 0 on"),
+    "the same twice": (["A", "B", "A"], ValueError, r"\['A', 'A'\] are the same tokens"),
+    "too few lists": ([["A", "B"]], ValueError, "one a sample: 2; got 1"),
+    "no options of one": ([["A"], []], (TypeError, ValueError), "at least one|must be a text"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "words"), WRONG.values(), ids=WRONG)
+def test_wrong_options_are_refused(processor, options, error, words):
+    with pytest.raises(error, match=words):
+        whole_options(options, 2, processor)
+
+
+def test_text_needs_a_processor():
+    with pytest.raises(ValueError, match="hand over the processor"):
+        whole_options(["A"], 1)
