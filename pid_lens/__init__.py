@@ -10,7 +10,6 @@ Example:
 from pid_lens import demo, truth
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.atoms import Atoms
-from pid_lens.batching import batch
 from pid_lens.checking import Checked, check
 from pid_lens.compare import compare, effects
 from pid_lens.curves import Curve
@@ -37,15 +36,17 @@ from pid_lens.interventions import Knockout, Mean, Noise, Remove, Resample, Zero
 from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
 from pid_lens.one_call import spectrum
-from pid_lens.option_scores import OptionScores
+from pid_lens.options.scores import OptionScores
+from pid_lens.options.scoring import score_options
+from pid_lens.prompts.batching import batch
 from pid_lens.protocols import Estimator, Intervention, Readout
 from pid_lens.readouts import LogitLens, Pooled, TunedLens
 from pid_lens.readouts.tuning import tune
 from pid_lens.reads import Reads
+from pid_lens.regions.boxes import region
 from pid_lens.samples import Batch, Samples
 from pid_lens.spans import Spans
 from pid_lens.spectra import Spectrum
-from pid_lens.whole_options import score_options
 
 __version__ = "0.1.0"
 
@@ -99,6 +100,7 @@ __all__ = [
     "mutual_information",
     "posterior_pid",
     "question_groups",
+    "region",
     "score_options",
     "spectrum",
     "truth",

@@ -23,9 +23,10 @@ from pid_lens.conditions import (
 from pid_lens.estimators import BROJA
 from pid_lens.instrument import Instrument
 from pid_lens.moments import Moments
+from pid_lens.options.choices import option_table
 from pid_lens.pile import MEMORY, Pile
 from pid_lens.protocols import Estimator, said_by_settings
-from pid_lens.readouts import LogitLens, Pooled, option_table
+from pid_lens.readouts import LogitLens, Pooled
 from pid_lens.reads import Reads
 from pid_lens.replay import View, described, joined
 from pid_lens.samples import Batch

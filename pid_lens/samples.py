@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.identity import content_ids
-from pid_lens.readouts.choices import option_table
-from pid_lens.spans import Spans, find_answer, find_image, find_question
+from pid_lens.options.choices import option_table
+from pid_lens.spans import Spans, find_answer, find_image, find_question, refuse_videos
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -129,6 +129,7 @@ def find_spans(batch: Batch, processor: Any = None, image_token: int | None = No
         ValueError: no image in a prompt, a question that cannot be found, or masks of another
             shape than the input.
     """
+    refuse_videos(batch.inputs, processor)
     input_ids = batch.inputs["input_ids"]
     attended = attended_tokens(batch.inputs)
     spans = {name: torch.as_tensor(mask) for name, mask in (batch.spans or {}).items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from pid_lens.prompts.rendering import Prompt, located, render, special_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -26,7 +28,9 @@ class Spans(Mapping[str, Tensor]):
     """Boolean masks [n, tokens] by name: ``image``, ``question``, ``answer``, a user's own.
 
     ``answer`` is the one position a sample's answer is read at: its last attended token,
-    unless given.
+    unless given. Masks are plain tensors, so ``&``, ``|`` and ``~`` make new ones of them, and
+    ``spans | {name: mask}`` makes new spans with more names (or a name's new mask). Every sample
+    has a token in every span: what is done to an empty one would do nothing, unnoticed.
 
     Raises:
         TypeError: a mask is not boolean.
@@ -34,12 +38,13 @@ class Spans(Mapping[str, Tensor]):
 
     Example:
         >>> import torch
-        >>> ids = torch.tensor([[0, 9, 9, 5, 2]])
+        >>> ids = torch.tensor([[0, 9, 9, 9, 5, 2]])
         >>> spans = Spans(image=ids == 9, question=ids == 5)
         >>> spans["image"].sum().item()
-        2
-        >>> spans
-        Spans(image 2, question 1 of 5 tokens, 1 samples)
+        3
+        >>> spans = spans | {"car": spans.pick("image", [0, 2])}
+        >>> spans | {"scene": spans["image"] & ~spans["car"]}
+        Spans(image 3, question 1, car 2, scene 1 of 6 tokens, 1 samples)
     """
 
     def __init__(self, **masks: Bool[Tensor, "n tokens"]) -> None:
@@ -74,6 +79,46 @@ class Spans(Mapping[str, Tensor]):
         """Samples and tokens of every mask."""
         n, tokens = next(iter(self._masks.values())).shape
         return n, tokens
+
+    def __or__(self, more: Mapping[str, Tensor]) -> Spans:
+        """New spans with more masks; a name that is there already gets the new mask."""
+        if not isinstance(more, Mapping):
+            return NotImplemented
+        return Spans(**{**self._masks, **more})
+
+    def pick(
+        self, name: str, ranks: Sequence[int] | Sequence[Sequence[int]]
+    ) -> Bool[Tensor, "n tokens"]:
+        """The mask of some tokens of a span, by their rank in it: an object's patches, say.
+
+        Args:
+            name: the span.
+            ranks: which of its tokens, from 0; one list for all samples, or one a sample.
+
+        Raises:
+            TypeError: a rank is no whole number.
+            ValueError: as many lists as samples did not come, a list is empty, or a sample's
+                span has no token of such a rank.
+
+        Example:
+            >>> import torch
+            >>> image = torch.tensor([[False, True, True, False, True]])
+            >>> Spans(image=image).pick("image", [0, 2])
+            tensor([[False,  True, False, False,  True]])
+        """
+        mask = self[name]
+        rows = _one_a_sample(ranks, len(mask))
+        picked = torch.zeros_like(mask)
+        for row, (wanted, among) in enumerate(zip(rows, mask, strict=True)):
+            places = among.nonzero().flatten()
+            wrong = [rank for rank in wanted if not 0 <= rank < len(places)]
+            if wrong or not wanted:
+                raise ValueError(
+                    f"span {name!r} of sample {row} has {len(places)} tokens, of ranks 0 to "
+                    f"{len(places) - 1}; asked for {wrong or 'none of them'}"
+                )
+            picked[row, places[wanted]] = True
+        return picked
 
     def to(self, device: torch.device) -> Spans:
         """The same masks on another device."""
@@ -134,13 +179,14 @@ def find_question(
     question is all that lies between.
 
     Raises:
-        ValueError: there is no template, or a prompt was not made by it.
+        ValueError: there is no template, a prompt was not made by it, or holds a video.
     """
     if processor is None:
         raise ValueError(
             "without a processor the question cannot be found in token ids: hand over the "
             "processor, a Batch of pid_lens.batch, or spans={'image': mask, 'question': mask}"
         )
+    refuse_videos({"input_ids": input_ids}, processor)
     before, after = _template(processor, processor.chat_template, image_token)
     mask = torch.zeros_like(attended)
     for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attended.tolist(), strict=True)):
@@ -154,57 +200,21 @@ def find_question(
     return mask
 
 
-def question_tokens(
-    processor: Any, prompt: str, question: str, expanded: list[int], **options: Any
-) -> list[int]:
-    """Positions of a question in a tokenised prompt, by character offsets.
-
-    Args:
-        processor: it tokenised the prompt.
-        prompt: the rendered text, with one placeholder an image.
-        question: the part of it to find; its last occurrence counts.
-        expanded: the prompt's token ids, each placeholder widened to its image's tokens.
-        options: how the tokenizer was called.
+def refuse_videos(inputs: Mapping[str, Any], processor: Any = None) -> None:
+    """Videos are not read: their tokens would be taken for text.
 
     Raises:
-        ValueError: the question is not in the prompt, or an image stands on both sides of it.
+        ValueError: there is a video among the inputs, or its token in a prompt.
     """
-    start = prompt.rfind(question)
-    if not question.strip() or start < 0:
-        raise ValueError(f"the question {question!r} matches nothing in the prompt {prompt!r}")
-    encoded = processor.tokenizer(prompt, return_offsets_mapping=True, **options)
-    plain, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    stop = start + len(question)
-    inside = [i for i, (a, b) in enumerate(offsets) if a < stop and b > start and b > a]
-    if not inside:
-        raise ValueError(f"the question {question!r} matches no token of the prompt {prompt!r}")
-    grown = len(expanded) - len(plain)
-    if plain[inside[0] :] == expanded[inside[0] + grown :]:
-        return [i + grown for i in inside]
-    if plain[: inside[-1] + 1] == expanded[: inside[-1] + 1]:
-        return inside
-    raise ValueError(
-        f"the question {question!r} stands between two images, or the processor rewrites text: "
-        "hand over spans={'image': mask, 'question': mask}"
-    )
-
-
-def render(processor: Any, question: str, system: str | None = None) -> str:
-    """The prompt of one image and one question, as the processor's chat template has it.
-
-    Raises:
-        ValueError: the processor has no chat template.
-    """
-    if getattr(processor, "chat_template", None) is None:
+    named = [name for name in inputs if "video" in name and inputs[name] is not None]
+    token = getattr(processor, "video_token_id", None)
+    held = token is not None and bool((inputs["input_ids"] == token).any())
+    if named or held:
         raise ValueError(
-            f"{type(processor).__name__} has no chat template, so prompts and their questions "
-            "cannot be told apart: set processor.chat_template, or hand over "
-            "spans={'image': mask, 'question': mask}"
+            f"a video came ({', '.join(named) or f'token {token} in input_ids'}): its frames are "
+            "neither image nor question, so videos cannot be read. Hand over single frames as "
+            "images"
         )
-    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    if system is not None:
-        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
 @lru_cache(maxsize=16)
@@ -222,7 +232,8 @@ def _template(
     special = special_tokens(processor, prompt)
     made = processor(images=[[Image.new("RGB", (336, 336))]], text=[prompt], **special)
     ids = [int(token) for token in made["input_ids"][0]]
-    found = question_tokens(processor, prompt, PROBE, ids, **special)
+    where = located(lambda text: render(processor, text), PROBE, "question")
+    found = Prompt.of(processor, prompt).places(where, ids)
     if image_token not in ids[: found[0]]:
         raise ValueError(
             "the chat template puts the question before the image, so the question cannot be "
@@ -232,10 +243,15 @@ def _template(
     return ids[last_image + 1 : found[0]], ids[found[-1] + 1 :]
 
 
-def special_tokens(processor: Any, prompt: str) -> dict[str, bool]:
-    """How to call the tokenizer: a template that writes its own start wants no second one."""
-    start = processor.tokenizer.bos_token
-    return {"add_special_tokens": not (start and prompt.startswith(start))}
+def _one_a_sample(ranks: Sequence[Any], n: int) -> list[list[int]]:
+    ranks = ranks.tolist() if hasattr(ranks, "tolist") else list(ranks)
+    rows = ranks if ranks and isinstance(ranks[0], Sequence) else [ranks] * n
+    if len(rows) != n:
+        raise ValueError(f"ranks must be one list, or one a sample: {n}; got {len(rows)}")
+    strange = [rank for row in rows for rank in row if type(rank) is not int]
+    if strange:
+        raise TypeError(f"ranks are whole numbers from 0; got {strange[:8]}")
+    return [list(row) for row in rows]
 
 
 def _strange(

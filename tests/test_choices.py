@@ -3,8 +3,8 @@
 import pytest
 
 import pid_lens
-from pid_lens.readouts.choices import first_tokens
-from pid_lens.readouts.options import collisions, option_tokens, whole_options
+from pid_lens.options.choices import first_tokens
+from pid_lens.options.tokens import collisions, option_tokens, whole_options
 
 
 @pytest.fixture(scope="module")

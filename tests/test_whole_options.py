@@ -9,8 +9,8 @@ from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Knockout, Noise, intervene
-from pid_lens.option_scores import OptionScores
-from pid_lens.whole_options import score_options
+from pid_lens.options.scores import OptionScores
+from pid_lens.options.scoring import score_options
 
 OPTIONS = [[3, 4], [3, 5, 6], [8], [9, 10, 11, 12]]
 CLOSED = Knockout("image", "question", layers=[1, 2])

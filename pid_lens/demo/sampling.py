@@ -45,7 +45,7 @@ class Batches:
         return f"Batches({self.task.name}/{self.split}, n={self.n}, batch_size={self.batch_size})"
 
     def _batch(self, ranks: np.ndarray) -> Batch:
-        from pid_lens.batching import batch
+        from pid_lens.prompts.batching import batch
 
         scans = digits(self.split)
         rows = ranks % len(scans)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from pid_lens.readouts.choices import text_tokens
+from pid_lens.options.choices import text_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int

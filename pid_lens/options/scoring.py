@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.continuing import Prompt, left_padded
 from pid_lens.intervening import intervene
-from pid_lens.option_scores import OptionScores
-from pid_lens.readouts.options import Options, collisions, option_tokens, whole_options
+from pid_lens.options.continuing import Prompt, left_padded
+from pid_lens.options.scores import OptionScores
+from pid_lens.options.tokens import Options, collisions, option_tokens, whole_options
 from pid_lens.samples import Batch, as_batch
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def score_options(
 
     Example:
         >>> import pid_lens
-        >>> from pid_lens.whole_options import score_options
+        >>> from pid_lens.options.scoring import score_options
         >>> model, processor = pid_lens.demo.load()
         >>> batch = next(iter(pid_lens.demo.batches("vision", n=8)))
         >>> found = score_options(model, batch, ("A", "B", "B ."), processor=processor)

@@ -1,0 +1,1 @@
+"""Options: what a model may answer, as first tokens and as a whole."""

@@ -1,0 +1,1 @@
+"""Prompts: images and questions as a model takes them, and where their parts stand."""

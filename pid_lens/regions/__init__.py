@@ -1,0 +1,1 @@
+"""Regions: which of an image's tokens see a part of it."""
