@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import pid_lens
 from pid_lens.cli import main
 
 ATOMS = ["redundancy", "unique_vision", "unique_language", "synergy"]
@@ -83,3 +84,22 @@ def test_errors_say_what_to_do(tmp_path, capsys):
         main(["sing"])
     assert stopped.value.code == 2
     assert "demo" in capsys.readouterr().err
+
+
+def test_check_says_yes_of_the_shipped_model(capsys):
+    assert main(["check", "demo"]) == 0
+    assert "9 of 9 properties hold" in capsys.readouterr().out
+
+
+def test_check_says_no_of_a_blind_model_in_a_folder(tmp_path, capsys):
+    model, processor = pid_lens.demo.load()
+    model.model.multi_modal_projector.linear_2.weight.data.zero_()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert main(["check", str(tmp_path), "--dtype", "float32"]) == 1
+    assert "FAILED sighted" in capsys.readouterr().out
+
+
+def test_check_of_no_model_is_refused(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "nothing")]) == 2
+    assert "pid-lens:" in capsys.readouterr().err
