@@ -1,0 +1,132 @@
+"""What each family can do: measured on tiny models, and the table of the README is that one.
+
+``python tests/test_families.py`` prints the table as it should be.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FAMILIES, make
+
+import pid_lens
+from pid_lens import Knockout, Lens, Pooled, Remove, intervene
+from pid_lens.regions.geometry import GEOMETRIES
+
+README = Path(__file__).parent.parent / "README.md"
+GREEDY = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0}
+UNTRIED = {("fuyu", "in `generate`")}
+"""Fuyu's own ``generate`` does not take the places of its patches."""
+
+
+def noise(model, batch):
+    assert not pid_lens.check(model, batch).failed
+
+
+def knockout(model, batch):
+    with intervene(model, Knockout("image", "question"), spans=batch.spans):
+        model(**batch.inputs)
+
+
+def heads(model, batch):
+    with intervene(model, Knockout("image", "question", heads=[0]), spans=batch.spans):
+        model(**batch.inputs)
+
+
+def removal(model, batch):
+    with intervene(model, Remove("image"), spans=batch.spans):
+        model(**batch.inputs)
+
+
+def generate(model, batch):
+    with intervene(model, Knockout("image", "question"), spans=batch.spans):
+        model.generate(**batch.inputs, **GREEDY)
+
+
+def image_only(model, batch):
+    lens = Lens(model, conditions={"full": []}, states=[Pooled("image", token="last")])
+    with lens(batch):
+        model(**batch.inputs)
+
+
+def regions(model, batch):
+    if model.config.model_type not in GEOMETRIES:
+        pid_lens.region(model, batch, cells=(0, 0, 1, 1))
+
+
+def shared(model, batch):
+    found = pid_lens.score_options(model, batch, [[3], [4, 5]])
+    if not found.shared:
+        raise ValueError("the prompt's keys and values cannot be shared")
+
+
+FEATURES = {
+    "noise, lens, check": noise,
+    "knockout": knockout,
+    "of some heads": heads,
+    "removal": removal,
+    "in `generate`": generate,
+    "image-only state": image_only,
+    "regions": regions,
+    "options share the prompt": shared,
+}
+REASONS = {
+    ("mllama", "of some heads"): "cross-attention",
+    ("blip2", "in `generate`"): "BLIP-2's generate",
+    ("instructblip", "in `generate`"): "BLIP-2's generate",
+    ("paligemma", "image-only state"): "the image sees the text",
+    ("instructblip", "image-only state"): "the image sees the text",
+    ("llava_next", "regions"): "llava_next",
+    ("llava_onevision", "regions"): "llava_onevision",
+    ("mllama", "regions"): "mllama",
+    ("blip2", "regions"): "blip",
+    ("instructblip", "regions"): "instructblip",
+    ("blip2", "options share the prompt"): "cannot be shared",
+    ("instructblip", "options share the prompt"): "cannot be shared",
+}
+"""What is refused, and words of the reason."""
+
+
+@torch.no_grad()
+def refusal(family, feature):
+    """Why a family cannot have a feature; None if it can."""
+    model, batch = make(family)
+    try:
+        FEATURES[feature](model, batch)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def table():
+    """The table of the README."""
+    lines = ["| | " + " | ".join(FEATURES) + " |", "|---" * (len(FEATURES) + 1) + "|"]
+    for family in FAMILIES:
+        cells = [_said(family, feature) for feature in FEATURES]
+        lines.append(f"| {family} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _said(family, feature):
+    known = "no" if (family, feature) in REASONS else "yes"
+    return "untried" if (family, feature) in UNTRIED else known
+
+
+TRIED = [(family, f) for family in FAMILIES for f in FEATURES if (family, f) not in UNTRIED]
+
+
+@pytest.mark.parametrize(("family", "feature"), TRIED)
+def test_what_a_family_cannot_have_is_refused_with_the_reason(family, feature):
+    said, reason = refusal(family, feature), REASONS.get((family, feature))
+    assert (said is None) == (reason is None), said
+    assert reason is None or reason in said
+
+
+def test_the_readmes_table_is_what_was_measured():
+    if not README.exists():
+        pytest.skip("needs the checkout")
+    assert table() in README.read_text()
+
+
+if __name__ == "__main__":
+    print(table())
