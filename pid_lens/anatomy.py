@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    import torch
     from jaxtyping import Float
     from torch import Tensor
 
@@ -132,7 +132,8 @@ class Anatomy:
     @property
     def device(self) -> torch.device:
         """Where the model takes its inputs."""
-        return next(self.model.parameters()).device
+        devices = (parameter.device for parameter in self.model.parameters())
+        return next((one for one in devices if one.type != "meta"), torch.device("cpu"))
 
     def fingerprint(self) -> str:
         """A short hash that tells this model from any other, trained a step further included.

@@ -254,7 +254,8 @@ def _sighted(trial: _Trial) -> Property:
         _largest(trial.answer(other) - trial.plain)
         for other in (trial.other_pixels, trial.other_words)
     ]
-    ok = min(moved) > 10 * trial.close
+    rounding = 2 * torch.finfo(trial.plain.dtype).eps * _largest(trial.plain)
+    ok = min(moved) > rounding
     return Property("sighted", ok, min(moved), "is what other pixels or words move a logit by")
 
 

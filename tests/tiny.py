@@ -193,7 +193,15 @@ def blip2(n: int) -> Made:
         image_token_index=IMAGE,
     )
     inputs = {"input_ids": prompts(n, before=0), "pixel_values": torch.randn(n, 3, 28, 28)}
-    return hf.Blip2ForConditionalGeneration(config), inputs
+    return _sighted(hf.Blip2ForConditionalGeneration(config)), inputs
+
+
+def _sighted(model: Any) -> Any:
+    """A Q-Former that sees something: it starts with weights too small for that."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and not name.startswith("language_model."):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
 
 
 def fuyu(n: int) -> Made:
@@ -310,6 +318,8 @@ def mllama(n: int) -> Made:
     for name, parameter in model.named_parameters():
         if "gate" in name:
             torch.nn.init.constant_(parameter, 1.0)
+        if "cross_attn." in name and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
     ids = prompts(n, image=1)
     seen = torch.ones(n, ids.shape[1], 1, 2)
     seen[:, :3] = 0
@@ -334,13 +344,9 @@ def instructblip(n: int) -> Made:
         num_query_tokens=4,
         image_token_index=IMAGE,
     )
-    model = hf.InstructBlipForConditionalGeneration(config)
-    for name, parameter in model.named_parameters():  # it starts so small that it sees nothing
-        if parameter.ndim > 1 and not name.startswith("language_model."):
-            torch.nn.init.normal_(parameter, std=0.3)
     ids = prompts(n, before=0)
     words = torch.randint(10, 200, (n, 5), generator=torch.Generator().manual_seed(n))
-    return model, {
+    return _sighted(hf.InstructBlipForConditionalGeneration(config)), {
         "input_ids": ids,
         "pixel_values": torch.randn(n, 3, 28, 28),
         "qformer_input_ids": words,
