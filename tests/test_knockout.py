@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FAMILIES, make
+from tiny import FAMILIES, make, padded
 
 import pid_lens
 from pid_lens import Knockout, Lens, Noise, intervene
@@ -40,28 +40,6 @@ def pairs(batch, source="image", target="question"):
     """Which query must not see which key, [n, 1, queries, keys]."""
     closed = batch.spans[target][:, :, None] & batch.spans[source][:, None, :]
     return closed[:, None]
-
-
-def padded(batch, side, by=3):
-    """The batch with padding on one side of every row."""
-
-    def pad(x, value=0):
-        edge = torch.full((len(x), by), value, dtype=x.dtype)
-        return torch.cat([edge, x] if side == "left" else [x, edge], 1)
-
-    ids = batch.inputs["input_ids"]
-    grown = {k: pad(v) for k, v in batch.inputs.items() if v.shape == ids.shape}
-    grown["attention_mask"] = pad(torch.ones_like(ids))
-    if "cross_attention_mask" in batch.inputs:
-        seen = batch.inputs["cross_attention_mask"]
-        grown["cross_attention_mask"] = (
-            pad(seen.flatten(2).transpose(1, 2).flatten(0, 1))
-            .view(len(ids), -1, ids.shape[1] + by)
-            .transpose(1, 2)
-            .unflatten(2, seen.shape[2:])
-        )
-    spans = {name: pad(mask, False) for name, mask in batch.spans.items()}
-    return replace(batch, inputs={**batch.inputs, **grown}, spans=pid_lens.Spans(**spans))
 
 
 def answers(logits, batch):
@@ -150,8 +128,6 @@ def test_backends_agree(family):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_padding_changes_nothing(family, side, attention):
     model, batch = family
-    if "image_patches_indices" in batch.inputs:
-        pytest.skip("Fuyu finds its patches by their positions, so padding moves them")
     switched(model, attention)
     plain = answers(logits(model, batch, CLOSED), batch)
     wide = padded(batch, side)

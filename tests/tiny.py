@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers as hf
+from torch.nn import functional as F
 
 from pid_lens import Batch, Spans
 
@@ -401,3 +403,21 @@ def make(family: str, n: int = 4, seed: int = 0) -> tuple[Any, Batch]:
     torch.manual_seed(seed)
     model, inputs = FAMILIES[family](n)
     return model.eval(), described(inputs)
+
+
+def padded(batch: Batch, side: str, by: int = 3) -> Batch:
+    """The batch with padding on one side of every row."""
+
+    def pad(x: torch.Tensor, value: int = 0) -> torch.Tensor:
+        rest = (0, 0) * (x.ndim - 2)
+        return F.pad(x, (*rest, *((by, 0) if side == "left" else (0, by))), value=value)
+
+    ids = batch.inputs["input_ids"]
+    grown = {
+        name: pad(value, -1 if name == "image_patches_indices" else 0)
+        for name, value in batch.inputs.items()
+        if value.shape == ids.shape or name == "cross_attention_mask"
+    }
+    grown["attention_mask"] = pad(torch.ones_like(ids))
+    spans = Spans(**{name: pad(mask) for name, mask in (batch.spans or {}).items()})
+    return replace(batch, inputs={**batch.inputs, **grown}, spans=spans)
