@@ -14,7 +14,7 @@ import torch
 import transformers as hf
 
 import pid_lens
-from pid_lens import Batch, Lens, Spans
+from pid_lens import Batch, Knockout, Lens, Spans, intervene
 
 IMAGE, TOKENS, ROWS = 999, 600, 2
 
@@ -85,10 +85,22 @@ def main() -> None:
     }
     reading = Lens(model, conditions={"full": []})
     forking = Lens(model, moments=moments)
+    closed = Knockout("image", "question")
+    masked = {"attention_mask": torch.ones_like(batch.inputs["input_ids"])}
+    masked["attention_mask"][:, 0] = 0  # padding: the model makes a mask of its own
+
+    def closing() -> None:
+        with intervene(model, closed, spans=batch.spans):
+            plain()
+
     figures = {
         "reading every layer / plain forward": ratio(lambda: inside(reading), plain),
         "fork of 3 conditions / plain forward of 3x the rows": ratio(
             lambda: inside(forking), lambda: model(**three, use_cache=False)
+        ),
+        "knockout in every layer / plain forward": ratio(closing, plain),
+        "knockout in every layer / forward with a mask": ratio(
+            closing, lambda: model(**batch.inputs, **masked, use_cache=False)
         ),
     }
     print(f"LLaVA of 8 layers, width 256, {TOKENS} tokens, {ROWS} rows, one thread")
