@@ -55,8 +55,9 @@ def effects(change: Spectrum) -> pd.DataFrame:
     """The three figures by which the PID Flow paper sums up a knockout, with errors.
 
     ======================================= ==================================================
-    trapped visual-unique information       change of U_vision: below 0, what only vision told
-                                            and no longer reaches the answer
+    trapped visual-unique information       change of U_vision. On answers: below 0, what only
+                                            vision told and no longer reaches them; on states, as
+                                            in the paper, it may rise
     compensatory synergy                    change of S
     total information cost                  change of I(X1, X2; Y) = R + U_vision + U_language + S
     ======================================= ==================================================

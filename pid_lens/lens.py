@@ -117,6 +117,10 @@ class Lens:
             for name, hidden in listed(CONDITIONS if conditions is None else conditions).items()
         }
         self.variations = variations(self.conditions, self.interventions)
+        drawn = {
+            name: draws_of(name, (*self.interventions, *hidden))
+            for name, hidden in self.conditions.items()
+        }
         self.estimators = tuple(estimators)
         readout, model_hash = readout or LogitLens(), self.anatomy.fingerprint()
         every = (*self.interventions, *chain(*self.conditions.values()))
@@ -136,10 +140,8 @@ class Lens:
                 "model": model_hash,
                 "readout": said_by_settings(readout),
                 "interventions": list(map(repr, self.interventions)),
-                "draws": max(
-                    draws_of(name, (*self.interventions, *hidden))
-                    for name, hidden in self.conditions.items()
-                ),
+                "draws": max(drawn.values()),
+                "drawn": drawn,
                 "conditions": {name: list(map(repr, c)) for name, c in self.conditions.items()},
                 "moments": measured_by(every),
             },

@@ -369,6 +369,20 @@ def test_reads_with_and_without_do_not_mix():
         pid_lens.Reads.concat(found)
 
 
+@pytest.mark.parametrize(
+    ("layer", "width", "layers"),
+    [(0, 3, (0, 1)), (3, 4, (2, 3, 4, 5)), (5, 9, (1, 2, 3, 4, 5)), (2, 1, (2,))],
+)
+def test_a_window_has_the_layers_that_there_are(layer, width, layers):
+    assert Knockout.window("image", "question", layer, of=6, width=width).layers == layers
+
+
+@pytest.mark.parametrize("wrong", [{"layer": 6}, {"layer": -1}, {"width": 0}])
+def test_a_window_around_no_layer_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"middle in 0\.\.5"):
+        Knockout.window("image", "question", **{"layer": 0, "of": 6, **wrong})
+
+
 # ---------------------------------------------------------------- refusals
 
 

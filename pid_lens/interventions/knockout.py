@@ -54,15 +54,30 @@ class Knockout:
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
 
     @classmethod
-    def window(cls, source: str, target: str, layer: int, width: int = 9) -> Self:
-        """A knockout in the layers around one, as many on either side; those that there are.
+    def window(cls, source: str, target: str, layer: int, *, of: int, width: int = 9) -> Self:
+        """A knockout in the layers around one, as many on either side; fewer at either end.
+
+        Args:
+            source: see the class.
+            target: see the class.
+            layer: the middle of the window.
+            of: how many layers the model has, ``len(pid_lens.dissect(model).layers)``.
+            width: how many layers.
+
+        Raises:
+            ValueError: a middle that is no layer, or no width.
 
         Example:
-            >>> Knockout.window("image", "question", layer=1, width=3).layers
-            (0, 1, 2)
+            >>> Knockout.window("image", "question", layer=5, of=6, width=3).layers
+            (4, 5)
         """
+        if not 0 <= layer < of or width < 1:
+            raise ValueError(
+                f"a window of at least one layer has its middle in 0..{of - 1}; got width={width} "
+                f"around layer {layer}"
+            )
         first = layer - (width - 1) // 2
-        return cls(source, target, layers=range(max(first, 0), first + width))
+        return cls(source, target, layers=range(max(first, 0), min(first + width, of)))
 
     @property
     def draws(self) -> int | None:

@@ -151,13 +151,15 @@ def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
 
     The posterior p(y|x1) is an expectation over the noise; its estimate from D draws has the
     variance s^2 / D, which the convex -H turns into a bias of sum_y s_y^2 / (2 D p_y), a mean
-    over samples. A sample below tau is uniform whatever was drawn and adds nothing.
+    over samples. A sample below tau is uniform whatever was drawn and adds nothing. One draw
+    says nothing of its own variance: NaN, where another condition was drawn more often.
     """
     if reads.spread is None:
         return None
     at = [reads.index(name) for name in NEEDED[1:]]
     p = reads.posteriors(tau, NEEDED[1:]).exp()
     answered = (reads.mass[:, at] >= tau)[..., None]
-    draws = reads.settings["draws"]
-    bias = ratio(reads.spread[:, at].double(), 2 * draws * p).where(answered, 0.0)
-    return (bias.sum(-1).mean(-1) / NATS_PER_BIT).cpu()
+    drawn = torch.tensor([reads.settings["drawn"][name] for name in NEEDED[1:]], device=p.device)
+    bias = ratio(reads.spread[:, at].double(), 2 * drawn[:, None, None] * p).where(answered, 0.0)
+    told = (bias.sum(-1).mean(-1) / NATS_PER_BIT).where(drawn > 1, torch.nan)
+    return told.cpu()
