@@ -141,16 +141,20 @@ class Anatomy:
         It covers every parameter's name, shape and dtype, and up to 257 of its values.
         """
         digest = hashlib.sha256()
+        elsewhere = _offloaded(self.model)
         for name, parameter in self.model.named_parameters():
             digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-            if parameter.device.type != "meta":
-                digest.update(_sampled(parameter.detach()).numpy().tobytes())
+            weight = parameter if parameter.device.type != "meta" else elsewhere.get(name)
+            if weight is not None:
+                digest.update(_sampled(weight.detach()).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @property
-    def versions(self) -> int:
-        """A number that changes when a weight is changed in place, at next to no cost."""
-        return sum(0 if p.is_inference() else p._version for p in self.model.parameters())
+    def versions(self) -> tuple[int, str]:
+        """What changes when a weight is changed in place or cast, at next to no cost."""
+        parameters = list(self.model.parameters())
+        dtypes = " ".join(sorted({str(parameter.dtype) for parameter in parameters}))
+        return sum(0 if p.is_inference() else p._version for p in parameters), dtypes
 
     def __repr__(self) -> str:
         weight: Any = self.unembed.weight
@@ -162,6 +166,17 @@ class Anatomy:
 def _named(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
     found = (getattr(module, name, None) for name in names)
     return next((one for one in found if isinstance(one, nn.Module)), None)
+
+
+def _offloaded(model: nn.Module) -> dict[str, Tensor]:
+    """Weights that accelerate keeps elsewhere while they are not needed, by their names."""
+    found: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        weights = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
+        for name, parameter in module.named_parameters(recurse=False):
+            if weights is not None and parameter.device.type == "meta":
+                found[f"{path}.{name}" if path else name] = weights[name]
+    return found
 
 
 def _sampled(parameter: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from pid_lens.entrances import beside_tokens
 from pid_lens.hooks import After, Before, named_arguments
 from pid_lens.protocols import AttentionIntervention
+from pid_lens.soundness import refuse_checkpointing
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -51,8 +52,10 @@ class Blockade:
         """Attention modules and what is to run before them.
 
         Raises:
-            ValueError: attention that no mask can close.
+            ValueError: attention that no mask can close, or that runs twice.
         """
+        if self._touched:
+            refuse_checkpointing(self.anatomy.model)
         found = []
         for layer in self._touched:
             module = self.anatomy.attention(layer)
@@ -97,7 +100,8 @@ class Blockade:
             if not any(active):
                 return None
             causal = getattr(module, "is_causal", True)
-            arguments["attention_mask"] = self._mask(arguments, active, causal)
+            index = getattr(module, "layer_idx", 0)
+            arguments["attention_mask"] = self._mask(arguments, active, causal, index)
             return (), arguments
 
         return close
@@ -135,12 +139,16 @@ class Blockade:
         )
 
     def _mask(
-        self, arguments: Mapping[str, Any], active: list[tuple[Any, ...]], causal: bool
+        self,
+        arguments: Mapping[str, Any],
+        active: list[tuple[Any, ...]],
+        causal: bool,
+        index: int,
     ) -> Tensor:
         """The layer's mask with what is closed; one object for layers that share it."""
         given, states = arguments.get("attention_mask"), arguments["hidden_states"]
         queries, before = states.shape[1], self._before
-        keys = before + queries if given is None else given.shape[-1]
+        keys = _length(arguments, before + queries, index) if given is None else given.shape[-1]
         if given is not None and given.ndim != 4:
             raise ValueError(
                 f"an attention mask of {given.ndim} axes cannot close pairs of tokens; a mask "
@@ -149,7 +157,9 @@ class Blockade:
         made_of = (id(given), tuple(active), keys, states.device)
         if made_of not in self._made:
             closed = self._closed(active, queries, keys).to(states.device)
-            mask = _unwritten(queries, keys, causal, states) if given is None else given
+            mask = given
+            if mask is None:
+                mask = _unwritten(before, queries, keys, causal).to(states.device)
             self._made[made_of] = given, forbidden(mask, closed)
         return self._made[made_of][1]
 
@@ -194,14 +204,22 @@ def forbidden(
     return torch.where(closed, torch.finfo(mask.dtype).min, mask)
 
 
+def _length(arguments: Mapping[str, Any], tokens: int, index: int) -> int:
+    """How many keys a layer will hand out: a static cache has all its places, filled or not."""
+    cache, queries = arguments.get("past_key_values"), arguments["hidden_states"].shape[1]
+    if cache is None or not hasattr(cache, "get_mask_sizes"):
+        return tokens
+    return max(int(cache.get_mask_sizes(queries, index)[0]), tokens)
+
+
 def _unwritten(
-    queries: int, keys: int, causal: bool, states: Tensor
+    before: int, queries: int, keys: int, causal: bool
 ) -> Bool[Tensor, "1 1 queries keys"]:
     """The mask that None stands for: a token sees itself and what is before it, or everything."""
     if not causal:
-        return torch.ones(1, 1, queries, keys, dtype=torch.bool, device=states.device)
-    at = torch.arange(keys - queries, keys, device=states.device)
-    return (torch.arange(keys, device=states.device) <= at[:, None])[None, None]
+        return torch.ones(1, 1, queries, keys, dtype=torch.bool)
+    at = torch.arange(before, before + queries)
+    return (torch.arange(keys) <= at[:, None])[None, None]
 
 
 def refuse_disobedient(module: nn.Module, anatomy: Anatomy) -> None:

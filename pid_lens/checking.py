@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.checked import Checked, Property
 from pid_lens.intervening import intervene
 from pid_lens.interventions import Knockout, Noise
 from pid_lens.lens import Lens
@@ -23,54 +24,10 @@ if TYPE_CHECKING:
 
     from pid_lens.samples import Samples
 
-CLOSE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""By how much two ways to the same logits may differ; `CLOSE_IN_HALF` in half precision."""
-CLOSE_IN_HALF = 0.1
-
-
-@dataclass(frozen=True)
-class Property:
-    """One property, and what was measured of it."""
-
-    name: str
-    ok: bool
-    measured: float | None
-    """The number behind the verdict; None where none could be measured."""
-    detail: str
-    """What was measured, or why it could not be."""
-
-    def __str__(self) -> str:
-        number = "" if self.measured is None else f" {self.measured:.2g}"
-        return f"{'ok    ' if self.ok else 'FAILED'} {self.name}:{number} {self.detail}"
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What `check` found, one line a property.
-
-    Example:
-        >>> print(Checked("Tiny", (Property("lens", True, 1e-7, "nats off the logits"),)))
-        Tiny: 1 of 1 properties hold
-          ok     lens: 1e-07 nats off the logits
-    """
-
-    model: str
-    properties: tuple[Property, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every property holds."""
-        return all(one.ok for one in self.properties)
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """The names of the properties that do not hold."""
-        return tuple(one.name for one in self.properties if not one.ok)
-
-    def __str__(self) -> str:
-        held = len(self.properties) - len(self.failed)
-        head = f"{self.model}: {held} of {len(self.properties)} properties hold"
-        return "\n  ".join([head, *map(str, self.properties)])
+ROUNDINGS = {torch.float32: 32, torch.float64: 32}
+"""By how many roundings of the largest logit two ways to the same logits may differ, eps each;
+`ROUNDINGS_IN_HALF` in half precision, whose sums are made in float32."""
+ROUNDINGS_IN_HALF = 4
 
 
 def check(
@@ -86,7 +43,7 @@ def check(
     =========== ===============================================================================
     lens        the last layer, normed and unembedded, is the model's own answer
     untouched   with nothing hidden the model's logits are what they are without a lens, to the bit
-    fork        one forked pass reads what a pass for each condition reads
+    fork        one forked pass reads, in nats, what a pass for each condition reads
     sighted     other pixels, and other words, do change the answer: else nothing is proved below
     image       with the image noised other pixels change no logit at the answer
     question    with the question noised other words change none
@@ -104,7 +61,8 @@ def check(
 
     Returns:
         `Checked`, with ``ok`` and a line a property. A property that cannot be measured has
-        failed, and says why.
+        failed, and says why. One exception: where the inputs do not tell which pixels are the
+        first sample's (images in unequal tiles), ``batch`` is neither held nor failed.
 
     Raises:
         TypeError: no inputs.
@@ -123,7 +81,8 @@ def check(
     batch = as_batch(inputs)
     batch = replace(batch, spans=batch.spans if spans is None else spans).to(found.device)
     samples = recognise(batch, processor, found.image_token)
-    batch = replace(batch, spans=samples.spans, ids=samples.ids)
+    options = None if batch.options is None else samples.options
+    batch = replace(batch, spans=samples.spans, ids=samples.ids, options=options, labels=None)
     trial = _Trial(found, batch, samples)
     with torch.no_grad():
         properties = tuple(_tried(name, prove, trial) for name, prove in _PROPERTIES.items())
@@ -148,7 +107,10 @@ class _Trial:
 
     @cached_property
     def close(self) -> float:
-        return CLOSE.get(self.plain.dtype, CLOSE_IN_HALF)
+        """How far rounding may move a logit; reads are float32 at best."""
+        dtype = self.plain.dtype
+        eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+        return ROUNDINGS.get(dtype, ROUNDINGS_IN_HALF) * eps * _largest(self.plain)
 
     @cached_property
     def other_pixels(self) -> Batch:
@@ -185,13 +147,21 @@ class _Trial:
         return logits[torch.arange(len(at), device=logits.device), at]
 
     def lens(self) -> Lens:
-        choices = [0, 1] if self.batch.options is None else None
+        """A lens; without options it reads the first sample's two likeliest tokens."""
+        likeliest = self.plain[0].topk(2).indices.tolist()
+        choices = likeliest if self.batch.options is None else None
         return Lens(anatomy=self.anatomy, moments=self.moments, choices=choices)
+
+
+class _UntoldError(ValueError):
+    """The inputs do not say what would have to be known."""
 
 
 def _tried(name: str, prove: Callable[[_Trial], Property], trial: _Trial) -> Property:
     try:
         return prove(trial)
+    except _UntoldError as error:
+        return Property(name, None, None, str(error))
     except Exception as error:
         return Property(name, False, None, f"{type(error).__name__}: {error}")
 
@@ -231,7 +201,7 @@ def _lens(trial: _Trial) -> Property:
 
 def _untouched(trial: _Trial) -> Property:
     lens = Lens(anatomy=trial.anatomy, conditions={"full": []}, choices=[0, 1])
-    with lens(replace(trial.batch, options=None, labels=None)):
+    with lens(replace(trial.batch, options=None)):
         seen = trial.answer(trial.batch)
     off = _largest(seen - trial.plain)
     return Property("untouched", off == 0, off, "between logits in a lens and without one")
@@ -244,9 +214,9 @@ def _fork(trial: _Trial) -> Property:
     for view in replay.views(trial.batch):
         with view:
             trial.answer(trial.batch)
-    one, other = (lens.reads.log_probs.float().exp() for lens in (fork, replay))
-    off = _largest(one - other)
-    return Property("fork", off <= trial.close, off, "between probabilities of both ways to read")
+    one, other = (lens.reads.log_probs for lens in (fork, replay))
+    off = _largest((one - other).masked_fill(one == other, 0.0))
+    return Property("fork", off <= trial.close, off, "nats between both ways to read, at most")
 
 
 def _sighted(trial: _Trial) -> Property:
@@ -291,16 +261,50 @@ def _batch(trial: _Trial) -> Property:
     n = trial.samples.n
     if n < 2:
         return Property("batch", False, None, "needs two samples or more")
-    rows = {k: _first(v, n) for k, v in trial.batch.inputs.items()}
-    alone = trial.answer(replace(trial.batch, inputs=rows))
+    alone = trial.answer(replace(trial.batch, inputs=_alone(trial)))
     off = _largest(alone[0] - trial.plain[0])
     return Property("batch", off <= trial.close, off, "between a sample alone and in its batch")
 
 
-def _first(value: Any, n: int) -> Any:
-    """The first of n samples' share of an input."""
-    whole = torch.is_tensor(value) and value.ndim and len(value) % n == 0
-    return value[: len(value) // n] if whole else value
+def _alone(trial: _Trial) -> dict[str, Any]:
+    """The first sample's inputs."""
+    image, inputs = trial.samples.spans["image"], trial.batch.inputs
+    begins = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
+    counts = [mask.sum(-1).tolist() for mask in (begins, image)]
+    return {name: _first(name, value, *counts) for name, value in inputs.items()}
+
+
+def _first(name: str, value: Any, images: list[int], tokens: list[int]) -> Any:
+    """The first sample's share of an input, whose samples have so many images and image tokens.
+
+    Rows are samples, or images, or patches, of which each image token stands for as many.
+    """
+    if not _has_rows(value):
+        return value
+    if name == "position_ids" and value.ndim == 3:
+        return value[:, :1]
+    rows = len(value)
+    if rows == len(images):
+        return value[:1]
+    if not _is_content(name, value):
+        return value
+    share = images[0] if rows == sum(images) else rows * tokens[0] / sum(tokens)
+    if share != int(share):
+        raise _UntoldError(
+            f"cannot tell how many of the {rows} rows of {name} belong to the first of "
+            f"{len(images)} samples: check samples of one image each"
+        )
+    return value[: int(share)]
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (torch.is_tensor(value) and value.ndim > 0)
+
+
+def _is_content(name: str, value: Any) -> bool:
+    """Pixels, and what is said of images one by one."""
+    sizes = name.endswith(("_sizes", "_thw"))
+    return sizes or not torch.is_tensor(value) or _is_picture(name, value)
 
 
 def _hooks(trial: _Trial) -> Property:
@@ -309,8 +313,13 @@ def _hooks(trial: _Trial) -> Property:
         for module in trial.anatomy.model.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     ]
-    left = sum("pid_lens" in getattr(hook, "__module__", "") for hook in every)
+    left = sum(_maker(hook) == "pid_lens" for hook in every)
     return Property("hooks", left == 0, float(left), "hooks of ours are left in the model")
+
+
+def _maker(hook: Any) -> str:
+    """The package that a hook is of."""
+    return str(getattr(hook, "__module__", "")).partition(".")[0]
 
 
 _PROPERTIES: dict[str, Callable[[_Trial], Property]] = {

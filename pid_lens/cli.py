@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pid_lens.samples import Batch
     from pid_lens.spectra import Spectrum
 
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 TASKS = ("vision", "language", "redundant", "synergy")
 SHORT = {
     "redundancy": "R",
@@ -58,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         run = options.prepare(options)
+        return 0 if run() else 1
     except (ValueError, OSError) as error:
         print(f"pid-lens: {error}", file=sys.stderr)
         return 2
-    return 0 if run() else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "property fails.",
     )
     check.add_argument("model", metavar="MODEL", help="a folder, a name on the hub, or 'demo'")
-    check.add_argument("--dtype", default="auto", metavar="TYPE", help="float32, bfloat16, ...")
+    check.add_argument("--dtype", default="auto", metavar="TYPE", help=", ".join(DTYPES))
     check.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, ... (cpu)")
     check.set_defaults(prepare=prepare_check)
     return parser
@@ -107,42 +108,67 @@ def prepare_check(options: argparse.Namespace) -> Callable[[], bool]:
     """Loads a model; what comes back checks it and prints the report.
 
     Raises:
-        ValueError: there is no such model, or none that answers questions about images.
+        ValueError: there is no such model, or none that answers questions about images, or its
+            processor has no chat template; no such device or dtype.
         OSError: it is not in a folder and cannot be fetched.
     """
     import pid_lens
 
+    _refuse_strange(options)
     model, processor = _loaded(options)
+    batch = _pictures(processor, model.dtype)
 
     def run() -> bool:
-        report = pid_lens.check(model, _pictures(processor), processor=processor)
+        report = pid_lens.check(model, batch, processor=processor)
         print(report)
         return report.ok
 
     return run
 
 
+def _refuse_strange(options: argparse.Namespace) -> None:
+    """Refuses a dtype or a device that is not there."""
+    import torch
+
+    if options.dtype not in DTYPES:
+        raise ValueError(f"no dtype {options.dtype!r}: choose one of {', '.join(DTYPES)}")
+    try:
+        torch.zeros(1, device=options.device).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"no device {options.device!r} here: {reason}") from error
+
+
 def _loaded(options: argparse.Namespace) -> tuple[Any, Any]:
     """Model and processor."""
+    import torch
+
     import pid_lens
 
     if options.model == "demo":
         shipped, processor = pid_lens.demo.load()
-        return shipped.to(options.device), processor
+        dtype = shipped.dtype if options.dtype == "auto" else getattr(torch, options.dtype)
+        return shipped.to(options.device, dtype), processor
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model: Any = AutoModelForImageTextToText.from_pretrained(options.model, dtype=options.dtype)
     return model.eval().to(options.device), AutoProcessor.from_pretrained(options.model)
 
 
-def _pictures(processor: Any) -> Batch:
-    """Two digits, each with a question of its own."""
+def _pictures(processor: Any, dtype: Any) -> Batch:
+    """Two digits, each with a question of its own, as numbers of the model's precision."""
     import pid_lens
 
     images = pid_lens.demo.digits("test").images[:2]
     task = pid_lens.demo.task("synergy")
     questions = [task.question(digit, coin) for digit, coin in ((0, 0), (1, 1))]
-    return pid_lens.batch(processor, images=images, questions=questions, options=("A", "B"))
+    batch = pid_lens.batch(processor, images=images, questions=questions, options=("A", "B"))
+    inputs = {k: v.to(dtype) if _is_floating(v) else v for k, v in batch.inputs.items()}
+    return replace(batch, inputs=inputs)
+
+
+def _is_floating(value: Any) -> bool:
+    return bool(getattr(value, "is_floating_point", bool)())
 
 
 def prepare_demo(options: argparse.Namespace) -> Callable[[], bool]:

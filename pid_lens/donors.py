@@ -63,6 +63,11 @@ class Donors:
             ValueError: nobody else has as many tokens.
         """
         lengths = [len(one) for one in self.of(span, site)]
+        if site and len({*lengths, tokens}) > 1 and lengths != [len(one) for one in self.of(span)]:
+            raise ValueError(
+                f"donors have other numbers of vectors of {span!r} at {site} than in the prompt, "
+                "so that one and the same donor cannot be taken for both: use Noise"
+            )
         others = [row for row, donor in enumerate(self.ids) if donor != name]
         same = [row for row in others if lengths[row] == tokens]
         fitting = same or [row for row in others if lengths[row] > tokens]
@@ -120,6 +125,7 @@ def collect(
         `Donors`, in the model's precision, on the CPU.
 
     Raises:
+        TypeError: spans is one string.
         ValueError: fewer than two samples, or a span that cannot be found.
 
     Example:
@@ -130,6 +136,8 @@ def collect(
     """
     from tqdm import tqdm
 
+    if isinstance(spans, str):
+        raise TypeError(f"spans must be a list of names; got the one string {spans!r}")
     anatomy = anatomy or dissect(model)
     kept: dict[str, list[Tensor]] = {}
     ids: list[str] = []

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pid_lens.forking import repeat_rows
 from pid_lens.hooks import hooked
+from pid_lens.positions import closed_up
 from pid_lens.spans import Spans
 
 if TYPE_CHECKING:
@@ -99,44 +100,6 @@ def varied(
     return closed_up(repeated, arguments, samples, variations)
 
 
-def closed_up(
-    repeated: dict[str, Any],
-    arguments: Mapping[str, Any],
-    samples: Samples,
-    variations: Sequence[Variation],
-    before: int = 0,
-) -> dict[str, Any]:
-    """The positions of each variation's tokens, counted without those that it removes.
-
-    So many of the samples' tokens came ``before``, in passes of which a cache holds the keys.
-    """
-    removed = [variation.removed(samples) for variation in variations]
-    if not any(bool(one.any()) for one in removed):
-        return repeated
-    mask, given = arguments.get("attention_mask"), arguments.get("position_ids")
-    plain = isinstance(mask, Tensor) and mask.ndim == 2
-    whole = torch.ones_like(removed[0], device=samples.spans["answer"].device)
-    attended = mask.bool() if mask is not None and plain else whole
-    positions = [_counted(attended, one.to(attended.device), given, before) for one in removed]
-    changed = {**repeated, "position_ids": torch.cat(positions, -2)}
-    if mask is None:  # without one, positions that stand still are taken for several prompts
-        changed["attention_mask"] = attended.long().repeat(len(removed), 1)
-    return changed
-
-
-def _counted(
-    attended: Bool[Tensor, "n tokens"],
-    removed: Bool[Tensor, "n tokens"],
-    given: Tensor | None,
-    before: int,
-) -> Tensor:
-    """Positions without what is removed, of as many axes as those given; else as they are."""
-    if given is not None and not bool(removed.any()):
-        return given.expand(*given.shape[:-2], len(removed), -1)
-    counted = ((attended & ~removed).long().cumsum(-1) - 1).clamp_min(0)[:, before:]
-    return counted if given is None else counted.expand(*given.shape[:-2], -1, -1)
-
-
 def _base(
     anatomy: Anatomy, given: Mapping[str, Any], main: Entry, variation: Variation
 ) -> Float[Tensor, "n tokens width"]:
@@ -193,8 +156,8 @@ class CrossAttention:
         """All of a sample's image states; a sample may have several images or tiles."""
         states: Tensor = arguments[self.argument]
         whole = rearrange(states, "(n tiles) tokens width -> n (tiles tokens) width", n=samples.n)
-        everything = torch.ones(whole.shape[:2], dtype=torch.bool, device=whole.device)
-        masks = {name: everything & (name == "image") for name in samples.spans}
+        seen = _seen_states(arguments.get("cross_attention_mask"), whole)
+        inside = beside_tokens(samples.spans, seen)
 
         def put(arguments: dict[str, Any], vectors: Tensor) -> None:
             tokens = states.shape[1]
@@ -202,7 +165,7 @@ class CrossAttention:
                 vectors, "n (tiles tokens) width -> (n tiles) tokens width", tokens=tokens
             )
 
-        return [Entry(whole, replace(samples, spans=_some(masks), site=self.argument), put)]
+        return [Entry(whole, replace(samples, spans=inside, site=self.argument), put)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +192,9 @@ class QuestionAwareImage:
                 f"{self.inputs[0]} are needed in the model's call"
             )
         mask = torch.ones_like(ids).bool() if attended is None else attended.bool()
-        masks = {name: mask & (name == "question") for name in samples.spans}
-        inside = replace(samples, spans=_some(masks), site=self.site)
+        inside = replace(
+            samples, spans=standing_for("question", samples.spans, mask), site=self.site
+        )
         return Entry(self.words.forward(ids), inside, lambda arguments, vectors: None)
 
     @torch.no_grad()
@@ -240,31 +204,73 @@ class QuestionAwareImage:
         """The image's features in a variation; None where they are as they were."""
         entry = self.entry(given, samples)
         words = variation.edit(entry.vectors, entry.samples)
-        if torch.equal(words, entry.vectors):
+        removed = variation.removed(entry.samples)
+        if torch.equal(words, entry.vectors) and not bool(removed.any()):
             return None
-        named = {name: given[name] for name in self.inputs if given.get(name) is not None}
+        ids: Tensor = given[self.inputs[0]]
+        attended = given.get(self.inputs[1])
+        mask = torch.ones_like(ids) if attended is None else attended
+        named = dict(zip(self.inputs, (ids, mask * ~removed.to(mask.device)), strict=True))
         with hooked(after=[(self.words, lambda module, args, kwargs, output: words)]):
             found = self.features(given["pixel_values"], **named, return_dict=True)
         return found.pooler_output
 
 
-def beside_tokens(spans: Spans) -> Spans:
-    """The spans of states that no token holds, [n, 1]: all of them the image's."""
+def beside_tokens(spans: Spans, seen: Bool[Tensor, "n states"] | None = None) -> Spans:
+    """The spans of states that no token holds: all of them the image's."""
     n, _ = spans.shape
-    return _some({name: torch.full((n, 1), name == "image") for name in spans})
+    seen = torch.ones(n, 1, dtype=torch.bool) if seen is None else seen
+    return standing_for("image", spans, seen)
+
+
+def standing_for(whole: str, spans: Spans, inside: Bool[Tensor, "n vectors"]) -> Spans:
+    """Spans of vectors that stand for all of one span, and for nothing else.
+
+    A span that covers that one is as good as it; of one that covers a part nobody knows which
+    vectors are its: asking for it is a ValueError.
+    """
+    known = spans.get(whole)
+    masks, parts = {}, []
+    for name, mask in spans.items():
+        covered = known is not None and bool((mask | ~known).all())
+        if known is not None and not covered and bool((mask & known).any()):
+            parts.append(name)
+        else:
+            masks[name] = inside & (covered or name == whole)
+    return _Entering(masks, whole, tuple(parts))
+
+
+def _seen_states(
+    mask: Tensor | None, states: Float[Tensor, "n tokens width"]
+) -> Bool[Tensor, "n tokens"]:
+    """Image states that some token looks at: others are tiles of padding."""
+    if mask is None or mask.shape[-1] != states.shape[1]:
+        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    return (mask == 0).flatten(1, -2).any(1)
 
 
 def at_site(samples: Samples, site: str, entering: Bool[Tensor, "n tokens"]) -> Samples:
     """The samples at a site where some tokens alone enter."""
     masks = {name: mask & entering.to(mask.device) for name, mask in samples.spans.items()}
-    return replace(samples, spans=_some(masks), site=site)
+    return replace(samples, spans=_Entering(masks), site=site)
 
 
-def _some(masks: Mapping[str, Tensor]) -> Spans:
-    """Spans of which some may have no token."""
-    spans = Spans.__new__(Spans)
-    spans._masks = dict(masks)
-    return spans
+class _Entering(Spans):
+    """Spans of which some may have no token, and some are not known."""
+
+    def __init__(
+        self, masks: Mapping[str, Tensor], whole: str = "", parts: tuple[str, ...] = ()
+    ) -> None:
+        """Takes masks, and the names of spans that are parts of the whole one."""
+        self._masks, self._whole, self._parts = dict(masks), whole, parts
+
+    def __getitem__(self, name: str) -> Bool[Tensor, "n tokens"]:
+        if name in self._parts:
+            raise ValueError(
+                f"span {name!r} is a part of the {self._whole}, which reaches this decoder in "
+                f"another way too, where its parts cannot be told apart: take {self._whole!r}"
+            )
+        return super().__getitem__(name)
 
 
 def _scattered(

@@ -15,9 +15,13 @@ After = Callable[[nn.Module, tuple, dict, Any], Any]
 
 @contextmanager
 def hooked(
-    before: Sequence[tuple[nn.Module, Before]] = (), after: Sequence[tuple[nn.Module, After]] = ()
+    before: Sequence[tuple[nn.Module, Before]] = (),
+    after: Sequence[tuple[nn.Module, After]] = (),
+    always: Sequence[tuple[nn.Module, After]] = (),
 ) -> Iterator[None]:
     """Hooks the modules, before and after their forward, for the length of a block.
+
+    What is ``always`` to run after a module runs when it has raised, too; its output is None then.
 
     Example:
         >>> import torch
@@ -33,6 +37,9 @@ def hooked(
             stack.callback(module.register_forward_pre_hook(first, with_kwargs=True).remove)
         for module, last in after:
             stack.callback(module.register_forward_hook(last, with_kwargs=True).remove)
+        for module, last in always:
+            hook = module.register_forward_hook(last, with_kwargs=True, always_call=True)
+            stack.callback(hook.remove)
         yield
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import torch
 from einops import rearrange
@@ -27,8 +26,10 @@ from pid_lens.readouts import LogitLens
 from pid_lens.reads import Reads
 from pid_lens.samples import Batch, Samples, recognise
 from pid_lens.soundness import (
+    LENS,
     WHOLE_PROMPTS,
     confirm_last_layer,
+    occupied,
     refuse_caches,
     refuse_options,
 )
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from pid_lens.conditions import Variation
     from pid_lens.protocols import Intervention, Readout
     from pid_lens.readouts import Pooled
-
-_in_use: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,14 +87,10 @@ class Instrument:
         What is ``given`` of a batch holds for one batch: others are refused.
 
         Raises:
-            RuntimeError: another lens is open on this model.
+            RuntimeError: another lens is open on this model, or interventions are in force.
+            ValueError: the model is compiled, or its attention cannot be closed.
         """
         model, decoder = self.anatomy.model, self.anatomy.decoder
-        if decoder in _in_use:
-            raise RuntimeError(
-                "a lens is open already on this model: close it first. One lens can read several "
-                "conditions at once: Lens(..., conditions={...})"
-            )
         if model.training:
             warnings.warn(
                 "the model is in training mode, so dropout may make conditions differ: call "
@@ -106,18 +101,16 @@ class Instrument:
         blockade = Blockade(self.anatomy, closing)
         now = _Recording(self, variations, given, sink, blockade)
         layers = [(self.anatomy.layers[at], now.reader(at)) for at in self.layers]
-        _in_use.add(decoder)
-        try:
-            with (
-                without(model, "generate", WHOLE_PROMPTS),
-                hooked(
-                    before=[(model, now.see), (decoder, now.fork), *blockade.before],
-                    after=[*blockade.after, *layers, (decoder, now.join), (model, now.confirm)],
-                ),
-            ):
-                yield
-        finally:
-            _in_use.discard(decoder)
+        with (
+            occupied(self.anatomy, LENS),
+            without(model, "generate", WHOLE_PROMPTS),
+            hooked(
+                before=[(model, now.see), (decoder, now.fork), *blockade.before],
+                after=[*blockade.after, *layers, (decoder, now.join), (model, now.confirm)],
+                always=[(model, now.leave)],
+            ),
+        ):
+            yield
 
 
 @dataclass
@@ -217,6 +210,10 @@ class _Recording:
         self.sink(self._reads(samples))
         if self._probing():
             self.how.image_only[0], self.variations = True, self.variations[:-1]
+
+    def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        """After the model, whether it came to an end or raised."""
+        self.blockade.end()
         self.samples, self.inputs = None, {}
 
     def _untouched(self) -> bool:

@@ -12,11 +12,13 @@ import torch
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.attention import Blockade
 from pid_lens.conditions import Variation, checked, refuse_strangers
-from pid_lens.entrances import closed_up, embedded, varied
+from pid_lens.entrances import embedded, varied
 from pid_lens.forking import cached_tokens, refuse_ways_around
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.moments import Moments
+from pid_lens.positions import positions_of, shift_of
 from pid_lens.samples import Batch, Samples, recognise
+from pid_lens.soundness import INTERVENTIONS, occupied
 from pid_lens.spans import Spans
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def intervene(
     Raises:
         TypeError: no interventions.
         ValueError: none was given, or a layer, head or span that is not there, or attention
-            that takes no masks.
+            that takes no masks, or a compiled model.
+        RuntimeError: a lens is open on this model.
 
     Example:
         >>> import pid_lens
@@ -70,23 +73,33 @@ def intervene(
         >>> torch.equal(plain[:, -2], blind[:, -2]), torch.equal(plain[:, -1], blind[:, -1])
         (True, False)
     """
-    found = anatomy or dissect(model)
+    found = anatomy or _dissected(model)
     listed = checked("interventions", list(interventions))
     if not listed:
         raise ValueError("no intervention: intervene(model, Knockout('image', 'question'))")
+    if moments is not None and not isinstance(moments, Moments):
+        raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
     completed = tuple(i.complete(moments=moments, seed=seed, draws=1) for i in listed)
     refuse_strangers(completed, found.fingerprint(), found.site)
     variation = Variation("", 0, completed)
-    now = _Intervening(
-        found,
-        variation,
-        Blockade(found, variation.attention),
-        Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids)),
-        processor,
-    )
-    before = [(found.model, now.see), (found.decoder, now.edit), *now.blockade.before]
-    with hooked(before=before, after=[*now.blockade.after, (found.model, now.leave)]):
+    blockade = Blockade(found, variation.attention)
+    said = Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids))
+    now = _Intervening(found, variation, blockade, said, processor)
+    with (
+        occupied(found, INTERVENTIONS),
+        hooked(
+            before=[(found.model, now.see), (found.decoder, now.edit), *blockade.before],
+            after=blockade.after,
+            always=[(found.model, now.leave)],
+        ),
+    ):
         yield
+
+
+def _dissected(model: Any) -> Anatomy:
+    if model is None:
+        raise TypeError("no model: intervene(model, Knockout(...)), or anatomy=...")
+    return dissect(model)
 
 
 @dataclass
@@ -99,8 +112,15 @@ class _Intervening:
     said: Batch
     processor: Any
     samples: Samples | None = None
-    inputs: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Those of the prompts that came last."""
     prompt: Tensor | None = field(default=None, repr=False)
+    length: int = 0
+    """How many tokens of theirs there are by now."""
+    shift: Tensor | None = field(default=None, repr=False)
+    """How far what follows the prompts moves up."""
+    inputs: dict[str, Any] = field(default_factory=dict, repr=False)
+    inside: bool = False
+    """Whether the model is at work, and not its decoder alone."""
 
     def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before the model: a new prompt, or the next token of one?"""
@@ -109,70 +129,110 @@ class _Intervening:
         if ids is None:
             raise ValueError("interventions need input_ids in the model's call to find spans")
         if cached_tokens(arguments):
-            if self.samples is None:
-                raise ValueError(
-                    "a filled KV cache came in, of a prompt that ran before the interventions: "
-                    "run the whole prompt inside, `with intervene(...): model(**inputs)`"
-                )
-            return
-        if not self._continues(ids):
-            given = replace(
-                self.said, inputs=arguments, spans=self._spans(ids), ids=self._names(ids)
-            )
-            self.samples = recognise(given, self.processor, self.anatomy.image_token)
-            self.prompt = ids
-        self.inputs = arguments
+            self._refuse_new_prompts(ids)
+        elif not self._continues(ids):
+            self.samples, self.prompt = self._recognised(ids, arguments), ids
+        self.length = cached_tokens(arguments) + ids.shape[1]
+        self.inputs, self.inside = arguments, True
 
     def edit(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: hides in its embeddings what is to be hidden."""
-        if self.samples is None:
+        if self.samples is None or not self.inside:
             raise ValueError(
                 "the decoder ran without the whole model around it (as BLIP-2's generate does), "
                 "so that nothing is known of its prompts: call model(**inputs)"
             )
         arguments = named_arguments(module, args, kwargs)
-        samples, before = self.samples, cached_tokens(arguments)
+        before = cached_tokens(arguments)
         if before:
-            arguments = self._continued(arguments, before)
+            arguments = self._moved_up(arguments, before)
         elif self.variation.edits_arguments:
             arguments = embedded(module, arguments)
             refuse_ways_around(arguments, self.anatomy.known_ways)
-            samples = samples.extended(arguments["inputs_embeds"].shape[1])
+            tokens = arguments["inputs_embeds"].shape[1]
+            samples = self.samples.extended(tokens, answering=False)
+            self._keep_shift(arguments, samples)
             arguments = varied(self.anatomy, self.inputs, arguments, samples, [self.variation])
-        self.blockade.begin(samples, [self.variation], before)
+        self.blockade.begin(self.samples, [self.variation], before)
         return (), arguments
 
-    def _continued(self, arguments: dict[str, Any], before: int) -> dict[str, Any]:
-        """The arguments of tokens that follow a prompt."""
-        assert self.samples is not None
-        tokens = arguments.get("inputs_embeds")
-        tokens = arguments["input_ids"] if tokens is None else tokens
-        samples = self.samples.extended(before + tokens.shape[1])
-        return closed_up(arguments, arguments, samples, [self.variation], before)
-
     def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """After the model."""
+        """After the model, whether it came to an end or raised."""
         self.blockade.end()
+        self.inputs, self.inside = {}, False
+
+    # ---------------------------------------------------------------- prompts
+
+    def _recognised(self, ids: Tensor, arguments: dict[str, Any]) -> Samples:
+        """The samples of new prompts; the beams of one have its name."""
+        names = self._names(ids)
+        apart = None if names is None else tuple(map(str, range(len(ids))))
+        given = replace(self.said, inputs=arguments, spans=self._spans(ids), ids=apart)
+        samples = recognise(given, self.processor, self.anatomy.image_token)
+        return samples if names is None else replace(samples, ids=names)
 
     def _continues(self, ids: Tensor) -> bool:
-        """Whether these are the prompts seen last, with tokens that were generated."""
+        """Whether these are the prompts seen last, with one more token that was generated."""
         if self.prompt is None or self.samples is None:
             return False
         n, tokens = self.prompt.shape
-        longer = len(ids) == n and ids.shape[1] > tokens
-        return longer and torch.equal(ids[:, :tokens], self.prompt.to(ids.device))
+        grown = len(ids) == n and ids.shape[1] == self.length + 1 and self.length >= tokens
+        return grown and torch.equal(ids[:, :tokens], self.prompt.to(ids.device))
+
+    def _refuse_new_prompts(self, ids: Tensor) -> None:
+        """With a filled cache nothing new may come but what was generated.
+
+        Raises:
+            ValueError: the cache is of a prompt that ran before, or an image comes in.
+        """
+        if self.samples is None:
+            raise ValueError(
+                "a filled KV cache came in, of a prompt that ran before the interventions: run "
+                "the whole prompt inside, `with intervene(...): model(**inputs)`"
+            )
+        image = self.anatomy.image_token
+        if image is not None and bool((ids == image).any()):
+            raise ValueError(
+                "another image came in behind a prompt that is in the KV cache, and its spans are "
+                "not known: run the whole prompt at once, without the cache"
+            )
 
     def _spans(self, ids: Tensor) -> Spans | None:
         """The masks that were said, once for each beam of a sample."""
         if self.said.spans is None:
             return None
-        times = len(ids) // max(len(next(iter(self.said.spans.values()))), 1)
         masks = {k: torch.as_tensor(m) for k, m in self.said.spans.items()}
-        return Spans(**{k: m.repeat_interleave(max(times, 1), 0) for k, m in masks.items()})
+        times = self._beams(ids, len(next(iter(masks.values()))))
+        return Spans(**{k: m.repeat_interleave(times, 0) for k, m in masks.items()})
 
     def _names(self, ids: Tensor) -> tuple[str, ...] | None:
         """Those that were said; None, a hash of the content, where noise is drawn by them."""
         if self.said.ids is not None:
-            times = max(len(ids) // max(len(self.said.ids), 1), 1)
+            times = self._beams(ids, len(self.said.ids))
             return tuple(name for name in self.said.ids for _ in range(times))
         return None if self.variation.embedding else tuple(map(str, range(len(ids))))
+
+    @staticmethod
+    def _beams(ids: Tensor, n: int) -> int:
+        """How often each of n samples stands beside itself."""
+        times = len(ids) // max(n, 1)
+        same = times > 1 and torch.equal(ids, ids[::times].repeat_interleave(times, 0))
+        return times if same else 1
+
+    # ---------------------------------------------------------------- positions
+
+    def _keep_shift(self, arguments: dict[str, Any], samples: Samples) -> None:
+        removed = self.variation.removed(samples)
+        self.shift = None
+        if bool(removed.any()):
+            self.shift = shift_of(positions_of(arguments, samples), removed, samples)[..., -1:]
+
+    def _moved_up(self, arguments: dict[str, Any], before: int) -> dict[str, Any]:
+        """The arguments of tokens that follow a prompt."""
+        if self.shift is None:
+            return arguments
+        assert self.samples is not None
+        given = arguments.get("position_ids")
+        if given is None:
+            given = torch.arange(before, self.length, device=self.shift.device)[None]
+        return {**arguments, "position_ids": given - self.shift.to(given.device)}

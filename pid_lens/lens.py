@@ -55,6 +55,7 @@ class Lens:
         moments: what the noise looks like; of `calibrate`.
         conditions: name -> interventions; by default ``full``, ``vision`` (question noised) and
             ``language`` (image noised).
+            A span of your own is known by its name: other tokens need another one.
         interventions: in force in *all* conditions, and on the caller's own rows: the spectrum is
             that of the model with a `Knockout`, say, and `compare` with the spectrum of a lens
             without it says what the knockout does.
@@ -139,6 +140,7 @@ class Lens:
             settings={
                 "model": model_hash,
                 "readout": said_by_settings(readout),
+                "last step": [self.anatomy.scale, self.anatomy.softcap],
                 "interventions": list(map(repr, self.interventions)),
                 "draws": max(drawn.values()),
                 "drawn": drawn,

@@ -15,6 +15,7 @@ from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.entrances import Entry, embedded, entering
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.samples import Batch, Samples, as_batch, as_batches, find_spans
+from pid_lens.soundness import refuse_compiled
 from pid_lens.spans import UnknownSpan
 from pid_lens.storage import load_record, save_record
 
@@ -202,6 +203,7 @@ def calibrate(
     from tqdm import tqdm
 
     anatomy = anatomy or dissect(model)
+    refuse_compiled(anatomy.model)
     total: Moments | None = None
     empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
     for given in tqdm(as_batches(batches), "calibrating", delay=2, leave=False):

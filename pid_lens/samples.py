@@ -12,7 +12,8 @@ import torch
 
 from pid_lens.identity import content_ids
 from pid_lens.options.choices import option_table
-from pid_lens.spans import Spans, find_answer, find_image, find_question, refuse_videos
+from pid_lens.prompts.finding import find_answer, find_image, find_question, refuse_videos
+from pid_lens.spans import Spans
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -80,13 +81,13 @@ class Samples:
         """Number of samples."""
         return len(self.ids)
 
-    def extended(self, tokens: int) -> Samples:
-        """The same with so many tokens: what was generated continues the answer alone."""
+    def extended(self, tokens: int, *, answering: bool = True) -> Samples:
+        """The same with so many tokens: what was generated continues the answer, or no span."""
         more = tokens - self.spans.shape[1]
         if more <= 0:
             return self
         masks = {
-            name: torch.nn.functional.pad(mask, (0, more), value=name == "answer")
+            name: torch.nn.functional.pad(mask, (0, more), value=answering and name == "answer")
             for name, mask in self.spans.items()
         }
         return replace(self, spans=Spans(**masks))
@@ -117,6 +118,9 @@ def as_batches(given: Any) -> Iterable[Any]:
 def attended_tokens(inputs: Mapping[str, Any]) -> Bool[Tensor, "n tokens"]:
     """The tokens that are no padding."""
     mask = inputs.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 4:
+        open_pairs = mask if mask.dtype == torch.bool else mask == 0
+        return open_pairs.flatten(1, 2).any(1).expand(len(inputs["input_ids"]), -1)
     if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
         return torch.ones_like(inputs["input_ids"], dtype=torch.bool)
     return mask.bool()

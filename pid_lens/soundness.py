@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from pid_lens.forking import cached_tokens
 
@@ -17,10 +20,71 @@ if TYPE_CHECKING:
     from pid_lens.anatomy import Anatomy
     from pid_lens.samples import Samples
 
+LENS, INTERVENTIONS = "lens", "interventions"
 WHOLE_PROMPTS = (
     "a Lens reads prompts whole, so `generate` and chats that go on cannot run inside it: call "
     "model(**inputs) on the whole prompt inside the lens, and generate outside"
 )
+
+
+_open: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+
+
+@contextmanager
+def occupied(anatomy: Anatomy, by: str) -> Iterator[None]:
+    """A model that a lens, or interventions, work on for the length of a block.
+
+    Raises:
+        RuntimeError: a lens does already, or interventions where a lens is to.
+        ValueError: the model is compiled.
+    """
+    refuse_compiled(anatomy.model)
+    others = _open.setdefault(anatomy.decoder, [])
+    if LENS in others:
+        raise RuntimeError(
+            "a lens is open already on this model: close it first. One lens can read several "
+            "conditions at once, Lens(..., conditions={...}), under interventions that are in "
+            "force in all of them, Lens(..., interventions=[...])"
+        )
+    if by == LENS and others:
+        raise RuntimeError(
+            "interventions are in force on this model, which reads would not tell of: hand them "
+            "to the lens, Lens(..., interventions=[...])"
+        )
+    others.append(by)
+    try:
+        yield
+    finally:
+        others.remove(by)
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Compiled code does not see hooks that come later: what they hide would not be hidden.
+
+    Raises:
+        ValueError: the model, or a part of it, is compiled.
+    """
+    for name, module in model.named_modules():
+        compiled = getattr(module, "_compiled_call_impl", None) is not None
+        if compiled or hasattr(module.forward, "_torchdynamo_orig_callable"):
+            raise ValueError(
+                f"{name or 'the model'} is compiled (torch.compile), and compiled code does not "
+                "see hooks: hand over the model as it was before it was compiled"
+            )
+
+
+def refuse_checkpointing(model: nn.Module) -> None:
+    """Layers that run again in the backward pass would run without what is closed.
+
+    Raises:
+        ValueError: gradient checkpointing is on.
+    """
+    again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    if again and model.training:
+        raise ValueError(
+            "with gradient checkpointing layers run again in the backward pass, when the knockout "
+            "is over: call model.gradient_checkpointing_disable()"
+        )
 
 
 def refuse_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None:

@@ -1,5 +1,7 @@
 """Images and questions as batches: the right tokens are found, whatever the tokenizer."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import tokenizers as tk
@@ -8,8 +10,9 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 import pid_lens
+from pid_lens.prompts.finding import find_question
 from pid_lens.samples import Batch, recognise
-from pid_lens.spans import Spans, find_question
+from pid_lens.spans import Spans
 
 TEXTS = [
     "USER: What colour is the cat's tail? ASSISTANT: grey",
@@ -42,7 +45,9 @@ def byte_level():
 def metaspace():
     tokenizer = tk.Tokenizer(tk.models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.pre_tokenizer = tk.pre_tokenizers.Metaspace()
-    tokenizer.decoder = tk.decoders.Metaspace()
+    tokenizer.decoder = tk.decoders.Sequence(
+        [tk.decoders.ByteFallback(), tk.decoders.Metaspace(), tk.decoders.Fuse()]
+    )
     trainer = tk.trainers.BpeTrainer(
         vocab_size=420,
         special_tokens=SPECIAL + [f"<0x{byte:02X}>" for byte in range(256)],
@@ -122,6 +127,33 @@ def test_plain_inputs_lead_to_the_same_spans_and_ids(make, side):
     for name in ("image", "question", "answer"):
         assert torch.equal(found.spans[name], batch.spans[name])
     assert found.ids == batch.ids
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_tokens_that_merge_question_and_template_are_the_questions(make, side):
+    template = TEMPLATE.replace(" ASSISTANT:", "{{ '\n' }}ASSISTANT:")
+    processor = processor_of(make, side, template=template)
+    processor.tokenizer.add_tokens(["?\n", "\nHow"])
+    batch = pid_lens.batch(
+        processor, images=[picture()] * 3, questions=QUESTIONS, options=("A", "B")
+    )
+    merged = processor.tokenizer.convert_tokens_to_ids(["?\n", "\nHow"])
+    asked = batch.inputs["input_ids"][batch.spans["question"]].tolist()
+    assert [asked.count(token) for token in merged] == [2, 1]
+    found = recognise(Batch(inputs=batch.inputs), processor, processor.image_token_id)
+    assert torch.equal(found.spans["question"], batch.spans["question"])
+
+
+def test_white_space_around_a_question_is_left_out():
+    processor = processor_of(byte_level)
+    bare, spaced = (
+        pid_lens.batch(processor, images=[picture()], questions=[question], options=("A", "B"))
+        for question in (QUESTIONS[0], f" \n {QUESTIONS[0]}  \n")
+    )
+    assert spaced.ids == bare.ids
+    assert torch.equal(spaced.spans["question"], bare.spans["question"])
+    found = recognise(Batch(inputs=spaced.inputs), processor, processor.image_token_id)
+    assert torch.equal(found.spans["question"], spaced.spans["question"])
 
 
 def test_ids_depend_on_content_alone():
@@ -225,6 +257,16 @@ def test_unknown_words_are_named(digits_model):
         )
 
 
+def test_unknown_words_are_named_where_their_token_is_the_start_too(digits_model):
+    _, processor = deepcopy(digits_model)
+    processor.tokenizer.bos_token = processor.tokenizer.unk_token
+    processor.chat_template = processor.tokenizer.bos_token + processor.chat_template
+    said = {"images": [picture()], "options": ("A", "B")}
+    assert pid_lens.batch(processor, questions=["is it even ?"], **said).n == 1
+    with pytest.raises(ValueError, match=r"\['banana'\]"):
+        pid_lens.batch(processor, questions=["is the banana even ?"], **said)
+
+
 def test_a_processor_without_template_is_refused():
     with pytest.raises(ValueError, match="no chat template"):
         pid_lens.batch(
@@ -237,6 +279,8 @@ def test_a_processor_without_template_is_refused():
 
 def test_spans_check_themselves():
     mask = torch.tensor([[True, False]])
+    with pytest.raises(ValueError, match="spans need at least one mask"):
+        Spans()
     with pytest.raises(TypeError, match="boolean"):
         Spans(image=mask.long())
     with pytest.raises(ValueError, match="one shape"):

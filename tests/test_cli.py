@@ -6,6 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import pid_lens
@@ -103,3 +104,44 @@ def test_check_says_no_of_a_blind_model_in_a_folder(tmp_path, capsys):
 def test_check_of_no_model_is_refused(tmp_path, capsys):
     assert main(["check", str(tmp_path / "nothing")]) == 2
     assert "pid-lens:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_the_shipped_model_is_checked_in_the_precision_that_was_asked_for(
+    dtype, monkeypatch, capsys
+):
+    seen = []
+    prove = pid_lens.check
+
+    def check(model, *given, **named):
+        seen.append(model.dtype)
+        return prove(model, *given, **named)
+
+    monkeypatch.setattr(pid_lens, "check", check)
+    assert main(["check", "demo", "--dtype", dtype]) == 0
+    assert seen == [getattr(torch, dtype)]
+    assert "9 of 9 properties hold" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--dtype", "nonsense"], "no dtype 'nonsense': choose one of auto, float32"),
+        (["--dtype", "int64"], "no dtype 'int64'"),
+        (["--device", "nodevice"], "no device 'nodevice' here"),
+        (["--device", "meta"], "no device 'meta' here"),
+    ],
+)
+def test_what_is_not_there_is_refused(asked, said, capsys):
+    assert main(["check", "demo", *asked]) == 2
+    assert f"pid-lens: {said}" in capsys.readouterr().err
+
+
+def test_a_model_without_chat_template_is_refused(tmp_path, capsys):
+    model, processor = pid_lens.demo.load()
+    processor.chat_template = None
+    processor.tokenizer.chat_template = None
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert main(["check", str(tmp_path)]) == 2
+    assert "chat template" in capsys.readouterr().err

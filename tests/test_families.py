@@ -3,6 +3,7 @@
 ``python tests/test_families.py`` prints the table as it should be.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,48 +11,92 @@ import torch
 from tiny import FAMILIES, make
 
 import pid_lens
-from pid_lens import Knockout, Lens, Pooled, Remove, intervene
-from pid_lens.regions.geometry import GEOMETRIES
+from pid_lens import Knockout, Lens, Pooled, Remove, Spans, intervene
 
 README = Path(__file__).parent.parent / "README.md"
-GREEDY = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": 0}
+GREEDY = {
+    "max_new_tokens": 2,
+    "do_sample": False,
+    "pad_token_id": 0,
+    "output_logits": True,
+    "return_dict_in_generate": True,
+}
 UNTRIED = {("fuyu", "in `generate`")}
 """Fuyu's own ``generate`` does not take the places of its patches."""
 
 
+def answers(model, batch, *interventions, spans=None):
+    """Logits at the prompts' ends."""
+    if not interventions:
+        return model(**batch.inputs).logits[:, -1]
+    with intervene(model, *interventions, spans=spans or batch.spans):
+        return answers(model, batch)
+
+
+def other_pixels(batch):
+    """The batch with its samples' pixels upside down."""
+    changed = {
+        name: -value
+        for name, value in batch.inputs.items()
+        if value.is_floating_point() and "mask" not in name
+    }
+    assert changed
+    return replace(batch, inputs={**batch.inputs, **changed})
+
+
+def differ(one, other):
+    """Whether every sample's logits differ by more than rounding."""
+    return bool(((one - other).abs().amax(-1) > 1e-5).all())
+
+
 def noise(model, batch):
-    assert not pid_lens.check(model, batch).failed
+    found = pid_lens.check(model, batch)
+    assert "9 of 9 properties hold" in str(found), str(found)
 
 
 def knockout(model, batch):
-    with intervene(model, Knockout("image", "question"), spans=batch.spans):
-        model(**batch.inputs)
+    plain, other = answers(model, batch), other_pixels(batch)
+    assert differ(answers(model, other), plain)
+    assert differ(answers(model, batch, Knockout("image", "question")), plain)
+    image = batch.spans["image"]
+    closed = {"spans": Spans(image=image, rest=~image)}
+    blind = answers(model, batch, Knockout("image", "rest"), **closed)
+    assert torch.equal(answers(model, other, Knockout("image", "rest"), **closed), blind)
 
 
 def heads(model, batch):
-    with intervene(model, Knockout("image", "question", heads=[0]), spans=batch.spans):
-        model(**batch.inputs)
+    some = answers(model, batch, Knockout("image", "question", heads=[0]))
+    assert differ(some, answers(model, batch))
+    assert differ(some, answers(model, batch, Knockout("image", "question")))
 
 
 def removal(model, batch):
-    with intervene(model, Remove("image"), spans=batch.spans):
-        model(**batch.inputs)
+    blind = answers(model, batch, Remove("image"))
+    assert differ(blind, answers(model, batch))
+    assert torch.equal(answers(model, other_pixels(batch), Remove("image")), blind)
 
 
 def generate(model, batch):
-    with intervene(model, Knockout("image", "question"), spans=batch.spans):
-        model.generate(**batch.inputs, **GREEDY)
+    closed = Knockout("image", "question")
+    with intervene(model, closed, spans=batch.spans):
+        first = model.generate(**batch.inputs, **GREEDY).logits[0]
+    assert differ(first, model.generate(**batch.inputs, **GREEDY).logits[0])
+    torch.testing.assert_close(first, answers(model, batch, closed), rtol=0, atol=1e-5)
 
 
 def image_only(model, batch):
     lens = Lens(model, conditions={"full": []}, states=[Pooled("image", token="last")])
     with lens(batch):
         model(**batch.inputs)
+    (states,) = lens.reads.states.values()
+    assert states.shape[:2] == (len(lens.anatomy.layers), batch.n)
+    assert differ(states[-1, :1], states[-1, 1:])
 
 
 def regions(model, batch):
-    if model.config.model_type not in GEOMETRIES:
-        pid_lens.region(model, batch, cells=(0, 0, 1, 1))
+    corner = pid_lens.region(model, batch, cells=(0, 0, 1, 1))
+    assert torch.equal(corner.sum(-1), torch.ones(batch.n).long())
+    assert bool(batch.spans["image"][corner].all())
 
 
 def shared(model, batch):

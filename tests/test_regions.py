@@ -102,6 +102,15 @@ CASES = {
         (112, 56),
         (28, 28),
     ),
+    **{
+        f"llava pads {size} to a square": (
+            llava,
+            hf.LlavaImageProcessorPil(**NEAR_CROP, do_pad=True),
+            size,
+            (token, token),
+        )
+        for size, token in [((112, 57), 28), ((57, 112), 28), ((28, 27), 7), ((27, 28), 7)]
+    },
     "llava with rows of any length": (
         llava_of_pixtral,
         PIXTRAL(patch_size={"height": 14, "width": 14}),
@@ -262,6 +271,16 @@ def test_each_sample_may_have_its_box_and_size():
     where = torch.tensor([[0, 0, 100, 1], [1, 0, 2, 9]])
     found = region(model, inputs, box=where, sizes=[(300, 200), (2, 9)], processor=QWEN)
     assert ranks(found, ids) == [[0], [1, 3, 5]]
+
+
+def test_numbers_may_be_numpys():
+    model = of_tiny("qwen2_vl")()
+    inputs = {"input_ids": prompt(2, 3, False), "image_grid_thw": torch.tensor([[1, 4, 6]])}
+    cells = tuple(np.array([1, 0, 2, 1]))
+    assert ranks(region(model, inputs, cells=cells), inputs["input_ids"]) == [[3]]
+    box, size = tuple(np.array([0, 0, 1, 1], dtype=np.float32)), tuple(np.array([3, 2]))
+    found = region(model, inputs, box=box, sizes=size, processor=QWEN)
+    assert ranks(found, inputs["input_ids"]) == [[0]]
 
 
 def two_images(**spans):

@@ -83,14 +83,8 @@ def test_a_knockout_is_summed_up_by_three_figures_with_errors(spectra):
 
 def test_windows_of_layers_say_where_it_passes(spectra):
     """In the first one; what it leaves out there no other layer makes up for."""
-    alone = [
-        float(
-            spectra(
-                "vision", [Knockout.window("image", "question", at, of=6, width=1)]
-            ).unique_vision[-1]
-        )
-        for at in range(6)
-    ]
+    windows = [Knockout.window("image", "question", at, of=6, width=1) for at in range(6)]
+    alone = [float(spectra("vision", [one]).unique_vision[-1]) for one in windows]
     assert alone[0] < 0.05
     assert min(alone[1:]) > 0.8
     late = spectra("vision", [Knockout("image", "question", layers=range(1, 6))])

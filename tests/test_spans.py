@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tokenizers as tk
 import torch
@@ -10,11 +11,12 @@ from test_batching import TEMPLATE, byte_level, metaspace, picture, processor_of
 from test_batching import squeezed as joined
 
 import pid_lens
+from pid_lens.prompts.finding import find_question, refuse_videos
 from pid_lens.prompts.listing import listed
-from pid_lens.prompts.rendering import Prompt
+from pid_lens.prompts.rendering import Prompt, find_text
 from pid_lens.prompts.several_images import single_images
 from pid_lens.samples import Batch, recognise
-from pid_lens.spans import Spans, find_question, refuse_videos
+from pid_lens.spans import Spans
 
 QUESTIONS = ["is the red car left of the house ?", "How many cars, and where? A. one B. two"]
 
@@ -93,18 +95,43 @@ def test_parts_are_told_from_the_same_words_elsewhere():
     assert said(processor, batch, "system") == ["A", "USER:"]
 
 
+@pytest.mark.parametrize("unknown", ["<unk>", "<bos>"])
 @pytest.mark.parametrize("start", ["", "<bos>"])
-def test_start_and_end_tokens_are_no_part_of_the_text(start):
+def test_start_and_end_tokens_are_no_part_of_the_text(start, unknown):
     processor = processor_of(byte_level, template=start + TEMPLATE)
+    processor.tokenizer.unk_token = unknown
     processor.tokenizer.backend_tokenizer.post_processor = tk.processors.TemplateProcessing(
         single="<bos> $A <unk>", special_tokens=[("<bos>", 1), ("<unk>", 2)]
     )
-    if not start:
-        processor.tokenizer.unk_token = None
     batch = batch_of(processor, spans={"role": "USER"})
     assert said(processor, batch, "question") == list(map(joined, QUESTIONS))
     assert said(processor, batch, "role") == ["USER"] * 2
     assert [row.tolist().count(1) for row in batch.inputs["input_ids"]] == [1, 1]
+
+
+WORDS = [
+    ("a café here", "caf", "café", (2, 6)),
+    ("a cafe\u0301 here", "cafe", "cafe\u0301", (2, 7)),
+    ("который это", "кот", "который", (0, 7)),
+    ("छोटे करो", "कर", "करो", (5, 8)),
+    ("红色的car在左边", "ca", "car", (3, 6)),
+]
+
+
+@pytest.mark.parametrize(("text", "part", "word", "where"), WORDS)
+def test_words_are_whole_words_in_every_script_with_spaces(text, part, word, where):
+    prompt = Prompt(text, [], [], frozenset())
+    assert find_text(prompt, word) == where
+    with pytest.raises(ValueError, match="only inside longer words"):
+        find_text(prompt, part)
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "where"),
+    [("红色的car在左边", "色", (1, 2)), ("차가 있다", "차", (0, 1)), ("มีรถสีแดง", "รถ", (2, 4))],
+)
+def test_words_of_scripts_without_spaces_may_stand_anywhere(text, part, where):
+    assert find_text(Prompt(text, [], [], frozenset()), part) == where
 
 
 WRONG = {
@@ -266,6 +293,23 @@ def test_plain_inputs_with_several_images_lead_to_the_same_question():
     assert plain.ids == batch.ids
 
 
+SEVERAL = {
+    "the same words": ("", " ASSISTANT:"),
+    "the same special token": ("<eot>", "<eot> ASSISTANT: think"),
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_plain_inputs_of_several_turns_are_refused(case):
+    stop, ending = SEVERAL[case]
+    processor = processor_of(byte_level, template=TEMPLATE.replace(" ASSISTANT:", ending))
+    processor.tokenizer.add_special_tokens({"eos_token": "<eot>"})
+    turns = f"USER: <image>\nis it red ?{stop} ASSISTANT: no{stop} USER: where is it ?{ending}"
+    inputs = processor(images=[picture()], text=[turns], return_tensors="pt")
+    with pytest.raises(ValueError, match="by the processor's chat template in one turn"):
+        recognise(Batch(inputs=inputs), processor, processor.image_token_id)
+
+
 def test_text_between_images_is_found_where_it_stands_once():
     template = TEMPLATE.replace("<image>\n", "where <image> is ")
     processor = processor_of(byte_level, template=template)
@@ -301,6 +345,12 @@ def test_spans_grow_by_more_masks():
     each = spans.pick("image", torch.tensor([[1, 0], [2, 2]]))
     assert each.nonzero().tolist() == [[0, 0], [0, 1], [1, 3]]
     assert torch.equal((more | Spans(car=each))["car"], each)
+
+
+def test_ranks_may_be_numpys():
+    image = torch.tensor([[True, True, False, True]] * 2)
+    picked = Spans(image=image).pick("image", tuple(np.array([0, 2])))
+    assert picked.nonzero().tolist() == [[0, 0], [0, 3], [1, 0], [1, 3]]
 
 
 @pytest.mark.parametrize(

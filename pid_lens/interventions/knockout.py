@@ -103,6 +103,6 @@ def _numbers(name: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a list of numbers, e.g. range(2, 5); got {given!r}")
     numbers = tuple(given)
-    if not numbers or not all(isinstance(number, int) for number in numbers):
+    if not numbers or not all(type(number) is int for number in numbers):
         raise TypeError(f"{name} must be whole numbers, at least one; got {numbers}")
     return tuple(dict.fromkeys(numbers))

@@ -20,7 +20,8 @@ class Remove:
     Equal to a prompt without these tokens, in one pass with the whole one: attention to them is
     closed everywhere, and the positions of all other tokens are counted without them. It is
     the condition behind published "accuracy without the image"; unlike `Noise` it does not keep
-    the prompt's length, which a model may know its images by.
+    the prompt's length, which a model may know its images by. In layers with a sliding window
+    shorter than the prompt what is removed still fills the window, seen by nobody.
 
     Args:
         span: what to remove, such as ``"image"``.

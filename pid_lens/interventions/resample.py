@@ -52,6 +52,8 @@ class Resample:
     def __post_init__(self) -> None:
         if self.draws is not None and self.draws < 1:
             raise ValueError(f"resampling needs at least one draw; got draws={self.draws}")
+        if not hasattr(self.donors, "choose"):
+            raise TypeError(f"donors must be those of pid_lens.collect; got {self.donors!r}")
         self.donors.of(self.span)
 
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:

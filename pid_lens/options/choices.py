@@ -19,11 +19,14 @@ ABSENT = -1
 def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> list[int]:
     """Token id of each option: itself, or the first token of its text.
 
-    The text is tokenised as it stands, without special tokens: write ``" A"`` for models whose
-    tokenizer keeps the space before a word in the word.
+    The text is tokenised as it stands, without special tokens. What to write where the answer
+    follows a space depends on the tokenizer: ``" A"`` where it keeps the space in the word and
+    adds none (Qwen, Llama 3, Gemma), and ``"A"`` where it puts a space before every text by
+    itself (Llama 2, Mistral), which would make ``" A"`` begin with a token of the space alone.
+    ``tokenizer.tokenize(" A")`` shows which.
 
     Raises:
-        TypeError: choices is one string.
+        TypeError: choices is one string, or an option is neither text nor a token id.
         ValueError: fewer than two options, text without a processor, text without a token, an
             unknown word, or two options that share their first token.
 
@@ -33,7 +36,7 @@ def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> l
     """
     if isinstance(choices, str):
         raise TypeError(f"choices must be a list of options; got the one string {choices!r}")
-    choices = choices.tolist() if hasattr(choices, "tolist") else list(choices)
+    choices = list(as_lists(choices))
     tokens = [_first_token(choice, processor) for choice in choices]
     present = [token for token in tokens if token != ABSENT]
     if len(present) < 2:
@@ -50,6 +53,8 @@ def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> l
 
 def _first_token(choice: Choice, processor: Any) -> int:
     if not isinstance(choice, str):
+        if not isinstance(choice, int):
+            raise TypeError(f"an option must be a text or a token id; got {choice!r}")
         if int(choice) < ABSENT:
             raise ValueError(f"option {choice!r} is no token id: ids begin at 0, -1 is no option")
         return int(choice)
@@ -90,13 +95,34 @@ def option_table(
     """
     if isinstance(options, str):
         raise TypeError(f"options must be a list of options; got the one string {options!r}")
-    options = options.tolist() if hasattr(options, "tolist") else list(options)
-    each = bool(options) and isinstance(options[0], Sequence) and not isinstance(options[0], str)
+    given = list(as_lists(options))
+    each = bool(given) and all(isinstance(row, list) for row in given)
     if not each:
-        return torch.tensor(first_tokens(options, processor)).expand(n, -1).clone()
-    if len(options) == 1:
-        options = options * n
-    if len(options) != n:
-        raise ValueError(f"options must be one list, or one a sample: {n}; got {len(options)}")
-    rows = [torch.tensor(first_tokens(row, processor)) for row in options]
+        return torch.tensor(first_tokens(given, processor)).expand(n, -1).clone()
+    rows = [torch.tensor(first_tokens(row, processor)) for row in one_a_sample(given, n)]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=ABSENT)
+
+
+def as_lists(options: Any) -> Any:
+    """Options with every tensor, array or sequence in them as a list of plain numbers and texts.
+
+    Example:
+        >>> as_lists((torch.tensor([7, 9]), "A"))
+        [[7, 9], 'A']
+    """
+    if hasattr(options, "tolist"):
+        options = options.tolist()
+    if isinstance(options, str) or not isinstance(options, Sequence):
+        return options
+    return [as_lists(one) for one in options]
+
+
+def one_a_sample(rows: list[Any], n: int) -> list[Any]:
+    """A list of options for every sample; a single one is for all.
+
+    Raises:
+        ValueError: another number of lists than samples.
+    """
+    if len(rows) not in (1, n):
+        raise ValueError(f"options must be one list, or one a sample: {n}; got {len(rows)}")
+    return rows * n if len(rows) == 1 else rows

@@ -52,11 +52,11 @@ def left_padded(batch: Batch) -> Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
-    """Prompts that ran, and what continues them.
+class Asked:
+    """Prompts that ran, and how probable what may follow them is.
 
-    Continuations are token ids [n, k, steps] with a mask of those that are there; the answer is
-    the model's log-probabilities [n, k, steps, vocabulary] behind each of them.
+    Continuations are token ids [n, k, steps], at least two of them, with a mask of those that are
+    there. Of the model's answers only what these tokens need is kept.
     """
 
     anatomy: Anatomy
@@ -70,8 +70,12 @@ class Prompt:
     """Where the decoder was told that the last token stands; None where it counts by itself."""
 
     @classmethod
-    def run(cls, anatomy: Anatomy, inputs: Mapping[str, Any]) -> Prompt:
-        """Runs the prompts once."""
+    def run(cls, anatomy: Anatomy, inputs: Mapping[str, Any]) -> Asked:
+        """Runs the prompts once.
+
+        Raises:
+            ValueError: an answer that is not a number.
+        """
         told: list[Tensor | None] = []
 
         def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -80,25 +84,35 @@ class Prompt:
         with hooked(before=[(anatomy.decoder, see)]):
             output = anatomy.model(**{**inputs, "use_cache": True})
         cache = getattr(output, "past_key_values", None)
+        log_probs = output.logits[:, -1].float().log_softmax(-1)
+        refuse_broken(log_probs.isnan().any(-1))
         return cls(
             anatomy,
             inputs,
-            output.logits[:, -1].float().log_softmax(-1),
+            log_probs,
             cache if _copies(cache) else None,
             None if (at := told[-1]) is None else at[..., -1:],
         )
 
+    def first(self, tokens: Int[Tensor, "n k steps"]) -> Float[Tensor, "n k one"]:
+        """Log-probability of each first token, which the prompts' own run says."""
+        return self.log_probs.gather(1, tokens[..., 0])[..., None]
+
     def shared(
         self, tokens: Int[Tensor, "n k steps"], present: Bool[Tensor, "n k steps"]
-    ) -> Float[Tensor, "n k steps vocabulary"]:
-        """In one call, on copies of the prompts' keys and values."""
-        k, steps = tokens.shape[1:]
+    ) -> Float[Tensor, "n k later"]:
+        """Log-probability of each token but the first, given all before it.
+
+        In one call, on copies of the prompts' keys and values.
+        """
+        fed, wanted, present = tokens[..., :-1], tokens[..., 1:], present[..., :-1]
+        k, steps = fed.shape[1:]
         cache = deepcopy(self.cache)
         cache.batch_repeat_interleave(k)
         before = repeat(attended_tokens(self.inputs), "n t -> (n k) t", k=k)
         mask = torch.cat([before, rearrange(present, "n k s -> (n k) s")], 1).long()
         inputs = {
-            "input_ids": rearrange(tokens, "n k s -> (n k) s"),
+            "input_ids": rearrange(fed, "n k s -> (n k) s"),
             "attention_mask": mask,
             "past_key_values": cache,
             "use_cache": True,
@@ -110,7 +124,8 @@ class Prompt:
         }
         with hooked(before=[(self.anatomy.decoder, self._placing(k, steps))]):
             logits = self.anatomy.model(**inputs).logits
-        return rearrange(logits.float().log_softmax(-1), "(n k) s v -> n k s v", k=k)
+        found = chosen(logits, rearrange(wanted, "n k s -> (n k) s"))
+        return rearrange(found, "(n k) s -> n k s", k=k)
 
     def _placing(self, k: int, steps: int) -> Any:
         """Tells the decoder where the continuation stands, as it was told of the prompt."""
@@ -128,16 +143,21 @@ class Prompt:
 
     def again(
         self, tokens: Int[Tensor, "n k steps"], present: Bool[Tensor, "n k steps"]
-    ) -> Float[Tensor, "n k all vocabulary"]:
-        """The whole prompt again with every continuation, and without a cache.
+    ) -> Float[Tensor, "n k steps"]:
+        """Log-probability of each token, given all before it.
 
-        The answer at the prompt's last token comes first, so there is one more than steps.
+        The whole prompt runs again with every continuation, and without a cache.
         """
-        found = []
-        for column, there in zip(tokens.unbind(1), present.unbind(1), strict=True):
-            output = self.anatomy.model(**self._longer(column, there), use_cache=False)
-            found.append(output.logits[:, -column.shape[1] - 1 :].float().log_softmax(-1))
-        return torch.stack(found, 1)
+        columns = zip(tokens.unbind(1), present.unbind(1), strict=True)
+        return torch.stack([chosen(self.plain(*one), one[0]) for one in columns], 1)
+
+    def plain(
+        self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
+    ) -> Float[Tensor, "n steps vocabulary"]:
+        """Logits before each token of one continuation, the prompt run with it."""
+        inputs = self._longer(tokens[:, :-1], present[:, :-1])
+        logits: Tensor = self.anatomy.model(**inputs, use_cache=False).logits
+        return logits[:, -tokens.shape[1] :]
 
     def _longer(
         self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
@@ -161,6 +181,27 @@ class Prompt:
             for name, value in self.inputs.items()
             if isinstance(value, torch.Tensor) and value.shape[:2] == shape
         }
+
+
+def refuse_broken(broken: Bool[Tensor, " n"]) -> None:
+    """Answers that are no numbers are not passed on.
+
+    Raises:
+        ValueError: a sample is broken.
+    """
+    if bool(broken.any()):
+        raise ValueError(
+            f"the model's answer is not finite in samples {broken.nonzero().flatten().tolist()} "
+            "of this batch: is the model in order, and its precision wide enough?"
+        )
+
+
+def chosen(
+    logits: Float[Tensor, "n steps vocabulary"], tokens: Int[Tensor, "n steps"]
+) -> Float[Tensor, "n steps"]:
+    """Log-probability of one token a step."""
+    wide = logits.float()
+    return wide.gather(-1, tokens[..., None].to(wide.device))[..., 0] - wide.logsumexp(-1)
 
 
 def _copies(cache: Any) -> bool:

@@ -64,9 +64,9 @@ class OptionScores:
         return torch.where(self.tokens > 0, self.log_probs / self.tokens.clamp(min=1), -math.inf)
 
     def best(self, rule: Rule = "mean") -> Int[Tensor, " n"]:
-        """Index of each sample's most probable option.
+        """Index of each sample's most probable option; -1 where several are so equally.
 
-        By the ``"first"`` rule it is -1 where the best first token begins several options.
+        By the ``"first"`` rule that is so, too, where the best first token begins several options.
 
         Raises:
             ValueError: an unknown rule.
@@ -74,14 +74,8 @@ class OptionScores:
         if rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule!r}")
         scores = {"whole": self.log_probs, "mean": self.mean, "first": self.first}[rule]
-        found = scores.argmax(-1)
-        if rule != "first":
-            return found
-        torn = [
-            any(names[at] in group for group in groups)
-            for names, groups, at in zip(self.names, self.collisions, found.tolist(), strict=True)
-        ]
-        return found.masked_fill(torch.tensor(torn), -1)
+        torn = (scores == scores.amax(-1, keepdim=True)).sum(-1) > 1
+        return scores.argmax(-1).masked_fill(torn, -1)
 
     def __repr__(self) -> str:
         n, answers = self.tokens.shape

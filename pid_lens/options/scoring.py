@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
 
 from pid_lens.anatomy import Anatomy, dissect
 from pid_lens.intervening import intervene
-from pid_lens.options.continuing import Prompt, left_padded
+from pid_lens.options.continuing import Asked, left_padded, refuse_broken
 from pid_lens.options.scores import OptionScores
+from pid_lens.options.sharing import may_share
 from pid_lens.options.tokens import Options, collisions, option_tokens, whole_options
 from pid_lens.samples import Batch, as_batch
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from pid_lens.moments import Moments
     from pid_lens.protocols import Intervention
-
-_shares: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""Models of which it is known whether a prompt's keys and values can be shared."""
 
 
 @torch.no_grad()
@@ -42,6 +39,7 @@ def score_options(
     moments: Moments | None = None,
     seed: int = 0,
     share: bool | None = None,
+    rows: int = 64,
     anatomy: Anatomy | None = None,
 ) -> OptionScores:
     """Log-probability of every whole option after its prompt.
@@ -50,25 +48,32 @@ def score_options(
 
         log p(option | prompt) = sum_j log p(token_j | prompt, token_1 .. token_{j-1})
 
-    The prompt runs once; all options of all samples then run as rows of one call on copies of
-    its keys and values. In a model's first call the longest options also run the plain way,
-    prompt and option together without a cache; where the two differ the plain way is used from
-    then on, and the result says so. (Where a prompt's own tokens look ahead at an option that
-    follows them, as in PaliGemma, the plain way is the wrong one, and sharing is what
-    ``generate`` does.)
+    The prompt runs once; options of all samples then run as rows of a call on copies of its keys
+    and values. Whether a model can be trusted with that is tested in its first call, and again
+    with longer options, another precision, another kind of attention or with interventions: the
+    longest options also run the plain way, prompt and option together without a cache. Where
+    the two differ by more than the precision explains, the plain way is used from then on, and
+    the result says so. (Where a prompt's own tokens look ahead at an option that follows them, as
+    in PaliGemma, the plain way is the wrong one, and sharing is what ``generate`` does.)
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         batch: a `Batch`, or the model's inputs, padded on either side.
         options: texts, or lists of token ids: one list for all samples, or one list a sample.
-            They are tokenised as they stand and put behind the prompt's last token: write
-            ``" A"`` where the answer begins with a space, as after ``ASSISTANT:``.
+            They are tokenised as they stand and put behind the prompt's last token. Where the
+            answer begins with a space, as after ``ASSISTANT:``, write ``" A"`` if the tokenizer
+            keeps the space in the word (Qwen, Llama 3, Gemma), but ``"A"`` if it puts a space
+            before every text by itself (Llama 2, Mistral): ``tokenizer.tokenize("A")`` shows it.
         processor: needed for options that are text, and to find a question for interventions.
         interventions: in force for prompts and options, which continue the ``answer`` span.
         spans: masks [n, tokens] by name for the interventions, where the batch has none.
         moments: what noise looks like, of `calibrate`.
         seed: of the noise.
         share: True and False settle which way is taken, without a test.
+        rows: rows of one call on shared keys and values at most, though at least one option of
+            every sample. Memory grows with it: each row has a copy of its prompt's keys and
+            values and an answer over the vocabulary at each of its tokens. Interventions know the
+            prompts' rows, so under them options run one after another.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Returns:
@@ -76,8 +81,12 @@ def score_options(
 
     Raises:
         TypeError: options that are neither texts nor lists of token ids.
-        ValueError: an empty option, one with an unknown word or no token id of the model, two of
-            the same tokens, or sharing asked for from a model that gives no keys and values.
+        ValueError: no samples, an empty option, one with an unknown word or no token id of the
+            model, two of the same tokens, sharing asked for from a model that gives no keys and
+            values, or an answer of the model that is not finite.
+
+    Warns:
+        UserWarning: the model is in training mode.
 
     Source:
         Language models are few-shot learners (Brown et al., 2020),
@@ -94,16 +103,25 @@ def score_options(
         >>> found.collisions[0]
         (('B', 'B .'),)
     """
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1; got {rows}")
     anatomy = anatomy or dissect(model)
+    if anatomy.model.training:
+        warnings.warn(
+            "the model is in training mode, so dropout may blur its answers: call model.eval()",
+            stacklevel=3,
+        )
     given = as_batch(batch).to(anatomy.device)
     chosen = whole_options(options, given.n, processor)
     _refuse_strangers(chosen, anatomy)
     given = left_padded(given if spans is None else replace(given, spans=spans))
     tokens, present = (one.to(anatomy.device) for one in option_tokens(chosen))
     with _in_force(anatomy, interventions, given, processor, moments, seed):
-        prompt = Prompt.run(anatomy, given.inputs)
-        sharing = _sharing(share, prompt, tokens, present)
-        scores = _pieces(prompt, tokens, present, sharing, together=not interventions)
+        asked = Asked.run(anatomy, given.inputs)
+        sharing = _sharing(share, asked, tokens, present, intervened=bool(interventions))
+        together = 1 if interventions else max(1, rows // given.n)
+        scores = _pieces(asked, tokens, present, sharing, together)
+    refuse_broken((present & ~scores.isfinite()).flatten(1).any(-1))
     return OptionScores(
         log_probs=_total(scores, present),
         first=scores[..., 0].masked_fill(~present[..., 0], -math.inf).cpu(),
@@ -116,46 +134,40 @@ def score_options(
 
 
 def _pieces(
-    prompt: Prompt,
+    asked: Asked,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
     sharing: bool,
-    together: bool,
+    together: int,
 ) -> Float[Tensor, "n answers steps"]:
-    """Log-probability of each token, given all before it.
-
-    Interventions know the prompts' rows, so under them options run one after another.
-    """
-    answers, steps = tokens.shape[1:]
-    first = prompt.log_probs.gather(1, tokens[..., 0])[..., None]
-    if steps == 1:
+    """Log-probability of each token, given all before it; so many options in one call."""
+    first = asked.first(tokens)
+    if tokens.shape[-1] == 1:
         return first
-    fed, there = tokens[..., :-1], present[..., :-1]
-    if sharing:
-        columns = [slice(None)] if together else [slice(k, k + 1) for k in range(answers)]
-        later = torch.cat([prompt.shared(fed[:, at], there[:, at]) for at in columns], 1)
-    else:
-        later = prompt.again(fed, there)[:, :, 1:]
-    return torch.cat([first, later.gather(-1, tokens[..., 1:, None])[..., 0]], -1)
+    if not sharing:
+        return torch.cat([first, asked.again(tokens, present)[..., 1:]], -1)
+    parts = zip(tokens.split(together, 1), present.split(together, 1), strict=True)
+    return torch.cat([first, torch.cat([asked.shared(*part) for part in parts], 1)], -1)
 
 
 def _sharing(
-    asked: bool | None,
-    prompt: Prompt,
+    share: bool | None,
+    asked: Asked,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
+    intervened: bool,
 ) -> bool:
     """Whether options run on the prompt's keys and values."""
-    if prompt.cache is None:
-        if asked:
+    if asked.cache is None:
+        if share:
             raise ValueError(
-                f"{type(prompt.anatomy.model).__name__} gives no keys and values that can be "
+                f"{type(asked.anatomy.model).__name__} gives no keys and values that can be "
                 "copied: leave share out"
             )
         return False
-    if asked is None:
-        return tokens.shape[-1] == 1 or _sound(prompt, tokens, present)
-    return asked
+    if share is None:
+        return tokens.shape[-1] == 1 or may_share(asked, tokens, present, intervened)
+    return share
 
 
 def _total(
@@ -163,32 +175,6 @@ def _total(
 ) -> Float[Tensor, "n answers"]:
     total = scores.masked_fill(~present, 0).sum(-1)
     return total.masked_fill(~present[..., 0], -math.inf).cpu()
-
-
-def _sound(
-    prompt: Prompt,
-    tokens: Int[Tensor, "n answers steps"],
-    present: Bool[Tensor, "n answers steps"],
-) -> bool:
-    """Whether sharing may be trusted on this model, seen once on its longest options."""
-    model = prompt.anatomy.model
-    if model not in _shares:
-        rows = torch.arange(len(tokens), device=tokens.device)
-        longest = present.sum(-1).argmax(-1)
-        fed, there = (one[rows, longest][:, None, :-1] for one in (tokens, present))
-        plain, shared = prompt.again(fed, there), prompt.shared(fed, there)
-        looks_ahead = not _alike(plain[:, 0, 0], prompt.log_probs, prompt.anatomy)
-        scored = present[rows, longest][:, 1:]
-        alike = _alike(plain[:, 0, 1:][scored], shared[:, 0][scored], prompt.anatomy)
-        _shares[model] = looks_ahead or alike
-    return _shares[model]
-
-
-def _alike(one: Tensor, other: Tensor, anatomy: Anatomy) -> bool:
-    """Log-probabilities that differ by no more than the model's precision explains."""
-    weight: Any = anatomy.unembed.weight
-    tolerance = 0.5 if weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    return bool(((one - other).nan_to_num(nan=0.0).abs() < tolerance).all())
 
 
 def _in_force(

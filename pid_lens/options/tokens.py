@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from pid_lens.options.choices import text_tokens
+from pid_lens.options.choices import as_lists, one_a_sample, text_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -29,7 +29,8 @@ Options = tuple[tuple[Option, ...], ...]
 def whole_options(options: Sequence[Any], n: int, processor: Any = None) -> Options:
     """Every sample's options with all their tokens.
 
-    An option is a text, tokenised as it stands without special tokens, or a list of token ids.
+    An option is a text, tokenised as it stands without special tokens, or a list of token ids;
+    tensors and arrays do as well as lists.
 
     Args:
         options: one list of options for all samples, or one such list a sample.
@@ -38,19 +39,21 @@ def whole_options(options: Sequence[Any], n: int, processor: Any = None) -> Opti
 
     Raises:
         TypeError: options is one string, or an option is neither text nor a list of ids.
-        ValueError: no options, another number of lists than samples, an option without tokens or
-            with a word that the tokenizer lacks, or two options of the same tokens.
+        ValueError: no samples, no options, another number of lists than samples, an option
+            without tokens or with a word that the tokenizer lacks, or two options of the same
+            tokens.
 
     Example:
         >>> whole_options([[7], [7, 9]], n=1)
         ((Option(name='[7]', tokens=(7,)), Option(name='[7, 9]', tokens=(7, 9))),)
     """
-    if isinstance(options, str) or not isinstance(options, Sequence):
+    given = as_lists(options)
+    if not isinstance(given, list):
         raise TypeError(f"options must be a list of texts or of token ids; got {options!r}")
-    each = bool(options) and all(isinstance(row, Sequence) and _is_list(row) for row in options)
-    if each and len(options) != n:
-        raise ValueError(f"options must be one list, or one a sample: {n}; got {len(options)}")
-    rows = options if each else [options] * n
+    if n < 1:
+        raise ValueError("no samples: the batch is empty, so there is nothing to score")
+    each = bool(given) and all(isinstance(row, list) and _is_row(row) for row in given)
+    rows = one_a_sample(given if each else [given], n)
     return tuple(_distinct(row, processor) for row in rows)
 
 
@@ -89,12 +92,12 @@ def collisions(options: Options) -> tuple[tuple[tuple[str, ...], ...], ...]:
     return tuple(found)
 
 
-def _is_list(row: Sequence[Any]) -> bool:
+def _is_row(row: list[Any]) -> bool:
     """Whether this is a list of options, and not one option."""
-    return not isinstance(row, str) and not all(isinstance(one, int) for one in row)
+    return not all(isinstance(one, int) for one in row)
 
 
-def _distinct(row: Sequence[Any], processor: Any) -> tuple[Option, ...]:
+def _distinct(row: list[Any], processor: Any) -> tuple[Option, ...]:
     found = tuple(_option(option, processor) for option in row)
     if not found:
         raise ValueError("no options: a sample needs at least one")
@@ -108,11 +111,11 @@ def _distinct(row: Sequence[Any], processor: Any) -> tuple[Option, ...]:
 def _option(option: Any, processor: Any) -> Option:
     if isinstance(option, str):
         return Option(option, tuple(text_tokens(option, processor)))
-    if not isinstance(option, Sequence) or not all(isinstance(one, int) for one in option):
+    if not isinstance(option, list) or not all(isinstance(one, int) for one in option):
         raise TypeError(
             f"an option must be a text or a list of token ids, [7] for a single one; got "
             f"{option!r}"
         )
     if not option or min(option) < 0:
-        raise ValueError(f"option {list(option)} must be token ids, at least one, from 0 on")
-    return Option(str(list(option)), tuple(option))
+        raise ValueError(f"option {option} must be token ids, at least one, from 0 on")
+    return Option(str(option), tuple(option))

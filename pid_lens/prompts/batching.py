@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.options.choices import Choice, option_table
-from pid_lens.prompts.rendering import image_id, special_tokens
+from pid_lens.prompts.finding import find_image, refuse_videos
+from pid_lens.prompts.rendering import Prompt, image_id, special_tokens
 from pid_lens.prompts.several_images import single_images
 from pid_lens.prompts.turns import Named, Turn, asked_for
 from pid_lens.samples import Batch, attended_tokens, recognise
-from pid_lens.spans import Spans, find_image, refuse_videos
+from pid_lens.spans import Spans
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -45,7 +47,8 @@ def batch(
     Args:
         processor: the model's processor, with a chat template.
         images: one image a question, or one list of images; they come before the question.
-        questions: one text a sample, options included where the model is to see them.
+        questions: one text a sample, options included where the model is to see them; white
+            space around it is left out.
         options: what the model may answer: one list for all samples (``("A", "B")``) or one list
             a sample, as text (its first token counts) or token ids.
         labels: the right option of each sample, as its index or its text.
@@ -90,7 +93,7 @@ def batch(
     table, wanted = option_table(options, n, processor), asked_for(spans or {}, n)
     albums = [_album(entry) for entry in images]
     turns = [
-        Turn(processor, question, turn, len(album), row)
+        Turn(processor, question.strip(), turn, len(album), row)
         for question, turn, album, row in zip(
             questions, systems, albums, _option_rows(options, n), strict=True
         )
@@ -136,18 +139,30 @@ def _text_spans(
     for row, (turn, said) in enumerate(zip(turns, wanted, strict=True)):
         places = attended[row].nonzero().flatten()
         expanded = inputs["input_ids"][row, places].tolist()
-        _known_words(turn.processor, turn.prompt.text, expanded)
+        _known_words(turn.processor.tokenizer, turn.prompt)
         for name, text in said.items():
             masks[name][row, places[turn.prompt.places(turn.where(name, text), expanded)]] = True
     return masks
 
 
-def _known_words(processor: Any, prompt: str, tokens: list[int]) -> None:
-    unknown = processor.tokenizer.unk_token_id
-    if unknown is not None and unknown in tokens:
-        words = [w for w in prompt.split() if unknown in processor.tokenizer(w)["input_ids"]]
+def _known_words(tokenizer: Any, prompt: Prompt) -> None:
+    """Refuses words that became the unknown token; where that token itself is written, it may."""
+    pairs = zip(prompt.tokens, prompt.offsets, strict=True)
+    unknown = [
+        (start, stop)
+        for token, (start, stop) in pairs
+        if token == tokenizer.unk_token_id
+        and start < stop
+        and prompt.text[start:stop].strip() != tokenizer.unk_token
+    ]
+    if unknown:
+        words = [
+            word.group()
+            for word in re.finditer(r"\S+", prompt.text)
+            if any(start < word.end() and stop > word.start() for start, stop in unknown)
+        ]
         raise ValueError(
-            f"the prompt {prompt!r} has words that this model's tokenizer lacks: {words}"
+            f"the prompt {prompt.text!r} has words that this model's tokenizer lacks: {words}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,12 @@ STAND_IN = "\ue000"
 """A letter of nobody's text, to see where a chat template puts what it is given."""
 
 BY_HAND = "hand over spans={'image': mask, 'question': mask}"
+
+SPACELESS = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f"
+    "\U00020000-\U0003ffff]"
+)
+"""Letters of scripts that put no spaces between words, or none around what they append."""
 
 Stretch = tuple[int, int]
 """Characters from a start up to a stop."""
@@ -195,11 +202,13 @@ def find_text(prompt: Prompt, wanted: str, occurrence: int | None = None) -> Str
 
 def _inside_a_word(text: str, where: Stretch) -> bool:
     """Whether letters or digits of a script with spaces go on beyond either end."""
-    start, stop = where
-    return any(
-        0 < at < len(text) and re.fullmatch(r"\w\w", text[at - 1 : at + 1], re.ASCII)
-        for at in (start, stop)
-    )
+    return any(0 < at < len(text) and all(map(_of_a_word, text[at - 1 : at + 1])) for at in where)
+
+
+def _of_a_word(character: str) -> bool:
+    """Whether it is a letter, a digit or a mark on one, in a script with spaces."""
+    written = character == "_" or unicodedata.category(character)[0] in "LNM"
+    return written and not SPACELESS.match(character)
 
 
 def image_id(processor: Any) -> int:

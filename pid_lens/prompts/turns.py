@@ -20,6 +20,7 @@ class Turn:
 
     processor: Any
     question: str
+    """Without white space around it."""
     system: str | None
     images: int
     options: Sequence[Any]
@@ -44,7 +45,7 @@ class Turn:
             return located(self._asking, self.question, "question")
         if name == "system" and self.system is not None:
             return located(self._told, self.system, "system turn")
-        listing = listed(self.question.strip(), self.options) if name == "options" else None
+        listing = listed(self.question, self.options) if name == "options" else None
         if listing is None:
             raise ValueError(
                 f"span {name!r} is not there to be found in the prompt of {self.question!r} "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -38,6 +38,14 @@ class Translator:
     bias: Float[Tensor, " width"]
     """b."""
 
+    def __post_init__(self) -> None:
+        width = len(self.bias) if self.bias.ndim == 1 else None
+        if self.matrix.shape != (width, width):
+            raise ValueError(
+                "a translator needs a square matrix [width, width] and a bias [width]; got "
+                f"{list(self.matrix.shape)} and {list(self.bias.shape)}"
+            )
+
     def __call__(self, state: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
         """The translated state, in the precision in which it came."""
         matrix, bias = self.matrix.to(state.device), self.bias.to(state.device)
@@ -62,7 +70,7 @@ class TunedLens(LogitLens):
     ignorance; the translator undoes what is linear in that. The last layer's is the identity, so
     there this is the model's own answer. Layers that tuning did not help keep the identity too.
     It is trained on the model's own answers, never on labels. It serves one model alone and
-    refuses others.
+    refuses others. Two lenses are equal where their model and their translators are.
 
     Source:
         Eliciting latent predictions from transformers with the tuned lens (Belrose et al.,
@@ -80,15 +88,18 @@ class TunedLens(LogitLens):
     model: str
     """Fingerprint of the model that it was tuned on."""
     translators: Mapping[int, Translator]
-    """One for each layer that tuning helped; the others, and the last, are the identity."""
+    """Of one width, for each layer that tuning helped on the samples that said when to stop; the
+    others, and the last, are the identity."""
     divergence: Float[Tensor, " layers"]
     """KL(model's answer || this lens's), full vocabulary, bits, on samples held out."""
     untuned: Float[Tensor, " layers"]
     """The same of the logit lens, on the same samples."""
     n: int
     """How many samples these two were measured on."""
-    _known: WeakKeyDictionary[Anatomy, int] = field(default_factory=WeakKeyDictionary, init=False)
-    """Anatomies that were found to be this model's, with the version of their weights."""
+    _known: WeakKeyDictionary[Anatomy, tuple[Any, ...]] = field(
+        default_factory=WeakKeyDictionary, init=False
+    )
+    """Anatomies that were found to be this model's, with the state of their weights then."""
 
     def __post_init__(self) -> None:
         last = len(self.divergence) - 1
@@ -103,6 +114,9 @@ class TunedLens(LogitLens):
                 f"translators are for layers 0..{last - 1}, for the last is the identity; got "
                 f"them for {strange}"
             )
+        widths = {len(one.bias) for one in self.translators.values()}
+        if len(widths) > 1:
+            raise ValueError(f"translators must be of one width; got {sorted(widths)}")
 
     def __call__(
         self,
@@ -114,10 +128,20 @@ class TunedLens(LogitLens):
         """Full-vocabulary log-probabilities of the options, natural log, float32.
 
         Raises:
-            ValueError: another model, or another number of layers.
+            ValueError: another model, another number of layers, a layer that is none of them, or
+                a state of another width than the translators.
         """
         self.check(anatomy)
+        if not 0 <= layer < len(self.divergence):
+            raise ValueError(
+                f"layer must be one of 0..{len(self.divergence) - 1}, as this lens has; got {layer}"
+            )
         translator = self.translators.get(layer)
+        if translator is not None and state.shape[-1] != len(translator.bias):
+            raise ValueError(
+                f"this lens translates states of width {len(translator.bias)}, not of "
+                f"{state.shape[-1]}: run pid_lens.tune(model, batches) on this model"
+            )
         translated = state if translator is None else translator(state)
         return super().__call__(translated, options, anatomy, layer)
 
@@ -127,7 +151,8 @@ class TunedLens(LogitLens):
         Raises:
             ValueError: another model, or another number of layers.
         """
-        if self._known.get(anatomy) == anatomy.versions:
+        state = anatomy.versions, *(one.dtype for one in anatomy.model.parameters())
+        if self._known.get(anatomy) == state:
             return
         if len(anatomy.layers) != len(self.divergence):
             raise ValueError(
@@ -140,7 +165,7 @@ class TunedLens(LogitLens):
                 f"this lens was tuned on model {self.model}, not on {found}: its translators "
                 "would mean nothing there. Run pid_lens.tune(model, batches) on this model"
             )
-        self._known[anatomy] = anatomy.versions
+        self._known[anatomy] = state
 
     def to(self, device: torch.device | str) -> TunedLens:
         """The same with its translators on another device; else they are sent along each time."""
@@ -157,6 +182,20 @@ class TunedLens(LogitLens):
             for tensor in (one.matrix, one.bias):
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other serves the same model with the same translators."""
+        return isinstance(other, TunedLens) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the anatomies that it met, which belong to this process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _known=WeakKeyDictionary())
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws the held-out divergence of both lenses over the layers."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import torch
 from torch.nn.functional import kl_div
 
 from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.readouts.basis import Basis
 from pid_lens.readouts.tuned_lens import Translator, TunedLens
 from pid_lens.readouts.tuning_states import Gathered, gather
 
@@ -26,8 +28,8 @@ CHUNK = 256
 """Positions whose answers over the full vocabulary are held in memory at once elsewhere."""
 SLOWER, RESTS = 4, 4
 """By how much the learning rate falls where nothing is gained, and how often before the end."""
-NARROW = 1e-2
-"""A dimension counts as at least this wide, in shares of the typical one."""
+FEW = 10
+"""Samples below which a measured divergence says little."""
 
 
 def tune(
@@ -53,8 +55,12 @@ def tune(
     over the full vocabulary, from the identity on, by Adam in the basis in which the layer's
     dimensions have mean 0 and deviation 1. The model is not changed; labels are not used. Some
     samples are held out. One half of those says when a layer slows down and stops, and the best
-    epoch is kept (the identity, where nothing was gained); the other half, never seen by
-    training, is what ``divergence`` and ``untuned`` are measured on.
+    epoch on it is kept (the identity, where nothing was gained there). The other half plays no
+    part in that; on it ``divergence`` and ``untuned`` are measured, and there a translator may
+    turn out worse than the identity, of which a warning tells.
+
+    Samples go by their ids, or else by a hash of their content. One that comes again replaces the
+    earlier, so that none is both trained and measured on, and their order does not matter.
 
     All states are kept in memory, layers x positions x width in the model's precision. For
     answers read at the answer position ``"answer"`` is the right choice; ``"text"`` (every token
@@ -77,9 +83,14 @@ def tune(
         A `TunedLens`: ``Lens(model, ..., readout=tuned)``.
 
     Raises:
-        ValueError: no or too few samples, settings out of range, states that are not finite, a
-            model loaded in inference mode, or an image that cannot be found (``"text"`` alone
-            needs it).
+        TypeError: a seed that is no whole number.
+        ValueError: no or too few samples, samples without a name, settings out of range, states
+            that are not finite, a model loaded in inference mode, or an image that cannot be
+            found (``"text"`` alone needs it).
+
+    Warns:
+        UserWarning: training mode, fewer than 10 samples to measure on, or layers that are worse
+            there than the logit lens.
 
     Source:
         Eliciting latent predictions from transformers with the tuned lens (Belrose et al.,
@@ -102,6 +113,8 @@ def tune(
             "epochs and patience must be at least 1, lr above 0 and held_out between 0 and 1; "
             f"got {epochs}, {patience}, {lr}, {held_out}"
         )
+    if not isinstance(seed, SupportsIndex):
+        raise TypeError(f"seed must be a whole number; got {seed!r}")
     anatomy = anatomy or dissect(model)
     _refuse_inference(anatomy)
     with torch.inference_mode(False):
@@ -111,9 +124,9 @@ def tune(
         translators: dict[int, Translator] = {}
         layers = range(len(anatomy.layers) - 1)
         for layer in tqdm(layers, "tuning", delay=2, leave=False, disable=not progress):
-            found = course.translator(gathered, layer, *parts[:2])
-            if found is not None:
-                translators[layer] = found
+            translator = course.translator(gathered, layer, *parts[:2])
+            if translator is not None:
+                translators[layer] = translator
         with torch.no_grad():
             last = parts[2]
             tuned, untuned = (
@@ -121,13 +134,33 @@ def tune(
                 for kept in (translators, {})
             )
     own = torch.zeros(1)
-    return TunedLens(
+    found = TunedLens(
         model=anatomy.fingerprint(),
         translators=translators,
         divergence=torch.cat([tuned / math.log(2), own]),
         untuned=torch.cat([untuned / math.log(2), own]),
         n=len(gathered.sample[last].unique()),
     )
+    _warn_of_doubts(found)
+    return found
+
+
+def _warn_of_doubts(found: TunedLens) -> None:
+    """Says where the numbers are not to be trusted, or the translators not to be used."""
+    if found.n < FEW:
+        warnings.warn(
+            f"the divergence is measured on {found.n} samples alone, which says little: give more "
+            "samples, or hold out more of them (held_out)",
+            stacklevel=3,
+        )
+    worse = (found.divergence > found.untuned).nonzero().flatten().tolist()
+    if worse:
+        warnings.warn(
+            f"layers {worse} are further from the model's answer than under the logit lens, on "
+            "samples that training did not see: give more samples, or more positions of each "
+            "(positions='text')",
+            stacklevel=3,
+        )
 
 
 def _refuse_inference(anatomy: Anatomy) -> None:
@@ -209,39 +242,6 @@ class Course:
         generator = torch.Generator().manual_seed(self.seed + layer)
         for _ in range(self.epochs):
             yield rows[torch.randperm(len(rows), generator=generator)]
-
-
-@dataclass(frozen=True, eq=False)
-class Basis:
-    """A layer's own scale, in which every dimension is about as wide as any other."""
-
-    mean: Float[Tensor, " width"]
-    width: Float[Tensor, " width"]
-    """Deviation of each dimension, none far below the typical one."""
-    typical: Float[Tensor, ""]
-
-    @classmethod
-    def of(cls, states: Float[Tensor, "n width"]) -> Basis:
-        """The basis of some states."""
-        spread, mean = torch.std_mean(states.float(), 0, correction=0)
-        typical = spread.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-        return cls(mean, spread.maximum(NARROW * typical), typical)
-
-    def zeros(self) -> tuple[Tensor, Tensor]:
-        """Weights of the identity, to be trained."""
-        size = len(self.mean)
-        device = self.mean.device
-        return (
-            torch.zeros(size, size, device=device, requires_grad=True),
-            torch.zeros(size, device=device, requires_grad=True),
-        )
-
-    def translator(
-        self, matrix: Float[Tensor, "width width"], bias: Float[Tensor, " width"]
-    ) -> Translator:
-        """The weights of this basis as those of plain states."""
-        plain = self.typical * matrix / self.width
-        return Translator(plain, self.typical * bias - plain @ self.mean)
 
 
 @torch.no_grad()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.hooks import hooked
+from pid_lens.identity import content_ids
+from pid_lens.options.choices import as_lists
+from pid_lens.prompts.finding import find_answer, find_image
 from pid_lens.samples import Batch, as_batch, as_batches, attended_tokens
-from pid_lens.spans import find_answer, find_image
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """The states of every layer at the positions that count, on the CPU."""
+    """The states of every layer at the positions that count, on the CPU, sample by sample."""
 
     states: tuple[Float[Tensor, "rows width"], ...]
     sample: Int[Tensor, " rows"]
-    """Which sample each row is of."""
+    """Which sample each row is of, in the order of their names."""
     device: torch.device
     """Where to train."""
 
@@ -36,7 +38,7 @@ class Gathered:
         Raises:
             ValueError: fewer than three samples.
         """
-        n = int(self.sample.max()) + 1
+        n = len(self.sample.unique())
         half = max(1, round(n * held_out / 2))
         if n - 2 * half < 1:
             raise ValueError(
@@ -57,8 +59,11 @@ class Gathered:
 def gather(anatomy: Anatomy, batches: Any, positions: str, progress: bool) -> Gathered:
     """The states of all batches at ``positions``.
 
+    A sample goes by its id, or else by its content. One that comes again replaces the earlier.
+
     Raises:
-        ValueError: no batch, an image that cannot be found, or states that are not finite.
+        ValueError: no samples, samples without a name, an image that cannot be found, or states
+            that are not finite.
     """
     from tqdm import tqdm
 
@@ -69,22 +74,49 @@ def gather(anatomy: Anatomy, batches: Any, positions: str, progress: bool) -> Ga
         )
     found: list[list[Tensor]] = [[] for _ in anatomy.layers]
     sample: list[Tensor] = []
-    device, n = anatomy.device, 0
+    device, names = anatomy.device, list[str]()
     for given in tqdm(as_batches(batches), "reading", delay=2, leave=False, disable=not progress):
         batch = as_batch(given).to(anatomy.device)
+        if not batch.n:
+            continue
         mask = _positions(batch, positions, anatomy.image_token)
         for layer, states in enumerate(_states(anatomy, batch.inputs, mask)):
             device = states.device
             found[layer].append(states.cpu())
-        sample.append(n + mask.nonzero()[:, 0].cpu())
-        n += batch.n
-    if not sample:
-        raise ValueError("no batch came, so there is nothing to tune on")
-    whole = tuple(torch.cat(layer) for layer in found)
+        sample.append(len(names) + mask.nonzero()[:, 0].cpu())
+        names += _names(batch, anatomy.image_token)
+    if not names:
+        raise ValueError("no batch came with a sample, so there is nothing to tune on")
+    rank, rows = _order(torch.cat(sample), names)
+    whole = tuple(torch.cat(layer)[rows] for layer in found)
     broken = [layer for layer, one in enumerate(whole) if not bool(one.isfinite().all())]
     if broken:
         raise ValueError(f"the states of layers {broken} are not finite: is the model in order?")
-    return Gathered(whole, torch.cat(sample), device)
+    return Gathered(whole, rank, device)
+
+
+def _order(
+    sample: Int[Tensor, " all"], names: list[str]
+) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+    """Each row's sample and place, samples in the order of their names, the last of each name."""
+    last = {name: at for at, name in enumerate(names)}
+    rank = torch.full((len(names),), -1)
+    rank[[last[name] for name in sorted(last)]] = torch.arange(len(last))
+    ranks, rows = rank[sample].sort(stable=True)
+    return ranks[ranks >= 0], rows[ranks >= 0]
+
+
+def _names(batch: Batch, image_token: int | None) -> list[str]:
+    """Each sample's id, or else a hash of its content."""
+    ids = batch.inputs["input_ids"]
+    if batch.ids is not None:
+        if len(batch.ids) != len(ids):
+            raise ValueError(f"{len(ids)} samples need as many ids; got {len(batch.ids)}")
+        return [str(name) for name in as_lists(batch.ids)]
+    image = (batch.spans or {}).get("image")
+    if image is None and image_token is not None:
+        image = ids == image_token
+    return list(content_ids(batch.inputs, attended_tokens(batch.inputs), image))
 
 
 def _positions(batch: Batch, positions: str, image_token: int | None) -> Bool[Tensor, "n tokens"]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, floor
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pid_lens.prompts.finding import find_image, refuse_videos
 from pid_lens.regions.geometry import Geometry, Grid, geometry_of
 from pid_lens.samples import Batch, as_batch
-from pid_lens.spans import find_image, refuse_videos
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -125,7 +126,7 @@ def _each(name: str, given: Any, length: int, n: int) -> list[Any]:
     rows = given.tolist() if hasattr(given, "tolist") else list(given)
     rows = [tuple(row) for row in rows] if rows and hasattr(rows[0], "__len__") else [tuple(rows)]
     rows = rows * n if len(rows) == 1 else rows
-    numbers = all(isinstance(one, int | float) for row in rows for one in row)
+    numbers = all(isinstance(one, Real) for row in rows for one in row)
     if len(rows) != n or not numbers or {len(row) for row in rows} != {length}:
         raise TypeError(f"{name} must be {length} numbers, or {n} times as many; got {given!r}")
     return rows
@@ -185,7 +186,7 @@ def _image_token(config: Any) -> int | None:
 def _checked(cells: Cells, grid: Grid) -> Cells:
     """Cells of the grid, if they are."""
     top, left, bottom, right = cells
-    if any(type(cell) is not int for cell in cells) or not (
+    if not all(isinstance(cell, Integral) for cell in cells) or not (
         0 <= top < bottom <= grid.rows and 0 <= left < right <= grid.columns
     ):
         raise ValueError(

@@ -36,9 +36,8 @@ def cropped(processor: Any, original: Size, grid: Grid) -> Placement:
     Raises:
         ValueError: it would not have made an image of this size of the original.
     """
-    width, height = original
-    left, top = _margins(processor, original)
-    framed = width + 2 * left, height + 2 * top
+    framed = _framed(processor, original)
+    left, top = (framed[0] - original[0]) // 2, (framed[1] - original[1]) // 2
     crops = bool(getattr(processor, "do_center_crop", False))
     resizes = bool(getattr(processor, "do_resize", True))
     resized = (_resized(processor.size, framed) if crops else grid.size) if resizes else framed
@@ -68,12 +67,11 @@ def fitted(processor: Any, original: Size, grid: Grid) -> Placement:
     return Placement((made[0] / width, made[1] / height), (0.0, 0.0))
 
 
-def _margins(processor: Any, original: Size) -> tuple[int, int]:
-    """Columns and rows added before the image, where it is padded to a square (LLaVA)."""
+def _framed(processor: Any, original: Size) -> Size:
+    """The size once padded to a square, where it is (LLaVA); an odd pixel comes last."""
     if not (hasattr(processor, "pad_to_square") and processor.do_pad):
-        return 0, 0
-    side = max(original)
-    return (side - original[0]) // 2, (side - original[1]) // 2
+        return original
+    return max(original), max(original)
 
 
 def _resized(size: Any, original: Size) -> Size:

@@ -1,0 +1,99 @@
+"""Sharing: whether options may run on the keys and values of their prompt, as measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from pid_lens.options.continuing import chosen
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+    from torch import Tensor
+
+    from pid_lens.anatomy import Anatomy
+    from pid_lens.options.continuing import Asked
+
+TOLERANCE = 1e-3
+"""Nats by which the same log-probability may differ on its two ways."""
+TOLERANCE_HALF = 0.05
+"""The same in half precision."""
+STEADY = 10
+"""A model that differs from itself by so many tolerances is too noisy to be judged."""
+
+
+class Verdict(NamedTuple):
+    """What was found of one model."""
+
+    sound: bool
+    steps: int
+    """Tokens of the longest options that it was found with."""
+
+
+_found: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Verdict]] = WeakKeyDictionary()
+"""Verdicts by model, and by what else decides how it computes."""
+
+
+def may_share(
+    asked: Asked,
+    tokens: Int[Tensor, "n answers steps"],
+    present: Bool[Tensor, "n answers steps"],
+    intervened: bool,
+) -> bool:
+    """Whether options may run on the prompts' keys and values.
+
+    It is measured once for a model in evaluation mode in its precision and with its kind of
+    attention, and again where options are longer than those before.
+    """
+    model, steps = asked.anatomy.model, tokens.shape[-1]
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    key = (_dtype(asked.anatomy), attention, intervened)
+    known = _found.get(model, {}).get(key)
+    if known is not None and not model.training and (not known.sound or steps <= known.steps):
+        return known.sound
+    sound = _sound(asked, tokens, present)
+    if not model.training:
+        _found.setdefault(model, {})[key] = Verdict(sound, steps)
+    return sound
+
+
+def _sound(
+    asked: Asked,
+    tokens: Int[Tensor, "n answers steps"],
+    present: Bool[Tensor, "n answers steps"],
+) -> bool:
+    """Whether each sample's longest option is as probable on either way.
+
+    How far the model differs from itself is seen in the answer to the prompt, which masked tokens
+    behind it cannot change. Where others do, the prompt looks ahead, and sharing alone is right.
+    """
+    rows = torch.arange(len(tokens), device=tokens.device)
+    longest = present.sum(-1).argmax(-1)
+    option, there = tokens[rows, longest], present[rows, longest]
+    idle = asked.plain(option, torch.zeros_like(there))[:, 0].float().log_softmax(-1)
+    whole = asked.plain(option, there)
+    ahead = whole[:, 0].float().log_softmax(-1)
+    usual = TOLERANCE_HALF if _dtype(asked.anatomy).itemsize < 4 else TOLERANCE
+    if not _alike(idle, asked.log_probs, STEADY * usual):
+        return False
+    noise = float((idle - asked.log_probs).nan_to_num(nan=0.0).abs().max())
+    if not _alike(ahead, idle, usual + noise):
+        return True
+    plain = chosen(whole, option)[:, 1:]
+    shared = asked.shared(option[:, None], there[:, None])[:, 0]
+    scored = there[:, 1:]
+    return _alike(plain[scored], shared[scored], usual + noise)
+
+
+def _alike(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Log-probabilities that hardly differ; infinite ones must be equal, and NaN is like none."""
+    return bool(((one == other) | ((one - other).abs() < tolerance)).all())
+
+
+def _dtype(anatomy: Anatomy) -> torch.dtype:
+    weight: Any = anatomy.unembed.weight
+    dtype: torch.dtype = weight.dtype
+    return dtype
