@@ -83,7 +83,7 @@ def refuse_checkpointing(model: nn.Module) -> None:
     if again and model.training:
         raise ValueError(
             "with gradient checkpointing layers run again in the backward pass, when the knockout "
-            "is over: call model.gradient_checkpointing_disable()"
+            "is over: turn gradient checkpointing off, or call model.eval()"
         )
 
 
