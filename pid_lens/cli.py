@@ -162,7 +162,10 @@ def _pictures(processor: Any, dtype: Any) -> Batch:
     images = pid_lens.demo.digits("test").images[:2]
     task = pid_lens.demo.task("synergy")
     questions = [task.question(digit, coin) for digit, coin in ((0, 0), (1, 1))]
-    batch = pid_lens.batch(processor, images=images, questions=questions, options=("A", "B"))
+    try:
+        batch = pid_lens.batch(processor, images=images, questions=questions, options=("A", "B"))
+    except Exception as error:  # templates are programs, and fail as they like
+        raise ValueError(f"{type(processor).__name__} makes no prompt: {error}") from error
     inputs = {k: v.to(dtype) if _is_floating(v) else v for k, v in batch.inputs.items()}
     return replace(batch, inputs=inputs)
 

@@ -246,7 +246,9 @@ def _seen_states(
     """Image states that some token looks at: others are tiles of padding."""
     if mask is None or mask.shape[-1] != states.shape[1]:
         return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-    return (mask == 0).flatten(1, -2).any(1)
+    seen = (mask == 0).flatten(1, -2)
+    telling = ~seen.all(-1, keepdim=True)  # rows of text before the image have no mask at all
+    return (seen & telling).any(1) | ~telling.any(1)
 
 
 def at_site(samples: Samples, site: str, entering: Bool[Tensor, "n tokens"]) -> Samples:

@@ -137,11 +137,13 @@ def test_what_is_not_there_is_refused(asked, said, capsys):
     assert f"pid-lens: {said}" in capsys.readouterr().err
 
 
-def test_a_model_without_chat_template_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('no chat template fits') }}"])
+def test_a_model_without_a_chat_template_that_works_is_refused(template, tmp_path, capsys):
     model, processor = pid_lens.demo.load()
-    processor.chat_template = None
-    processor.tokenizer.chat_template = None
+    processor.chat_template = processor.tokenizer.chat_template = template
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert main(["check", str(tmp_path)]) == 2
-    assert "chat template" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "pid-lens: LlavaProcessor makes no prompt" in said
+    assert "chat template" in said
