@@ -1,9 +1,11 @@
 """Options as tokens: the first one, or all of them."""
 
+import numpy as np
 import pytest
+import torch
 
 import pid_lens
-from pid_lens.options.choices import first_tokens
+from pid_lens.options.choices import first_tokens, option_table
 from pid_lens.options.tokens import collisions, option_tokens, whole_options
 
 
@@ -29,6 +31,26 @@ def test_one_list_serves_all_samples_and_each_may_have_its_own():
     assert present.sum(-1).tolist() == [[1, 2], [3, 0]]
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_tensors_and_arrays_do_as_well_as_lists(kind):
+    options = [[7, 8], [8, 9]]
+    for given in (kind(options), list(kind(options)), [list(kind(one)) for one in options]):
+        assert whole_options(given, 3) == whole_options(options, 3)
+    each = [options, options[::-1]]
+    assert whole_options(kind(each), 2) == whole_options(each, 2)
+    for given in (kind(options), list(kind(options)), [list(kind(one)) for one in options]):
+        assert option_table(given, 2).tolist() == options
+    assert first_tokens(kind([7, 9])) == [7, 9]
+
+
+def test_a_single_row_is_for_all_whichever_way_options_are_read():
+    assert whole_options([[[7], [8, 9]]], 3) == whole_options([[7], [8, 9]], 3)
+    assert option_table([[7, 8]], 3).tolist() == option_table([7, 8], 3).tolist()
+    for read in (whole_options, option_table):
+        with pytest.raises(ValueError, match="one a sample: 3; got 2"):
+            read([[[7], [8]]] * 2 if read is whole_options else [[7, 8]] * 2, 3)
+
+
 def test_collisions_are_groups_of_names():
     options = whole_options([[[7], [8], [7, 9], [8, 1], [5]], [[7], [8]]], 2)
     assert collisions(options) == ((("[7]", "[7, 9]"), ("[8]", "[8, 1]")), ())
@@ -51,7 +73,7 @@ WRONG = {
     "no tokens": ([[3], []], ValueError, "at least one"),
     "a negative id": ([[3, -1]], ValueError, "from 0 on"),
     "the same twice": (["A", "B", "A"], ValueError, r"\['A', 'A'\] are the same tokens"),
-    "too few lists": ([["A", "B"]], ValueError, "one a sample: 2; got 1"),
+    "too many lists": ([["A", "B"]] * 3, ValueError, "one a sample: 2; got 3"),
     "no options of one": ([["A"], []], (TypeError, ValueError), "at least one|must be a text"),
 }
 
@@ -60,6 +82,13 @@ WRONG = {
 def test_wrong_options_are_refused(processor, options, error, words):
     with pytest.raises(error, match=words):
         whole_options(options, 2, processor)
+
+
+def test_what_is_no_token_has_no_first_one():
+    with pytest.raises(TypeError, match="a text or a token id"):
+        first_tokens([7, [9]])
+    with pytest.raises(ValueError, match="no samples"):
+        whole_options([[7]], 0)
 
 
 def test_text_needs_a_processor():

@@ -22,8 +22,8 @@ def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> l
     The text is tokenised as it stands, without special tokens. What to write where the answer
     follows a space depends on the tokenizer: ``" A"`` where it keeps the space in the word and
     adds none (Qwen, Llama 3, Gemma), and ``"A"`` where it puts a space before every text by
-    itself (Llama 2, Mistral), which would make ``" A"`` begin with a token of the space alone.
-    ``tokenizer.tokenize(" A")`` shows which.
+    itself (Llama 2, Mistral), and where ``" A"`` may begin with a token of the space alone.
+    ``tokenizer.tokenize("A")`` shows which.
 
     Raises:
         TypeError: choices is one string, or an option is neither text nor a token id.

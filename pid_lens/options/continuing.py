@@ -55,8 +55,8 @@ def left_padded(batch: Batch) -> Batch:
 class Asked:
     """Prompts that ran, and how probable what may follow them is.
 
-    Continuations are token ids [n, k, steps], at least two of them, with a mask of those that are
-    there. Of the model's answers only what these tokens need is kept.
+    Continuations are token ids [n, k, steps] with a mask of those that are there. Of the model's
+    answers only what these tokens need is kept.
     """
 
     anatomy: Anatomy
@@ -84,7 +84,7 @@ class Asked:
         with hooked(before=[(anatomy.decoder, see)]):
             output = anatomy.model(**{**inputs, "use_cache": True})
         cache = getattr(output, "past_key_values", None)
-        log_probs = output.logits[:, -1].float().log_softmax(-1)
+        log_probs = output.logits[:, -1].float().log_softmax(-1).to(anatomy.device)
         refuse_broken(log_probs.isnan().any(-1))
         return cls(
             anatomy,
@@ -106,6 +106,8 @@ class Asked:
         In one call, on copies of the prompts' keys and values.
         """
         fed, wanted, present = tokens[..., :-1], tokens[..., 1:], present[..., :-1]
+        if not wanted.numel():
+            return wanted.float()
         k, steps = fed.shape[1:]
         cache = deepcopy(self.cache)
         cache.batch_repeat_interleave(k)
@@ -148,6 +150,8 @@ class Asked:
 
         The whole prompt runs again with every continuation, and without a cache.
         """
+        if tokens.shape[-1] == 1:
+            return self.first(tokens)
         columns = zip(tokens.unbind(1), present.unbind(1), strict=True)
         return torch.stack([chosen(self.plain(*one), one[0]) for one in columns], 1)
 
@@ -201,7 +205,8 @@ def chosen(
 ) -> Float[Tensor, "n steps"]:
     """Log-probability of one token a step."""
     wide = logits.float()
-    return wide.gather(-1, tokens[..., None].to(wide.device))[..., 0] - wide.logsumexp(-1)
+    found = wide.gather(-1, tokens[..., None].to(wide.device))[..., 0] - wide.logsumexp(-1)
+    return found.to(tokens.device)
 
 
 def _copies(cache: Any) -> bool:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pid_lens.anatomy import Anatomy, dissect
-from pid_lens.intervening import intervene
 from pid_lens.options.continuing import Asked, left_padded, refuse_broken
+from pid_lens.options.force import Force
 from pid_lens.options.scores import OptionScores
-from pid_lens.options.sharing import may_share
+from pid_lens.options.sharing import known_verdict, may_share
 from pid_lens.options.tokens import Options, collisions, option_tokens, whole_options
 from pid_lens.samples import Batch, as_batch
 
@@ -116,11 +115,21 @@ def score_options(
     _refuse_strangers(chosen, anatomy)
     given = left_padded(given if spans is None else replace(given, spans=spans))
     tokens, present = (one.to(anatomy.device) for one in option_tokens(chosen))
-    with _in_force(anatomy, interventions, given, processor, moments, seed):
+    force = Force(anatomy, tuple(interventions), given, processor, moments, seed)
+    with force():
         asked = Asked.run(anatomy, given.inputs)
-        sharing = _sharing(share, asked, tokens, present, intervened=bool(interventions))
+        _refuse_sharing(share, asked)
         together = 1 if interventions else max(1, rows // given.n)
-        scores = _pieces(asked, tokens, present, sharing, together)
+        later = None
+        if _worth_sharing(share, asked, bool(interventions)):
+            later = _shared(asked, tokens, present, together)
+    with force(tokens.shape[-1] - 1):
+        sharing = later is not None and (
+            share or may_share(asked, tokens, present, later, bool(interventions))
+        )
+        if later is None or not sharing:
+            later = asked.again(tokens, present)[..., 1:]
+    scores = torch.cat([asked.first(tokens), later], -1)
     refuse_broken((present & ~scores.isfinite()).flatten(1).any(-1))
     return OptionScores(
         log_probs=_total(scores, present),
@@ -133,41 +142,31 @@ def score_options(
     )
 
 
-def _pieces(
+def _shared(
     asked: Asked,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
-    sharing: bool,
     together: int,
-) -> Float[Tensor, "n answers steps"]:
-    """Log-probability of each token, given all before it; so many options in one call."""
-    first = asked.first(tokens)
-    if tokens.shape[-1] == 1:
-        return first
-    if not sharing:
-        return torch.cat([first, asked.again(tokens, present)[..., 1:]], -1)
+) -> Float[Tensor, "n answers later"]:
+    """Log-probability of each token but the first; so many options in one call."""
     parts = zip(tokens.split(together, 1), present.split(together, 1), strict=True)
-    return torch.cat([first, torch.cat([asked.shared(*part) for part in parts], 1)], -1)
+    return torch.cat([asked.shared(*part) for part in parts], 1)
 
 
-def _sharing(
-    share: bool | None,
-    asked: Asked,
-    tokens: Int[Tensor, "n answers steps"],
-    present: Bool[Tensor, "n answers steps"],
-    intervened: bool,
-) -> bool:
-    """Whether options run on the prompt's keys and values."""
-    if asked.cache is None:
-        if share:
-            raise ValueError(
-                f"{type(asked.anatomy.model).__name__} gives no keys and values that can be "
-                "copied: leave share out"
-            )
-        return False
-    if share is None:
-        return tokens.shape[-1] == 1 or may_share(asked, tokens, present, intervened)
-    return share
+def _worth_sharing(share: bool | None, asked: Asked, intervened: bool) -> bool:
+    """Whether sharing can be right, as far as is known before it is tried."""
+    if asked.cache is None or share is not None:
+        return bool(share)
+    known = known_verdict(asked, intervened)
+    return known is None or known.sound
+
+
+def _refuse_sharing(share: bool | None, asked: Asked) -> None:
+    if share and asked.cache is None:
+        raise ValueError(
+            f"{type(asked.anatomy.model).__name__} gives no keys and values that can be copied: "
+            "leave share out"
+        )
 
 
 def _total(
@@ -175,28 +174,6 @@ def _total(
 ) -> Float[Tensor, "n answers"]:
     total = scores.masked_fill(~present, 0).sum(-1)
     return total.masked_fill(~present[..., 0], -math.inf).cpu()
-
-
-def _in_force(
-    anatomy: Anatomy,
-    interventions: Sequence[Intervention],
-    batch: Batch,
-    processor: Any,
-    moments: Moments | None,
-    seed: int,
-) -> AbstractContextManager[None]:
-    if not interventions:
-        return nullcontext()
-    return intervene(
-        None,
-        *interventions,
-        processor=processor,
-        spans=batch.spans,
-        ids=batch.ids,
-        moments=moments,
-        seed=seed,
-        anatomy=anatomy,
-    )
 
 
 def _refuse_strangers(options: Options, anatomy: Anatomy) -> None:

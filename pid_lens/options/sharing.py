@@ -11,7 +11,7 @@ from torch import nn
 from pid_lens.options.continuing import chosen
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from pid_lens.anatomy import Anatomy
@@ -41,29 +41,46 @@ def may_share(
     asked: Asked,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
+    shared: Float[Tensor, "n answers later"],
     intervened: bool,
 ) -> bool:
-    """Whether options may run on the prompts' keys and values.
+    """Whether what was found on the prompts' keys and values is to be trusted.
 
     It is measured once for a model in evaluation mode in its precision and with its kind of
     attention, and again where options are longer than those before.
     """
     model, steps = asked.anatomy.model, tokens.shape[-1]
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    key = (_dtype(asked.anatomy), attention, intervened)
-    known = _found.get(model, {}).get(key)
-    if known is not None and not model.training and (not known.sound or steps <= known.steps):
+    if steps == 1:
+        return True
+    known = known_verdict(asked, intervened)
+    if known is not None and (not known.sound or steps <= known.steps):
         return known.sound
-    sound = _sound(asked, tokens, present)
+    sound = _sound(asked, tokens, present, shared)
     if not model.training:
-        _found.setdefault(model, {})[key] = Verdict(sound, steps)
+        _found.setdefault(model, {})[_conditions(asked, intervened)] = Verdict(sound, steps)
     return sound
+
+
+def known_verdict(asked: Asked, intervened: bool) -> Verdict | None:
+    """What was found of this model before; nothing while it is in training mode."""
+    model = asked.anatomy.model
+    if model.training:
+        return None
+    return _found.get(model, {}).get(_conditions(asked, intervened))
+
+
+def _conditions(asked: Asked, intervened: bool) -> tuple[Any, ...]:
+    """What else decides how a model computes."""
+    config = getattr(asked.anatomy.model, "config", None)
+    attention = getattr(config, "_attn_implementation", None)
+    return _dtype(asked.anatomy), attention, intervened
 
 
 def _sound(
     asked: Asked,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
+    shared: Float[Tensor, "n answers later"],
 ) -> bool:
     """Whether each sample's longest option is as probable on either way.
 
@@ -74,18 +91,16 @@ def _sound(
     longest = present.sum(-1).argmax(-1)
     option, there = tokens[rows, longest], present[rows, longest]
     idle = asked.plain(option, torch.zeros_like(there))[:, 0].float().log_softmax(-1)
-    whole = asked.plain(option, there)
-    ahead = whole[:, 0].float().log_softmax(-1)
+    idle, whole = idle.to(option.device), asked.plain(option, there)
+    ahead = whole[:, 0].float().log_softmax(-1).to(option.device)
     usual = TOLERANCE_HALF if _dtype(asked.anatomy).itemsize < 4 else TOLERANCE
     if not _alike(idle, asked.log_probs, STEADY * usual):
         return False
     noise = float((idle - asked.log_probs).nan_to_num(nan=0.0).abs().max())
     if not _alike(ahead, idle, usual + noise):
         return True
-    plain = chosen(whole, option)[:, 1:]
-    shared = asked.shared(option[:, None], there[:, None])[:, 0]
-    scored = there[:, 1:]
-    return _alike(plain[scored], shared[scored], usual + noise)
+    plain, scored = chosen(whole, option)[:, 1:], there[:, 1:]
+    return _alike(plain[scored], shared[rows, longest][scored], usual + noise)
 
 
 def _alike(one: Tensor, other: Tensor, tolerance: float) -> bool:

@@ -134,7 +134,7 @@ class TunedLens(LogitLens):
         self.check(anatomy)
         if not 0 <= layer < len(self.divergence):
             raise ValueError(
-                f"layer must be one of 0..{len(self.divergence) - 1}, as this lens has; got {layer}"
+                f"layer must be one of this lens's 0..{len(self.divergence) - 1}; got {layer}"
             )
         translator = self.translators.get(layer)
         if translator is not None and state.shape[-1] != len(translator.bias):
@@ -151,8 +151,7 @@ class TunedLens(LogitLens):
         Raises:
             ValueError: another model, or another number of layers.
         """
-        state = anatomy.versions, *(one.dtype for one in anatomy.model.parameters())
-        if self._known.get(anatomy) == state:
+        if self._known.get(anatomy) == anatomy.versions:
             return
         if len(anatomy.layers) != len(self.divergence):
             raise ValueError(
@@ -165,7 +164,7 @@ class TunedLens(LogitLens):
                 f"this lens was tuned on model {self.model}, not on {found}: its translators "
                 "would mean nothing there. Run pid_lens.tune(model, batches) on this model"
             )
-        self._known[anatomy] = state
+        self._known[anatomy] = anatomy.versions
 
     def to(self, device: torch.device | str) -> TunedLens:
         """The same with its translators on another device; else they are sent along each time."""
