@@ -21,6 +21,16 @@ LEAST_SHARED = 1e-6
 """Below this information there are no shares."""
 
 
+def refuse_unit(unit: str) -> None:
+    """A ValueError unless it is a unit of information.
+
+    Example:
+        >>> refuse_unit("bits")
+    """
+    if unit not in NATS:
+        raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+
+
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Atoms:
     """A partial information decomposition of I(X1, X2; Y), any number of them at once.
@@ -71,8 +81,7 @@ class Atoms:
         Raises:
             ValueError: an unknown unit.
         """
-        if unit not in NATS:
-            raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+        refuse_unit(unit)
         factor = NATS[self.unit] / NATS[unit]
         if unit == self.unit:
             return self

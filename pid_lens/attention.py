@@ -154,7 +154,8 @@ class Blockade:
                 f"an attention mask of {given.ndim} axes cannot close pairs of tokens; a mask "
                 "[n, heads, queries, keys] is needed: attn_implementation='sdpa' or 'eager'"
             )
-        made_of = (id(given), tuple(active), keys, states.device)
+        closing = tuple(tuple(map(id, interventions)) for interventions in active)
+        made_of = (id(given), causal, closing, keys, states.device)
         if made_of not in self._made:
             closed = self._closed(active, queries, keys).to(states.device)
             mask = given

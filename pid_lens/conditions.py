@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from pid_lens.anatomy import Anatomy
     from pid_lens.samples import Samples
 
 CONDITIONS: Mapping[str, tuple[Intervention, ...]] = {
@@ -61,17 +62,25 @@ def checked(name: str, interventions: Any) -> tuple[Intervention, ...]:
     return tuple(interventions)
 
 
-def refuse_strangers(interventions: Iterable[Intervention], model: str, site: str) -> None:
+def refuse_strangers(
+    interventions: Iterable[Intervention], anatomy: Anatomy, fingerprint: str | None = None
+) -> None:
     """Moments and donors must come from this model.
+
+    Args:
+        interventions: which may have some.
+        anatomy: the model's.
+        fingerprint: the model's, where it is known; else it is taken if it is needed.
 
     Raises:
         ValueError: they come from another one.
     """
-    for one in interventions:
-        for name in ("moments", "donors"):
-            measured = getattr(one, name, None)
-            if measured is not None:
-                measured.check(model, site)
+    found = [getattr(one, name, None) for one in interventions for name in ("moments", "donors")]
+    measured = [one for one in found if one is not None]
+    if measured:
+        model, site = fingerprint or anatomy.fingerprint(), anatomy.site
+        for one in measured:
+            one.check(model, site)
 
 
 def measured_by(interventions: Iterable[Intervention]) -> list[str]:

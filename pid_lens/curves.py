@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from pid_lens.atoms import NATS, Unit
+from pid_lens.atoms import NATS, Unit, refuse_unit
 from pid_lens.differences import DIFFERENCE, aligned, common_groups, refuse_others
 from pid_lens.errors import interval, standard_error
 from pid_lens.storage import load_record, save_record
@@ -125,8 +125,7 @@ class Curve:
         Raises:
             ValueError: an unknown unit.
         """
-        if unit not in NATS:
-            raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+        refuse_unit(unit)
         factor = NATS[self.unit] / NATS[unit]
         return replace(
             self,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 
 from pid_lens.conditions import Variation
+from pid_lens.interventions.fixed import Fixed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.moments import Moments
     from pid_lens.readouts import Pooled
     from pid_lens.samples import Samples
     from pid_lens.spans import Spans
@@ -26,14 +26,8 @@ UNSEEN_IN_HALF = 1e-2
 
 
 @dataclass(frozen=True)
-class NegatedText:
+class NegatedText(Fixed):
     """The embeddings behind the image with their signs changed: another text altogether."""
-
-    draws: int | None = 1
-
-    def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """Nothing is left open."""
-        return self
 
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int

@@ -194,7 +194,6 @@ class _Recording:
     def join(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """After the decoder: gives back the caller's own rows."""
         n, times = self._seen().n, len(self.variations)
-        self.blockade.end()
         return keep_rows(output, n, n * times) if times > 1 else None
 
     @torch.no_grad()

@@ -80,7 +80,7 @@ def intervene(
     if moments is not None and not isinstance(moments, Moments):
         raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
     completed = tuple(i.complete(moments=moments, seed=seed, draws=1) for i in listed)
-    refuse_strangers(completed, found.fingerprint(), found.site)
+    refuse_strangers(completed, found)
     variation = Variation("", 0, completed)
     blockade = Blockade(found, variation.attention)
     said = Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids))
@@ -176,7 +176,7 @@ class _Intervening:
         if self.prompt is None or self.samples is None:
             return False
         n, tokens = self.prompt.shape
-        grown = len(ids) == n and ids.shape[1] == self.length + 1 and self.length >= tokens
+        grown = len(ids) == n and ids.shape[1] == self.length + 1
         return grown and torch.equal(ids[:, :tokens], self.prompt.to(ids.device))
 
     def _refuse_new_prompts(self, ids: Tensor) -> None:

@@ -125,7 +125,7 @@ class Lens:
         self.estimators = tuple(estimators)
         readout, model_hash = readout or LogitLens(), self.anatomy.fingerprint()
         every = (*self.interventions, *chain(*self.conditions.values()))
-        refuse_strangers(every, model_hash, self.anatomy.site)
+        refuse_strangers(every, self.anatomy, model_hash)
         self._instrument = Instrument(
             anatomy=self.anatomy,
             processor=processor,

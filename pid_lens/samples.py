@@ -84,13 +84,7 @@ class Samples:
     def extended(self, tokens: int, *, answering: bool = True) -> Samples:
         """The same with so many tokens: what was generated continues the answer, or no span."""
         more = tokens - self.spans.shape[1]
-        if more <= 0:
-            return self
-        masks = {
-            name: torch.nn.functional.pad(mask, (0, more), value=answering and name == "answer")
-            for name, mask in self.spans.items()
-        }
-        return replace(self, spans=Spans(**masks))
+        return self if more <= 0 else replace(self, spans=self.spans.longer(more, answering))
 
 
 def as_batch(given: Any) -> Batch:

@@ -121,6 +121,15 @@ class Spans(Mapping[str, Tensor]):
         """The same masks on another device."""
         return Spans(**{name: mask.to(device) for name, mask in self._masks.items()})
 
+    def longer(self, more: int, answering: bool = True) -> Spans:
+        """The masks with so many more tokens, which continue the answer, or no span."""
+        pad = torch.nn.functional.pad
+        masks = {
+            name: pad(mask, (0, more), value=answering and name == "answer")
+            for name, mask in self.items()
+        }
+        return Spans(**masks)
+
     def positions(self, name: str) -> Int[Tensor, " n"]:
         """The last position of a span in each sample."""
         mask = self[name]

@@ -5,7 +5,7 @@ import os
 import matplotlib as mpl
 import pytest
 import torch
-from tiny import make
+from tiny import FAMILIES, make
 
 import pid_lens
 
@@ -25,6 +25,13 @@ def digits_moments(digits_model):
         task: pid_lens.calibrate(model, pid_lens.demo.batches(task, split="train", n=256))
         for task in ("vision", "language", "redundant", "synergy")
     }
+
+
+@pytest.fixture(params=FAMILIES)
+def family_with_moments(request):
+    """A tiny random model of each family, a batch for it, and its moments."""
+    model, batch = make(request.param)
+    return model, batch, pid_lens.calibrate(model, [batch])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 from torch.nn import functional as F
 
-from pid_lens import Batch, Spans
+from pid_lens import Batch, Lens, Moments, Spans
 
 IMAGE = 290
 TEXT = {
@@ -421,3 +421,13 @@ def padded(batch: Batch, side: str, by: int = 3) -> Batch:
     grown["attention_mask"] = pad(torch.ones_like(ids))
     spans = Spans(**{name: pad(mask) for name, mask in (batch.spans or {}).items()})
     return replace(batch, inputs={**batch.inputs, **grown}, spans=spans)
+
+
+def read(
+    model: Any, batch: Batch, moments: Moments | None, **options: Any
+) -> tuple[Lens, torch.Tensor]:
+    """A lens that has read a batch, and the logits that its caller got."""
+    lens = Lens(model, moments=moments, **options)
+    with torch.no_grad(), lens(batch):
+        logits = model(**batch.inputs).logits
+    return lens, logits

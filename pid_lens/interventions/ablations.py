@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
+from pid_lens.interventions.fixed import Fixed
 from pid_lens.moments import moments_of
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Zero:
+class Zero(Fixed):
     """Zeros in place of a span, at the decoder's input.
 
     They hide the span, and are like nothing that the model has ever seen there: what it answers
@@ -29,15 +30,6 @@ class Zero:
 
     span: str
 
-    @property
-    def draws(self) -> int | None:
-        """Nothing is random."""
-        return 1
-
-    def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """Nothing is left open."""
-        return self
-
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
@@ -47,7 +39,7 @@ class Zero:
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Fixed):
     """The mean embedding of a span in place of each of its tokens, at the decoder's input.
 
     As published ablations have it. All tokens of the span become one, at the centre of where
@@ -64,11 +56,6 @@ class Mean:
 
     span: str
     moments: Moments | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def draws(self) -> int | None:
-        """Nothing is random."""
-        return 1
 
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
         """Fills in what was left to the Lens.

@@ -6,16 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from pid_lens.interventions.fixed import Fixed
+
 if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
 
-    from pid_lens.moments import Moments
     from pid_lens.samples import Samples
 
 
 @dataclass(frozen=True)
-class Knockout:
+class Knockout(Fixed):
     r"""Attention from a target span to a source span closed, in some layers and heads.
 
     Scores are set to minus infinity before the softmax,
@@ -78,15 +79,6 @@ class Knockout:
             )
         first = layer - (width - 1) // 2
         return cls(source, target, layers=range(max(first, 0), min(first + width, of)))
-
-    @property
-    def draws(self) -> int | None:
-        """Nothing is random."""
-        return 1
-
-    def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """Nothing is left open."""
-        return self
 
     def ends(self, samples: Samples) -> tuple[Bool[Tensor, "n tokens"], Bool[Tensor, "n tokens"]]:
         """Which tokens may not see, and which may not be seen by them.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+
+from pid_lens.interventions.fixed import Fixed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
 
-    from pid_lens.moments import Moments
     from pid_lens.samples import Samples
 
 
 @dataclass(frozen=True)
-class Remove:
+class Remove(Fixed):
     """A span taken out of the prompt: nobody sees it, and what follows closes up to it.
 
     Equal to a prompt without these tokens, in one pass with the whole one: attention to them is
@@ -42,15 +43,6 @@ class Remove:
     def heads(self) -> None:
         """All."""
         return
-
-    @property
-    def draws(self) -> int | None:
-        """Nothing is random."""
-        return 1
-
-    def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """Nothing is left open."""
-        return self
 
     def ends(self, samples: Samples) -> tuple[Bool[Tensor, "n tokens"], Bool[Tensor, "n tokens"]]:
         """Everybody else, and what is removed."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pid_lens.identity import content_ids
 from pid_lens.intervening import intervene
 from pid_lens.samples import Batch, attended_tokens, find_spans
@@ -35,14 +33,10 @@ class Force:
         """In force for prompts with so many more tokens, which continue their answer."""
         if not self.interventions:
             return nullcontext()
-        masks = {
-            name: torch.nn.functional.pad(mask, (0, more), value=name == "answer")
-            for name, mask in self._spans.items()
-        }
         return intervene(
             None,
             *self.interventions,
-            spans=masks,
+            spans=self._spans.longer(more),
             ids=self._ids,
             moments=self.moments,
             seed=self.seed,

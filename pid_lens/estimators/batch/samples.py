@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import NATS, Atoms, Unit
+from pid_lens.atoms import Atoms, Unit, refuse_unit
 from pid_lens.estimators.batch.alignment import (
     Alignment,
     AlignmentRecipe,
@@ -118,8 +118,7 @@ def batch_pid(
         >>> batch_pid(xor, epochs=2, progress=False)
         BatchAtoms(R=0.00... S=0.99... bits; 1 batches, 100% of projections converged)
     """
-    if unit not in NATS:
-        raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+    refuse_unit(unit)
     recipe = AlignmentRecipe(epochs, batch_size, hidden, embed, hidden_layers, lr, steps, atol)
     found = decomposed(train, val, recipe, seed, progress=progress).to(unit)
     if not found.sound:

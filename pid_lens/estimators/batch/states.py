@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from pid_lens.atoms import FIELDS, Unit
+from pid_lens.atoms import FIELDS, Unit, refuse_unit
 from pid_lens.estimators.batch.alignment import AlignmentRecipe
 from pid_lens.estimators.batch.atoms import BatchAtoms
 from pid_lens.estimators.batch.samples import Given, complaint, decomposed
@@ -97,8 +97,7 @@ class BATCH(Gathering):
                 "validation must be a share above 0 and below 1, or None to evaluate on the "
                 f"training samples; got {self.validation}"
             )
-        if self.unit not in get_args(Unit):
-            raise ValueError(f"unit must be one of {get_args(Unit)}; got {self.unit!r}")
+        refuse_unit(self.unit)
 
     def update(self, reads: Reads) -> Self:
         """Takes in more samples; one that came before is replaced.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pid_lens.atoms import NATS, Unit
+from pid_lens.atoms import NATS, Unit, refuse_unit
 from pid_lens.curves import Curve
 from pid_lens.estimators.concepts.bottleneck import held_out
 from pid_lens.estimators.concepts.bounds import bound, lacked, shortfall
@@ -48,8 +48,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         recipe_of(self.constants)
-        if self.unit not in NATS:
-            raise ValueError(f"unit must be one of {tuple(NATS)}; got {self.unit!r}")
+        refuse_unit(self.unit)
 
     @property
     def recipe(self) -> BottleneckRecipe:

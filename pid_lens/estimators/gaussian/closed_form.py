@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import NATS, Atoms, Unit
+from pid_lens.atoms import NATS, Atoms, Unit, refuse_unit
 from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.gaussian.algebra import (
     NOTHING,
@@ -129,8 +129,7 @@ def check_settings(redundancy: str, unit: str) -> float:
     """How many nats the unit has, if both are known."""
     if redundancy not in get_args(Redundancy):
         raise ValueError(f"redundancy must be one of {get_args(Redundancy)}; got {redundancy!r}")
-    if unit not in NATS:
-        raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+    refuse_unit(unit)
     return NATS[unit]
 
 

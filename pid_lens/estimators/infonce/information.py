@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import NATS, Unit
+from pid_lens.atoms import NATS, Unit, refuse_unit
 from pid_lens.curves import NEAR_CAP
 from pid_lens.errors import clusters, standard_error
 from pid_lens.estimators.arrays import as_float64
@@ -125,8 +125,7 @@ def mutual_information(
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {get_args(Method)}; got {method!r}")
-    if unit not in NATS:
-        raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
+    refuse_unit(unit)
     one, other = _samples(x, y)
     of = None if groups is None else clusters(groups, len(one))
     value, error, cap = (v / NATS[unit] for v in _METHODS[method](one, other, seed, of))
