@@ -227,6 +227,27 @@ def test_closing_all_that_a_token_sees_is_finite():
             assert model(**batch.inputs).logits.isfinite().all()
 
 
+class Blind(list):
+    """An intervention of one's own: what it hides is a list, which cannot be hashed."""
+
+    draws, layers, heads = 1, None, None
+
+    def complete(self, **_):
+        return self
+
+    def ends(self, samples):
+        hidden = torch.zeros_like(samples.spans["image"])
+        hidden[:, list(self)] = True
+        return samples.spans["question"], hidden
+
+
+def test_an_intervention_of_ones_own():
+    model, batch = make("llava")
+    places = batch.spans["image"][0].nonzero().flatten().tolist()
+    own = logits(model, batch, Blind(places))
+    assert torch.equal(own, logits(model, batch, Knockout("image", "question")))
+
+
 @pytest.mark.parametrize("keep", [[0], [2, 1]])
 def test_batches_do_not_matter(keep):
     model, batch = make("llava")

@@ -26,12 +26,28 @@ class Measured(NamedTuple):
     """The most that it can be."""
 
 
+def shown(
+    x: Float64[Tensor, "n width"],
+    recipe: CriticRecipe,
+    components: int | None = None,
+    seed: int = 0,
+) -> Float64[Tensor, "n shown"]:
+    """Samples as critics see them: as they are, or normal scores of their components.
+
+    Args:
+        x: [n, width].
+        recipe: one of `RECIPES`.
+        components: principal components to keep, where the recipe takes normal scores.
+        seed: of their search.
+    """
+    return coordinates(x.detach(), components, seed) if recipe.gaussian else x.detach()
+
+
 def held_out(
     x: Float64[Tensor, "n dx"],
     y: Float64[Tensor, "n dy"],
     recipe: CriticRecipe,
     *,
-    components: int | None = None,
     folds: int = 3,
     seed: int = 0,
     clusters: Int64[Tensor, " n"] | None = None,
@@ -44,10 +60,9 @@ def held_out(
     each other's negatives all the same.
 
     Args:
-        x: [n, dx].
-        y: [n, dy].
+        x: [n, dx], as `shown` to critics.
+        y: [n, dy], likewise.
         recipe: one of `RECIPES`.
-        components: principal components to keep, where the recipe takes normal scores.
         folds: how many.
         seed: of folds, weights and batches.
         clusters: of each sample, numbers from 0; each its own by default.
@@ -58,7 +73,8 @@ def held_out(
     Example:
         >>> from pid_lens.estimators.infonce.critics import RECIPES
         >>> x, y = torch.randn(2, 150, 1, generator=torch.Generator().manual_seed(0)).double()
-        >>> found = held_out(x, x + y, RECIPES["default"])
+        >>> recipe = RECIPES["default"]
+        >>> found = held_out(shown(x, recipe), shown(x + y, recipe), recipe)
         >>> float(found.pointwise.mean()) > 0.2, round(found.cap, 3)
         (True, 3.912)
     """
@@ -67,9 +83,6 @@ def held_out(
             f"there must be at least 2 folds of {LEAST_SAMPLES} samples; got {len(x)} samples "
             f"and folds={folds}"
         )
-    x, y = x.detach(), y.detach()
-    if recipe.gaussian:
-        x, y = coordinates(x, components, seed), coordinates(y, components, seed)
     generator = torch.Generator().manual_seed(seed)
     parts = folds_of(len(x), folds, generator, clusters)
     pointwise, caps = torch.empty(2, len(x), dtype=torch.float64)

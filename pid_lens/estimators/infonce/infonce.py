@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self, get_args
 
 import torch
@@ -16,7 +17,7 @@ from pid_lens.estimators.gathering import Gathering, refuse_lacking, sound_state
 from pid_lens.estimators.gaussian.states import Target
 from pid_lens.estimators.grouping import Groups, clusters_of
 from pid_lens.estimators.infonce.critics import RECIPES, Constants
-from pid_lens.estimators.infonce.held_out import Measured, held_out
+from pid_lens.estimators.infonce.held_out import Measured, held_out, shown
 from pid_lens.reads import Reads
 
 LABEL = "label"
@@ -147,7 +148,10 @@ class InfoNCE(Gathering):
     def _measured(self, reads: Reads, of: Int64[Tensor, " n"] | None) -> list[Measured]:
         from tqdm import tqdm
 
+        recipe = RECIPES[self.constants]
+        see = partial(shown, recipe=recipe, components=self.components, seed=self.seed)
         x, y = _states(reads, self.x), _states(reads, self.y)
+        last = see(y[-1].double()) if self.target == "last" else None
         layers = tqdm(
             range(len(x)),
             f"{self.x} and {self.y}",
@@ -157,10 +161,9 @@ class InfoNCE(Gathering):
         )
         return [
             held_out(
-                x[layer].double(),
-                y[-1 if self.target == "last" else layer].double(),
-                RECIPES[self.constants],
-                components=self.components,
+                see(x[layer].double()),
+                see(y[layer].double()) if last is None else last,
+                recipe,
                 folds=self.folds,
                 seed=self.seed,
                 clusters=of,

@@ -20,7 +20,7 @@ from pid_lens.estimators.arrays import as_float64
 from pid_lens.estimators.gaussian.algebra import covariance_of, rank, whitener
 from pid_lens.estimators.infonce.copula import canonical, normal_scores
 from pid_lens.estimators.infonce.critics import RECIPES
-from pid_lens.estimators.infonce.held_out import held_out
+from pid_lens.estimators.infonce.held_out import held_out, shown
 from pid_lens.estimators.infonce.neighbours import neighbour_information
 
 Method = Literal["infonce", "gaussian", "ksg"]
@@ -140,7 +140,9 @@ def mutual_information(
 
 
 def _infonce(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
-    pointwise, cap = held_out(x, y, RECIPES["default"], seed=seed, clusters=of)
+    recipe = RECIPES["default"]
+    one, other = (shown(side, recipe, seed=seed) for side in (x, y))
+    pointwise, cap = held_out(one, other, recipe, seed=seed, clusters=of)
     return float(pointwise.mean()), _error(pointwise, of), cap
 
 
