@@ -8,7 +8,7 @@ Example:
 """
 
 from pid_lens import demo, truth
-from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.anatomy import Anatomy
 from pid_lens.atoms import Atoms
 from pid_lens.checking import Checked, check
 from pid_lens.compare import compare, effects
@@ -31,6 +31,7 @@ from pid_lens.estimators import (
     posterior_pid,
     question_groups,
 )
+from pid_lens.frameworks import dissect
 from pid_lens.intervening import intervene
 from pid_lens.interventions import Knockout, Mean, Noise, Remove, Resample, Zero
 from pid_lens.lens import Lens

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from pid_lens.frameworks import plain_name, unwatched
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from pid_lens.entrances import Entrance, QuestionAwareImage
-
-ADAPTERS = {"transformers": "pid_lens.adapters.transformers"}
-"""Framework, as the first part of a model class's module -> the adapter that knows it."""
 
 SAMPLED = 257
 """Values of each parameter that enter a model's fingerprint."""
@@ -71,10 +69,10 @@ class Anatomy:
     def logits(self, state: Float[Tensor, "n width"]) -> Float[Tensor, "n vocabulary"]:
         """The model's own last step on a raw layer output, float32.
 
-        Calls the modules' ``forward``, not the modules, so that nobody's hooks fire again.
+        Nobody's hooks fire again, and no framework takes the call for the model's own.
         """
-        normed = self.norm.forward(state).to(self.unembed.weight.dtype)
-        logits = self.scale * self.unembed.forward(normed).float()
+        normed = unwatched(self.norm)(state).to(self.unembed.weight.dtype)
+        logits = self.scale * unwatched(self.unembed)(normed).float()
         return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
     def attention(self, layer: int) -> nn.Module | None:
@@ -138,12 +136,13 @@ class Anatomy:
     def fingerprint(self) -> str:
         """A short hash that tells this model from any other, trained a step further included.
 
-        It covers every parameter's name, shape and dtype, and up to 257 of its values.
+        It covers every parameter's name, shape and dtype, and up to 257 of its values; what a
+        framework puts around modules does not count.
         """
         digest = hashlib.sha256()
         elsewhere = _offloaded(self.model)
-        for name, parameter in self.model.named_parameters():
-            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        for name, parameter in sorted(self.model.named_parameters(), key=_plainly):
+            digest.update(f"{plain_name(name)}{tuple(parameter.shape)}{parameter.dtype}".encode())
             weight = parameter if parameter.device.type != "meta" else elsewhere.get(name)
             if weight is not None:
                 digest.update(_sampled(weight.detach()).numpy().tobytes())
@@ -179,39 +178,10 @@ def _offloaded(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def _plainly(parameter: tuple[str, nn.Parameter]) -> str:
+    return plain_name(parameter[0])
+
+
 def _sampled(parameter: Tensor) -> Tensor:
     flat = parameter.reshape(-1)
     return flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu()
-
-
-def dissect(model: Any) -> Anatomy:
-    """Finds the parts of a model, whichever framework it comes from.
-
-    Args:
-        model: a vision-language model of transformers.
-
-    Returns:
-        Its `Anatomy`.
-
-    Raises:
-        TypeError: no adapter knows the model's class.
-        ValueError: an adapter knows it but misses a part, or the family cannot be measured
-            without a leak.
-
-    Example:
-        >>> import pid_lens
-        >>> model, _ = pid_lens.demo.load()
-        >>> dissect(model).site
-        'model.language_model.inputs_embeds'
-    """
-    for cls in type(model).__mro__:
-        adapter = ADAPTERS.get(cls.__module__.partition(".")[0])
-        if adapter is not None:
-            find: Callable[[Any], Anatomy] = import_module(adapter).dissect
-            return find(model)
-    raise TypeError(
-        f"no adapter knows {type(model).__module__}.{type(model).__name__} (known frameworks: "
-        f"{', '.join(ADAPTERS)}). Hand over its parts: anatomy=pid_lens.Anatomy(model=..., "
-        "decoder=..., layers=..., norm=..., unembed=..., image_token=...). If it wraps a model of "
-        "transformers (torch.compile, DataParallel, PEFT), hand over the wrapped model"
-    )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.anatomy import Anatomy
 from pid_lens.checked import Checked, Property
+from pid_lens.frameworks import dissect
 from pid_lens.intervening import intervene
 from pid_lens.interventions import Knockout, Noise
 from pid_lens.lens import Lens

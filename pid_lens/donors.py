@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.anatomy import Anatomy
+from pid_lens.frameworks import dissect
 from pid_lens.moments import at_site, entered
 from pid_lens.samples import Batch, as_batch, as_batches, recognise
 from pid_lens.spans import UnknownSpan

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from pid_lens.forking import repeat_rows
+from pid_lens.frameworks import unwatched
 from pid_lens.hooks import hooked
 from pid_lens.positions import closed_up
 from pid_lens.spans import Spans
@@ -195,7 +196,7 @@ class QuestionAwareImage:
         inside = replace(
             samples, spans=standing_for("question", samples.spans, mask), site=self.site
         )
-        return Entry(self.words.forward(ids), inside, lambda arguments, vectors: None)
+        return Entry(unwatched(self.words)(ids), inside, lambda arguments, vectors: None)
 
     @torch.no_grad()
     def seen(

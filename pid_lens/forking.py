@@ -53,6 +53,27 @@ def _repeat(name: str, value: Any, n: int, times: int) -> Any:
     return value
 
 
+def own_rows(value: Any, n: int, rows: int, name: str = "") -> Any:
+    """The first n of ``rows`` rows of whatever has as many; views, nothing is copied or changed.
+
+    Example:
+        >>> import torch
+        >>> list(own_rows((torch.zeros(6, 5), torch.zeros(1, 5)), n=2, rows=6)[0].shape)
+        [2, 5]
+    """
+    if isinstance(value, Tensor):
+        if name == "position_ids" and value.ndim == 3:
+            return value[:, :n] if value.shape[1] == rows else value
+        return value[:n] if value.ndim and value.shape[0] == rows else value
+    if isinstance(value, Mapping):
+        shown = {key: own_rows(inner, n, rows, str(key)) for key, inner in value.items()}
+        return shown if type(value) is dict else type(value)(**shown)
+    if isinstance(value, list | tuple):
+        shown_items = [own_rows(inner, n, rows, name) for inner in value]
+        return type(value)(*shown_items) if hasattr(value, "_fields") else type(value)(shown_items)
+    return value
+
+
 def keep_rows(output: Any, n: int, rows: int) -> Any:
     """The first n of ``rows`` rows, in every tensor and cache of a decoder's output."""
     if isinstance(output, Tensor):

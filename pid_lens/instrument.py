@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from pid_lens.soundness import (
     refuse_caches,
     refuse_options,
 )
+from pid_lens.watching import watching
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -64,6 +65,8 @@ class Instrument:
     always: tuple[Intervention, ...]
     """What is in force in every condition."""
     settings: dict[str, Any]
+    fork_edits: bool = False
+    """Whether edits of the caller's own are meant for the rows of all conditions."""
     confirmed: list[bool] = field(default_factory=lambda: [False])
     """Whether the last layer's reads were found equal to the model's answer."""
     image_only: list[bool] = field(default_factory=lambda: [False])
@@ -127,6 +130,8 @@ class _Recording:
     expected: Tensor | None = None
     answers: dict[int, Tensor] = field(default_factory=dict)
     states: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    watch: ExitStack = field(default_factory=ExitStack)
+    """What others see of a fork, and that they write nothing."""
 
     def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before the model: which samples are these?"""
@@ -163,6 +168,8 @@ class _Recording:
         refuse_ways_around(arguments, self.how.anatomy.known_ways)
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
+        if times > 1 and not self.how.fork_edits:
+            self.watch.enter_context(watching(module, samples.n, samples.n * times))
         return (), varied(self.how.anatomy, self.inputs, arguments, samples, self.variations)
 
     def reader(self, layer: int) -> Callable[..., None]:
@@ -193,6 +200,7 @@ class _Recording:
 
     def join(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """After the decoder: gives back the caller's own rows."""
+        self.watch.close()
         n, times = self._seen().n, len(self.variations)
         return keep_rows(output, n, n * times) if times > 1 else None
 
@@ -213,6 +221,7 @@ class _Recording:
     def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """After the model, whether it came to an end or raised."""
         self.blockade.end()
+        self.watch.close()
         self.samples, self.inputs = None, {}
 
     def _untouched(self) -> bool:

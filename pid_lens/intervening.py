@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.anatomy import Anatomy
 from pid_lens.attention import Blockade
 from pid_lens.conditions import Variation, checked, refuse_strangers
 from pid_lens.entrances import embedded, varied
 from pid_lens.forking import cached_tokens, refuse_ways_around
+from pid_lens.frameworks import dissect
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.moments import Moments
 from pid_lens.positions import positions_of, shift_of

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
-from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.anatomy import Anatomy
 from pid_lens.conditions import (
     CONDITIONS,
     Variation,
@@ -21,6 +21,7 @@ from pid_lens.conditions import (
     variations,
 )
 from pid_lens.estimators import BROJA
+from pid_lens.frameworks import dissect
 from pid_lens.instrument import Instrument
 from pid_lens.moments import Moments
 from pid_lens.options.choices import option_table
@@ -43,9 +44,12 @@ class Lens:
     position of every layer, and the caller gets the rows that were asked for, untouched. The
     vision tower runs once. With `views` the caller's own block runs once a condition instead.
 
-    During a fork, hooks of yours inside the decoder see the rows of all conditions, one block of
-    n rows each (`rows`). An edit meant for every row is right; one that names rows would hit one
-    condition alone: use `views` for it.
+    During a fork, code of yours that looks into the decoder (a hook, a read in an nnsight trace,
+    TransformerLens's cache) is shown your own n rows. A write there is refused: where every
+    condition has rows of its own, one that names rows (``h[1, -1] = h[0, -1]``) would hit one
+    condition alone. Replay with `views` runs your block once a condition, as it is. An edit that
+    is meant for every row, such as steering, is let through by ``fork_edits=True``; it is given
+    the rows of all conditions, one block of n each (`rows`).
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
@@ -67,6 +71,8 @@ class Lens:
         estimators: each is updated inline with every forward pass.
         anatomy: the model's parts, for a model that `dissect` does not know.
         memory: bytes of reads to keep in memory; what is beyond goes to a temporary file.
+        fork_edits: whether edits of yours inside the decoder are meant for the rows of all
+            conditions; without it they are refused during a fork.
         check: whether to hold the last layer's reads against the model's own logits once, and an
             image-only state against one behind another text; `pid_lens.check` proves more.
 
@@ -106,6 +112,7 @@ class Lens:
         estimators: Sequence[Estimator] = (),
         anatomy: Anatomy | None = None,
         memory: int = MEMORY,
+        fork_edits: bool = False,
         check: bool = True,
     ) -> None:
         """See the class."""
@@ -135,6 +142,7 @@ class Lens:
             states=tuple(states),
             conditions=tuple(self.conditions),
             always=self.interventions,
+            fork_edits=fork_edits,
             confirmed=[not check],
             image_only=[not check],
             settings={

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.anatomy import Anatomy
 from pid_lens.entrances import Entry, embedded, entering
+from pid_lens.frameworks import dissect
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.samples import Batch, Samples, as_batch, as_batches, find_spans
 from pid_lens.soundness import refuse_compiled

@@ -2,6 +2,9 @@
 
 import os
 
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores, one thread each
+
 import matplotlib as mpl
 import pytest
 import torch
@@ -9,7 +12,6 @@ from tiny import FAMILIES, make
 
 import pid_lens
 
-os.environ["HF_HUB_OFFLINE"] = "1"
 mpl.use("agg")
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.anatomy import Anatomy
+from pid_lens.frameworks import dissect
 from pid_lens.options.continuing import Asked, left_padded, refuse_broken
 from pid_lens.options.force import Force
 from pid_lens.options.scores import OptionScores

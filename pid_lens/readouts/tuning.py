@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 import torch
 from torch.nn.functional import kl_div
 
-from pid_lens.anatomy import Anatomy, dissect
+from pid_lens.anatomy import Anatomy
+from pid_lens.frameworks import dissect
 from pid_lens.readouts.basis import Basis
 from pid_lens.readouts.tuned_lens import Translator, TunedLens
 from pid_lens.readouts.tuning_states import Gathered, gather

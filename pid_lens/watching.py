@@ -1,0 +1,164 @@
+"""Watching: during a fork others see their own rows inside the decoder, and may not write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pid_lens.forking import own_rows
+from pid_lens.frameworks import watched
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OURS = __name__.partition(".")[0]
+
+
+class ForkEditError(RuntimeError):
+    """A write inside the decoder while every condition has rows of its own there."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What somebody else's code is shown of a fork, and the check that it did not write.
+
+    Args:
+        n: how many rows are the caller's own.
+        rows: how many there are, one block of n for each variation.
+    """
+
+    n: int
+    rows: int
+
+    def show(self, value: Any) -> Any:
+        """The caller's own rows of whatever comes; no copy."""
+        return own_rows(value, self.n, self.rows)
+
+    def call(self, look: Callable[[Any], Any], shown: Any, what: str) -> None:
+        """Has somebody look at a value that is shown to them.
+
+        Args:
+            look: gets it, and returns it or what is to stand in its place; None for as it was.
+            shown: of `show`.
+            what: who looks at what, for the error.
+
+        Raises:
+            ForkEditError: it is another one afterwards.
+        """
+        seen = [(tensor, _version(tensor)) for tensor in _tensors(shown)]
+        found = look(shown)
+        written = any(not _as_it_was(tensor, version) for tensor, version in seen)
+        if written or not (found is None or _same(found, shown)):
+            raise ForkEditError(
+                f"{what} was written to during a fork, where each condition has rows of its own: "
+                "an edit that names rows (h[1, -1] = h[0, -1]) would hit one condition alone. "
+                "Either replay, where your block runs once a condition as it is: `for view in "
+                "lens.views(): with view, model.trace(...):` (or `with view: model(...)`). Or, "
+                "if the edit is meant for every row (steering), Lens(..., fork_edits=True): it "
+                "is then given the rows of all conditions. A knockout or noise belongs into the "
+                "lens itself, Lens(..., interventions=[...])"
+            )
+
+
+@contextmanager
+def watching(decoder: nn.Module, n: int, rows: int) -> Iterator[None]:
+    """Watches whatever else hooks a decoder's modules, for the length of a pass through it."""
+    watch = Watch(n, rows)
+    with ExitStack() as stack:
+        for name, module in decoder.named_modules():
+            _wrap(module._forward_pre_hooks, partial(_before, watch, name), stack)
+            if module is not decoder:
+                _wrap(module._forward_hooks, partial(_after, watch, name), stack)
+        stack.enter_context(watched(decoder, watch))
+        yield
+
+
+def _wrap(hooks: dict[int, Any], around: Callable[..., Any], stack: ExitStack) -> None:
+    """Puts something around each hook that is not ours, until the stack is closed."""
+    for key, hook in list(hooks.items()):
+        if getattr(hook, "__module__", "").partition(".")[0] != OURS:
+            hooks[key] = partial(around, hook)
+            stack.callback(_unwrap, hooks, key, hook)
+
+
+def _unwrap(hooks: dict[int, Any], key: int, hook: Any) -> None:
+    if key in hooks:
+        hooks[key] = hook
+
+
+def _before(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: Any) -> None:
+    """A pre-hook's call: module, arguments and, if it asked for them, named ones."""
+
+    def look(shown: tuple) -> Any:
+        found = hook(module, *shown)
+        if found is None or len(shown) == 2:
+            return found
+        return (found,) if isinstance(found, tuple) else ((found,),)
+
+    watch.call(look, watch.show(given), f"what goes into {name or 'the decoder'}")
+
+
+def _after(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: Any) -> None:
+    """A hook's call: module, arguments, perhaps named ones, output."""
+
+    def look(shown: tuple) -> Any:
+        found = hook(module, *shown)
+        return None if found is None else (*shown[:-1], found)
+
+    watch.call(look, watch.show(given), f"what comes out of {name}")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
+
+
+def _version(tensor: Tensor) -> int | Tensor:
+    """What changes when a tensor is written to; a copy where inference mode keeps no count."""
+    return tensor.clone() if tensor.is_inference() else tensor._version
+
+
+def _as_it_was(tensor: Tensor, version: int | Tensor) -> bool:
+    if isinstance(version, Tensor):
+        return torch.equal(tensor.nan_to_num(), version.nan_to_num())
+    return tensor._version == version
+
+
+def _same(found: Any, shown: Any) -> bool:
+    """Whether something handed back is what was shown: the same memory, or the same numbers."""
+    if found is shown:
+        return True
+    if isinstance(shown, Tensor):
+        return isinstance(found, Tensor) and _same_numbers(found, shown)
+    if isinstance(shown, Mapping):
+        return (
+            isinstance(found, Mapping)
+            and list(found) == list(shown)
+            and all(_same(found[key], shown[key]) for key in shown)
+        )
+    if isinstance(shown, list | tuple):
+        return (
+            isinstance(found, list | tuple)
+            and len(found) == len(shown)
+            and all(map(_same, found, shown))
+        )
+    return False
+
+
+def _same_numbers(found: Tensor, shown: Tensor) -> bool:
+    if found.shape != shown.shape or found.dtype != shown.dtype:
+        return False
+    where = tuple((t.data_ptr(), t.stride(), t.device) for t in (found, shown))
+    return where[0] == where[1] or torch.equal(found.nan_to_num(), shown.nan_to_num())
