@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pid_lens.adapters.versions import require
 from torch import nn
 
-from pid_lens.adapters.versions import require
 from pid_lens.anatomy import Anatomy
 from pid_lens.frameworks import dissect_plain
 from pid_lens.watching import Watch

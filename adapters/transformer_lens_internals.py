@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pid_lens.adapters.versions import require
+
 from pid_lens.anatomy import Anatomy
-from pid_lens.frameworks import dissect_plain, unwatched as plainly
+from pid_lens.frameworks import dissect_plain
+from pid_lens.frameworks import unwatched as plainly
 
 TRIED = "4.3", "4.4"
 """Versions that were tried: from the first on, below the second."""

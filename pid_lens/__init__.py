@@ -36,7 +36,7 @@ from pid_lens.intervening import intervene
 from pid_lens.interventions import Knockout, Mean, Noise, Remove, Resample, Zero
 from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
-from pid_lens.one_call import spectrum
+from pid_lens.one_call import decompose, spectrum
 from pid_lens.options.scores import OptionScores
 from pid_lens.options.scoring import score_options
 from pid_lens.prompts.batching import batch
@@ -91,6 +91,7 @@ __all__ = [
     "collect",
     "compare",
     "concept_information",
+    "decompose",
     "demo",
     "discrete_pid",
     "dissect",

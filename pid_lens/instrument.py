@@ -33,6 +33,7 @@ from pid_lens.soundness import (
     refuse_caches,
     refuse_options,
 )
+from pid_lens.streams import answers_at, layer_states, stacked
 from pid_lens.watching import watching
 
 if TYPE_CHECKING:
@@ -178,16 +179,8 @@ class _Recording:
         @torch.no_grad()
         def read(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             samples, times = self._seen(), len(self.variations)
-            states = output[0] if isinstance(output, tuple) else output
-            rows = torch.arange(len(states), device=states.device)
-            at = samples.spans.positions("answer").repeat(times).to(states.device)
-            options = samples.options.repeat(times, 1).to(states.device)
-            answers = self.how.readout(states[rows, at], options, self.how.anatomy, layer)
-            if answers.shape != options.shape:
-                raise ValueError(
-                    f"{self.how.readout!r} must return one number an option, "
-                    f"{list(options.shape)}; it returned {list(answers.shape)}"
-                )
+            how, states = self.how, layer_states(output)
+            answers = answers_at(states, samples, how.readout, how.anatomy, layer)
             self.answers[layer] = rearrange(answers, "(v n) answers -> v n answers", v=times)
             for pooled in self.how.states if self._untouched() else ():
                 self.states[layer, pooled.name] = pooled(states[: samples.n], samples.spans)
@@ -251,7 +244,7 @@ class _Recording:
 
     def _reads(self, samples: Samples) -> Reads:
         """One pass as Reads, draws averaged as probabilities."""
-        answers = self._stacked([self.answers[layer] for layer in self.how.layers])
+        answers = stacked([self.answers[layer] for layer in self.how.layers])
         of = [variation.condition for variation in self.variations]
         names = [name for name in self.how.conditions if name in of] or of
         blocks = [answers[:, [i for i, c in enumerate(of) if c == name]] for name in names]
@@ -267,16 +260,11 @@ class _Recording:
             options=samples.options.to(answers.device),
             labels=samples.labels.to(answers.device),
             states={
-                name: self._stacked([self.states[layer, name] for layer in self.how.layers])
+                name: stacked([self.states[layer, name] for layer in self.how.layers])
                 for name in kept
             },
             settings=self.how.settings,
         )
-
-    @staticmethod
-    def _stacked(layers: list[Tensor]) -> Tensor:
-        """Layers as one tensor; a model may lie on several devices."""
-        return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
 def mean_probability(

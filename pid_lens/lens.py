@@ -31,6 +31,7 @@ from pid_lens.readouts import LogitLens, Pooled
 from pid_lens.reads import Reads
 from pid_lens.replay import View, described, joined
 from pid_lens.samples import Batch
+from pid_lens.streams import chosen_layers
 
 if TYPE_CHECKING:
     from pid_lens.protocols import Intervention, Readout
@@ -137,7 +138,7 @@ class Lens:
             anatomy=self.anatomy,
             processor=processor,
             readout=readout,
-            layers=_chosen_layers(layers, len(self.anatomy.layers)),
+            layers=chosen_layers(layers, len(self.anatomy.layers)),
             options=None if choices is None else option_table(choices, 1, processor),
             states=tuple(states),
             conditions=tuple(self.conditions),
@@ -320,14 +321,3 @@ def _sound(
             isinstance(one, kind) and not isinstance(one, type) for one in given
         ):
             raise TypeError(f"{name} must be a list of {kind.__name__} instances; got {given!r}")
-
-
-def _chosen_layers(layers: Iterable[int] | None, count: int) -> tuple[int, ...]:
-    if isinstance(layers, str | int):
-        raise TypeError(f"layers must be a list of layer numbers; got {layers!r}")
-    chosen = sorted(
-        {i + count if i < 0 else i for i in (range(count) if layers is None else layers)}
-    )
-    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
-        raise ValueError(f"layers must lie in 0..{count - 1}; got {list(layers or [])}")
-    return tuple(chosen)

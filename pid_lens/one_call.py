@@ -3,18 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pid_lens.estimators import BROJA
 from pid_lens.lens import Lens
 from pid_lens.moments import Moments, calibrate
+from pid_lens.reads import Reads
 from pid_lens.samples import Batch, as_batch, as_batches
+from pid_lens.streams import Stream
 
 if TYPE_CHECKING:
     from pid_lens.anatomy import Anatomy
     from pid_lens.protocols import Estimator, Intervention
     from pid_lens.spectra import Spectrum
+
+
+def decompose(*, estimator: Estimator | None = None, **conditions: Reads | Stream) -> Any:
+    """What an estimator makes of reads that were taken one condition at a time.
+
+    Args:
+        estimator: by default `BROJA`.
+        conditions: `Reads` of one condition each, over the same samples, or the `Stream`s that
+            `pid_lens.adapters.nnsight.readout` and `pid_lens.adapters.transformer_lens.readout`
+            fill: ``full=plain, vision=question_noised, language=image_noised``.
+
+    Returns:
+        A `Spectrum`, or a `Curve` of estimators of a single quantity.
+
+    Raises:
+        TypeError: something that is no reads.
+        ValueError: reads of other samples, layers or models than the first's.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens import Reads
+        >>> sure = torch.tensor([[.99, .01], [.01, .99]]).log().expand(1, 1, 2, 2)
+        >>> told = Reads.from_posteriors(sure, conditions=["full"])
+        >>> blind = Reads.from_posteriors(torch.full((1, 1, 2, 2), .5).log(), conditions=["full"])
+        >>> decompose(full=told, vision=told, language=blind)
+        Spectrum(layer 0: R=0.000 U_vision=0.919 U_language=0.000 S=0.000 of I=0.919 bits; ...)
+    """
+    joined = Reads.join(**{name: _reads_of(name, one) for name, one in conditions.items()})
+    return deepcopy(estimator or BROJA()).update(joined).result()
+
+
+def _reads_of(name: str, given: Any) -> Reads:
+    reads = given.reads if isinstance(given, Stream) else given
+    if not isinstance(reads, Reads):
+        raise TypeError(
+            f"{name!r} must be Reads, or a Stream that a readout has filled; got {given!r}"
+        )
+    return reads
 
 
 def spectrum(
