@@ -44,7 +44,7 @@ def decompose(*, estimator: Estimator | None = None, **conditions: Reads | Strea
         >>> told = Reads.from_posteriors(sure, conditions=["full"])
         >>> blind = Reads.from_posteriors(torch.full((1, 1, 2, 2), .5).log(), conditions=["full"])
         >>> decompose(full=told, vision=told, language=blind)
-        Spectrum(layer 0: R=0.000 U_vision=0.919 U_language=0.000 S=0.000 of I=0.919 bits; ...)
+        Spectrum(layer 0: R=0.000... U_vision=0.919... of I=0.919 bits; n=2, ...)
     """
     joined = Reads.join(**{name: _reads_of(name, one) for name, one in conditions.items()})
     return deepcopy(estimator or BROJA()).update(joined).result()

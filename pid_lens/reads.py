@@ -268,6 +268,10 @@ class Reads:
     def join(cls, **conditions: Reads) -> Reads:
         """Reads of the same samples under one condition each, as reads of all of them.
 
+        Raises:
+            ValueError: nothing to join, or reads of several conditions, other samples, layers,
+                another model or readout.
+
         Example:
             >>> import torch
             >>> even = torch.full((1, 1, 4, 2), 0.5).log()
@@ -284,6 +288,17 @@ class Reads:
                 raise ValueError(
                     f"{name!r}: expected reads of one condition over the same samples; got "
                     f"{len(reads.conditions)} conditions, {len(missing)} samples in one only"
+                )
+            for what in ("model", "readout"):
+                if reads.settings.get(what) != first.settings.get(what):
+                    raise ValueError(
+                        f"{name!r}: reads of another {what} than the first's cannot be joined: "
+                        f"{reads.settings.get(what)} and {first.settings.get(what)}"
+                    )
+            if reads.layers != first.layers:
+                raise ValueError(
+                    f"{name!r}: reads of layers {reads.layers} cannot be joined with those of "
+                    f"layers {first.layers}"
                 )
         aligned = [reads.rows(map(reads.ids.index, first.ids)) for reads in conditions.values()]
         log_probs = torch.cat([reads.log_probs for reads in aligned], 1)

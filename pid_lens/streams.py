@@ -139,10 +139,10 @@ def chosen_layers(layers: Iterable[int] | int | None, count: int) -> tuple[int, 
     """
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of layer numbers; got {layers!r}")
-    asked = [layers] if isinstance(layers, int) else layers
-    chosen = sorted(
-        {i + count if i < 0 else i for i in (range(count) if asked is None else asked)}
-    )
+    if layers is None:
+        return tuple(range(count))
+    asked = [layers] if isinstance(layers, int) else list(layers)
+    chosen = sorted({i + count if i < 0 else i for i in asked})
     if not chosen or chosen[0] < 0 or chosen[-1] >= count:
-        raise ValueError(f"layers must lie in 0..{count - 1}; got {layers!r}")
+        raise ValueError(f"layers must lie in 0..{count - 1}; got {asked}")
     return tuple(chosen)
