@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pid_lens.adapters.versions import require
@@ -11,20 +12,23 @@ from torch import nn
 
 from pid_lens.anatomy import Anatomy
 from pid_lens.frameworks import dissect_plain
+from pid_lens.hooks import named_arguments
 from pid_lens.watching import Watch
 
-TRIED = "0.8", "0.9"
-"""Versions that were tried: from the first on, below the second."""
+require("nnsight", "0.8", "0.9")
+
+from nnsight import save
+from nnsight.intervention.envoy import Envoy
+from nnsight.intervention.interleaver import Mediator
+
+__all__ = ["Run", "dissect", "save", "unwatched", "watched"]
+
+KEPT = "_pid_lens_kept"
+"""Where what is known of a run is kept on nnsight's own objects, which end with it."""
 
 
 def dissect(model: Any) -> Anatomy:
-    """The parts of the plain model behind an nnsight model.
-
-    Raises:
-        ImportError: a version of nnsight that was not tried.
-        TypeError: a part of a model, or one without weights.
-    """
-    require("nnsight", *TRIED)
+    """The parts of the plain model behind an nnsight model."""
     return dissect_plain(model._module)
 
 
@@ -66,3 +70,117 @@ def watched(decoder: nn.Module, watch: Watch) -> Iterator[None]:
         yield
     finally:
         del interleaver.handle
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The run of a model that an intervention block takes part in."""
+
+    root: Any
+    """The envoy of the whole model."""
+    worker: Mediator
+    """What runs the block."""
+
+    @classmethod
+    def current(cls, model: Any, what: str) -> Run:
+        """The run that the calling block is part of.
+
+        Raises:
+            TypeError: the model is none of nnsight's.
+            ValueError: the caller is in no block of a trace.
+        """
+        if not isinstance(model, Envoy):
+            raise TypeError(
+                f"{what} needs the nnsight model that is traced, NNsight(model) or "
+                f"TransformersModel(model, ...); got a {type(model).__name__}. Around plain "
+                "calls: pid_lens.intervene and pid_lens.Lens"
+            )
+        try:
+            worker = Mediator.current(what)
+        except ValueError:
+            raise ValueError(
+                f"{what} belongs into a trace's own block, `with model.trace(**inputs): "
+                f"{what}(model, ...)`; where there are invokes, into one of them"
+            ) from None
+        return cls(model.root, worker)
+
+    @property
+    def model(self) -> nn.Module:
+        """The plain model."""
+        module: nn.Module = self.root._module
+        return module
+
+    @property
+    def prompt(self) -> dict[str, Any]:
+        """The arguments of the whole batch's first pass, by name."""
+        batcher = self.worker.interleaver.batcher
+        if not hasattr(batcher, KEPT):
+            args, kwargs = batcher.assemble(None)
+            setattr(batcher, KEPT, named_arguments(self.model, args, kwargs))
+        found: dict[str, Any] = getattr(batcher, KEPT)
+        return found
+
+    @property
+    def rows(self) -> tuple[int, int] | None:
+        """First and number of the rows of this invoke, None where it has them all."""
+        group, batcher = self.worker.batch_group, self.worker.interleaver.batcher
+        if group is None or not batcher.batching:
+            return None
+        first, count = group
+        return first, count
+
+    def enter_pass(self) -> tuple[int, dict[str, Any]] | None:
+        """The pass that the block is at, as its number and arguments; None if none has begun.
+
+        In a loop over ``tracer.iter`` the block waits here until its step comes.
+
+        Raises:
+            ValueError: the block is in the middle of a later step, of which nothing is known.
+        """
+        worker, whole = self.worker, f"{self.root.path}.input"
+        begun, step = worker.occurrence(whole), worker.iteration
+        if step is not None and step > 0:
+            args, kwargs = Mediator.value(whole)
+            entered = step, named_arguments(self.model, args, kwargs)
+            setattr(worker, KEPT, entered)
+            return entered
+        last: tuple[int, dict[str, Any]] | None = getattr(worker, KEPT, None)
+        if last is not None and last[0] in (begun, begun - 1):
+            return last
+        if begun <= 1 and step == 0:
+            return (0, self.prompt) if begun else None
+        raise ValueError(
+            "inside a loop over tracer.iter, call functions of pid_lens before the loop's own "
+            "reads of a step: what this step was called with is not known any more"
+        )
+
+    def begun(self, module: nn.Module, step: int) -> bool:
+        """Whether a module has been called in a pass, or is being called."""
+        envoy = self.worker.interleaver.envoys.get(id(module))
+        if envoy is None:
+            return False
+        location, at = f"{envoy.path}.input", self.worker.pending
+        served = at is not None and at.provider == location
+        return served or self.worker.occurrence(location) > step
+
+    def at_end(self, close: Callable[[], None]) -> None:
+        """Has something done when the run is over, however it ends."""
+        guard, interleaver = _Guard(close), self.worker.interleaver
+        interleaver.mediators.append(guard)
+        guard.start(interleaver)
+        if interleaver.busy:
+            interleaver._reindex_parked()
+
+
+class _Guard(Mediator):
+    """A worker that waits for the end of a run."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        Mediator.__init__(self, None, {}, {})
+        self.close = close
+
+    def _run(self) -> None:
+        try:
+            Mediator.value("result")
+        finally:
+            self.close()

@@ -75,26 +75,30 @@ def intervene(
         (True, False)
     """
     found = anatomy or _dissected(model)
+    completed = completely(interventions, found, moments=moments, seed=seed)
+    said = Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids))
+    now = Intervening(found, Variation("", 0, completed), said, processor)
+    with now.in_force():
+        yield
+
+
+def completely(
+    interventions: Sequence[Intervention], anatomy: Anatomy, *, moments: Moments | None, seed: int
+) -> tuple[Intervention, ...]:
+    """Interventions with nothing left open.
+
+    Raises:
+        TypeError: something else than interventions, or moments of another kind.
+        ValueError: there is none, or no moments for its noise, or another model's.
+    """
     listed = checked("interventions", list(interventions))
     if not listed:
         raise ValueError("no intervention: intervene(model, Knockout('image', 'question'))")
     if moments is not None and not isinstance(moments, Moments):
         raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
     completed = tuple(i.complete(moments=moments, seed=seed, draws=1) for i in listed)
-    refuse_strangers(completed, found)
-    variation = Variation("", 0, completed)
-    blockade = Blockade(found, variation.attention)
-    said = Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids))
-    now = _Intervening(found, variation, blockade, said, processor)
-    with (
-        occupied(found, INTERVENTIONS),
-        hooked(
-            before=[(found.model, now.see), (found.decoder, now.edit), *blockade.before],
-            after=blockade.after,
-            always=[(found.model, now.leave)],
-        ),
-    ):
-        yield
+    refuse_strangers(completed, anatomy)
+    return completed
 
 
 def _dissected(model: Any) -> Anatomy:
@@ -104,12 +108,11 @@ def _dissected(model: Any) -> Anatomy:
 
 
 @dataclass
-class _Intervening:
-    """What is known of the prompts that a block is at."""
+class Intervening:
+    """What is known of the prompts that a block is at, and the hooks that hide."""
 
     anatomy: Anatomy
     variation: Variation
-    blockade: Blockade
     said: Batch
     processor: Any
     samples: Samples | None = None
@@ -122,6 +125,29 @@ class _Intervening:
     inputs: dict[str, Any] = field(default_factory=dict, repr=False)
     inside: bool = False
     """Whether the model is at work, and not its decoder alone."""
+    blockade: Blockade = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.blockade = Blockade(self.anatomy, self.variation.attention)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Hooks the model for a block.
+
+        Raises:
+            RuntimeError: a lens is open on this model.
+            ValueError: the model is compiled, or its attention cannot be closed.
+        """
+        model, decoder = self.anatomy.model, self.anatomy.decoder
+        with (
+            occupied(self.anatomy, INTERVENTIONS),
+            hooked(
+                before=[(model, self.see), (decoder, self.edit), *self.blockade.before],
+                after=self.blockade.after,
+                always=[(model, self.leave)],
+            ),
+        ):
+            yield
 
     def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before the model: a new prompt, or the next token of one?"""
