@@ -91,6 +91,13 @@ class Blockade:
         """The pass is over."""
         self._samples, self._made = None, {}
 
+    def closed(self, layer: int) -> Bool[Tensor, "rows heads tokens tokens"] | None:
+        """What is closed at a layer in a pass over whole prompts; None if nothing is."""
+        assert self._samples is not None
+        tokens = self._samples.spans.shape[1]
+        active = [self._active(variation, layer) for variation in self._variations]
+        return self._closed(active, tokens, tokens) if any(active) else None
+
     def _hook(self, layer: int) -> Before:
         def close(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
             if self._samples is None:
@@ -160,7 +167,7 @@ class Blockade:
             closed = self._closed(active, queries, keys).to(states.device)
             mask = given
             if mask is None:
-                mask = _unwritten(before, queries, keys, causal).to(states.device)
+                mask = unwritten(before, queries, keys, causal).to(states.device)
             self._made[made_of] = given, forbidden(mask, closed)
         return self._made[made_of][1]
 
@@ -213,7 +220,7 @@ def _length(arguments: Mapping[str, Any], tokens: int, index: int) -> int:
     return max(int(cache.get_mask_sizes(queries, index)[0]), tokens)
 
 
-def _unwritten(
+def unwritten(
     before: int, queries: int, keys: int, causal: bool
 ) -> Bool[Tensor, "1 1 queries keys"]:
     """The mask that None stands for: a token sees itself and what is before it, or everything."""

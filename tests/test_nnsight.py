@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from copy import deepcopy
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from nnsight import NNsight
 from pid_lens.adapters import nnsight as inside
-from tiny import FAMILIES, make, read
+from tiny import FAMILIES, in_nnsight, make, read
 
 import pid_lens
 from pid_lens import Knockout, Lens, LogitLens, Noise, Pooled, Remove, Zero, intervene
@@ -22,9 +21,7 @@ def traced(request):
     """A tiny model of each family and the same in nnsight, a batch, and moments of both."""
     model, batch = make(request.param)
     moments = pid_lens.calibrate(model, [batch])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Module .* has a submodule named 'output'")
-        return model, NNsight(deepcopy(model)), batch, moments
+    return model, in_nnsight(model), batch, moments
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers as hf
+from nnsight import NNsight
 from torch.nn import functional as F
 
 from pid_lens import Batch, Lens, Moments, Spans
@@ -421,6 +424,13 @@ def padded(batch: Batch, side: str, by: int = 3) -> Batch:
     grown["attention_mask"] = pad(torch.ones_like(ids))
     spans = Spans(**{name: pad(mask) for name, mask in (batch.spans or {}).items()})
     return replace(batch, inputs={**batch.inputs, **grown}, spans=spans)
+
+
+def in_nnsight(model: Any) -> NNsight:
+    """A copy of a model, wrapped."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Module .* has a submodule named 'output'")
+        return NNsight(deepcopy(model))
 
 
 def read(
