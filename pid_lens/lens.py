@@ -195,7 +195,8 @@ class Lens:
         """Replay: one view a condition and draw; your block runs once in each, as it is.
 
         ``for view in lens.views(): with view: model(**inputs)``. The batch keeps its size; the
-        reads are taken over when the loop is done.
+        reads are taken over when the loop is done. The model as it is comes last, so that what
+        your block leaves behind is what it left without a lens.
 
         Args:
             batch: as when the lens is called.
@@ -213,7 +214,7 @@ class Lens:
             )
         given, views = described(batch, **said), []
         needed = [v for v in self.variations if v.condition or self._instrument.states]
-        for variation in needed:
+        for variation in (*needed[1:], *needed[:1]):
             seen: list[Reads] = []
             views.append(View(variation, seen, self._opened(variation, given, seen.append)))
             yield views[-1]

@@ -14,6 +14,8 @@ import pid_lens
 
 mpl.use("agg")
 
+collect_ignore = ["experiments"]  # scripts of somebody's, run by test_existing_experiments.py
+
 
 @pytest.fixture(scope="session")
 def digits_model():

@@ -228,7 +228,7 @@ def seen(batch, change):
             output[batch.n + rows, at] = other
         return output
 
-    lens = Lens(model, conditions=PLAIN, states=STATES, layers=[1])
+    lens = Lens(model, conditions=PLAIN, states=STATES, layers=[1], fork_edits=True)
     with lens.anatomy.layers[1].register_forward_hook(meddle):
         run(lens, model, batch)
     return lens.reads.states["image_last"][0]

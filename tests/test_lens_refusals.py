@@ -64,7 +64,7 @@ def test_an_interrupted_replay_leaves_no_record(llava):
             break
     with pytest.raises(ValueError, match="no sample was read yet"):
         lens.reads  # noqa: B018
-    with pytest.raises(ValueError, match="no forward pass ran in the view of 'full'"):
+    with pytest.raises(ValueError, match="no forward pass ran in the view of 'vision'"):
         for _ in lens.views(batch):
             pass
 
