@@ -1,6 +1,7 @@
 """Fixtures that many test files share."""
 
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores, one thread each
@@ -15,6 +16,21 @@ import pid_lens
 mpl.use("agg")
 
 collect_ignore = ["experiments"]  # scripts of somebody's, run by test_existing_experiments.py
+
+
+class InstallationTried(BaseException):
+    """Somebody wanted to install something while tests run."""
+
+
+def _refuse_installations(event, arguments):
+    """Packages that others install on their own account replace what is tested."""
+    if event == "subprocess.Popen":
+        command = " ".join(map(str, arguments[1] or [arguments[0]]))
+        if " install" in command and ("pip" in command or "uv " in command):
+            raise InstallationTried(command)
+
+
+sys.addaudithook(_refuse_installations)
 
 
 @pytest.fixture(scope="session")
