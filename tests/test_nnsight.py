@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 
+import nnsight
 import pytest
 import torch
 from nnsight import NNsight
@@ -431,6 +432,30 @@ def test_an_invoke_touches_its_own_rows_alone(family, kind, backend, masked):
     answers = hidden[1:, -1].log_softmax(-1).gather(-1, batch.options[1:])
     equal(stream.reads.log_probs[-1, 0], answers)
     assert stream.reads.ids == batch.ids[1:]
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["a shared mask", "no mask"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "mistral3"])
+def test_attention_is_closed_in_one_layer_and_in_no_other(family, masked):
+    """Layers share one mask, or have none: what is closed in one must not show in the next."""
+    model, batch = make(family)
+    model.set_attn_implementation("eager")
+    nn, inputs = in_nnsight(model), dict(batch.inputs)
+    inputs.pop("attention_mask", None)
+    if masked:
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        inputs["attention_mask"][:, 0] = 0
+    attentions = [
+        nn.interleaver.envoys[id(pid_lens.dissect(nn).attention(layer))] for layer in range(4)
+    ]
+    with torch.no_grad(), nn.trace(**inputs):
+        inside.knockout(nn, "image", "question", layers=[1], batch=batch)
+        weights = nnsight.save([attention.output[1] for attention in attentions])
+    closed = batch.spans["question"][:, :, None] & batch.spans["image"][:, None, :]
+    seen = [layer.transpose(0, 1)[:, closed] for layer in weights]
+    assert (seen[1] == 0).all()
+    for layer in (0, 2, 3):
+        assert seen[layer].amax() > 0, layer
 
 
 def test_an_empty_invoke_has_all_rows(llava_in_nnsight):
