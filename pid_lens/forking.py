@@ -12,6 +12,9 @@ from torch import Tensor
 BY_BATCH = frozenset({"cache_position"})
 """Arguments without a row a sample, whatever their shape says."""
 
+BESIDE = frozenset({"cross_attention_states"})
+"""Arguments with several rows a sample, all of one sample together."""
+
 HARMLESS = frozenset(
     {
         *("inputs_embeds", "attention_mask", "position_ids"),
@@ -64,7 +67,9 @@ def own_rows(value: Any, n: int, rows: int, name: str = "") -> Any:
     if isinstance(value, Tensor):
         if name == "position_ids" and value.ndim == 3:
             return value[:, :n] if value.shape[1] == rows else value
-        return value[:n] if value.ndim and value.shape[0] == rows else value
+        if name in BESIDE:
+            return value[: len(value) * n // rows]
+        return value[:n] if value.ndim >= 2 and value.shape[0] == rows else value
     if isinstance(value, Mapping):
         shown = {key: own_rows(inner, n, rows, str(key)) for key, inner in value.items()}
         return shown if type(value) is dict else type(value)(**shown)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from pid_lens.forking import own_rows
@@ -132,7 +131,7 @@ def _version(tensor: Tensor) -> int | Tensor:
 
 def _as_it_was(tensor: Tensor, version: int | Tensor) -> bool:
     if isinstance(version, Tensor):
-        return torch.equal(tensor.nan_to_num(), version.nan_to_num())
+        return _equal(tensor, version)
     return tensor._version == version
 
 
@@ -161,4 +160,10 @@ def _same_numbers(found: Tensor, shown: Tensor) -> bool:
     if found.shape != shown.shape or found.dtype != shown.dtype:
         return False
     where = tuple((t.data_ptr(), t.stride(), t.device) for t in (found, shown))
-    return where[0] == where[1] or torch.equal(found.nan_to_num(), shown.nan_to_num())
+    return where[0] == where[1] or _equal(found, shown)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether numbers are the same; NaN is the same as NaN."""
+    both_nan = (one != one) & (other != other)
+    return bool(((one == other) | both_nan).all())
