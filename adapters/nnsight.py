@@ -19,10 +19,11 @@ from pid_lens.adapters.nnsight_internals import Run, save
 
 from pid_lens.conditions import Variation
 from pid_lens.forking import cached_tokens
-from pid_lens.frameworks import dissect
+from pid_lens.frameworks import dissect, processor_of
 from pid_lens.hooks import hooked
 from pid_lens.intervening import Intervening, completely
 from pid_lens.interventions import Knockout, Noise
+from pid_lens.interventions.knockout import several
 from pid_lens.interventions.scoped import among_others, scoped
 from pid_lens.options.choices import option_table
 from pid_lens.readouts import LogitLens
@@ -74,7 +75,7 @@ def knockout(
         >>> torch.equal(closed, hf(**batch.inputs).logits)
         False
     """
-    closed = Knockout(source, target, layers=_several(layers), heads=_several(heads))
+    closed = Knockout(source, target, layers=several(layers), heads=several(heads))
     intervene(model, closed, **said)
 
 
@@ -162,7 +163,7 @@ def intervene(
         anatomy,
         Variation("", draw, completed),
         described(batch, **said) or Batch(inputs={}),
-        _processor(model, processor),
+        processor_of(model, processor),
         rows=run.rows,
     )
     entered = run.enter_pass()
@@ -219,7 +220,7 @@ def readout(
         Reads(4 samples, 6 layers, conditions full, 2 options)
     """
     run, anatomy = Run.current(model, "readout"), dissect(model)
-    processor = _processor(model, processor)
+    processor = processor_of(model, processor)
     stream = Stream(
         anatomy=anatomy,
         layers=chosen_layers(layers, len(anatomy.layers)),
@@ -364,11 +365,3 @@ def narrowed(arguments: dict[str, Any], rows: tuple[int, int]) -> dict[str, Any]
         else value
         for name, value in arguments.items()
     }
-
-
-def _processor(model: Any, given: Any) -> Any:
-    return getattr(model, "processor", None) if given is None else given
-
-
-def _several(numbers: Iterable[int] | int | None) -> Iterable[int] | None:
-    return [numbers] if isinstance(numbers, int) else numbers

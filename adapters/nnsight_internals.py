@@ -13,7 +13,7 @@ from torch import nn
 from pid_lens.anatomy import Anatomy
 from pid_lens.frameworks import dissect_plain
 from pid_lens.hooks import named_arguments
-from pid_lens.watching import Watch
+from pid_lens.watching import ForkEditError, Watch
 
 require("nnsight", "0.8", "0.9")
 
@@ -50,20 +50,30 @@ def unwatched(controller: Any) -> Callable[..., Any]:
 
 @contextmanager
 def watched(decoder: nn.Module, watch: Watch) -> Iterator[None]:
-    """Shows the blocks of a trace what a watch shows them, inside a decoder."""
+    """Shows the blocks of a trace what a watch shows them, inside a decoder.
+
+    Raises:
+        ForkEditError: several invokes run, and edits are meant for all rows: none of them could
+            keep to its own.
+    """
     controller: Any = decoder.forward
     interleaver, path, _ = controller.state.active()
     if interleaver is None:
         yield
         return
+    if watch.edits and interleaver.batcher.batching:
+        raise ForkEditError(
+            "several invokes run in one fork whose edits are meant for all rows, and what one of "
+            "them edits would reach the others: trace each by itself, or leave fork_edits out"
+        )
     serve = interleaver.handle
 
     def handle(location: str, value: Any) -> Any:
         inside = location.startswith(f"{path}.")
         if not inside or not (location in interleaver.parked or location in interleaver.observers):
             return serve(location, value)
-        watch.call(lambda shown: serve(location, shown), watch.show(value), location)
-        return value
+        found = watch.call(lambda shown: serve(location, shown), watch.show(value), location)
+        return value if found is None else found
 
     interleaver.handle = handle
     try:

@@ -48,6 +48,7 @@ from pid_lens.regions.boxes import region
 from pid_lens.samples import Batch, Samples
 from pid_lens.spans import Spans
 from pid_lens.spectra import Spectrum
+from pid_lens.watching import ForkEditError
 
 __version__ = "0.1.0"
 
@@ -64,6 +65,7 @@ __all__ = [
     "Donors",
     "Estimator",
     "FlowPID",
+    "ForkEditError",
     "GaussianPID",
     "InfoNCE",
     "Intervention",

@@ -11,7 +11,7 @@ import torch
 
 from pid_lens.anatomy import Anatomy
 from pid_lens.checked import Checked, Property
-from pid_lens.frameworks import dissect
+from pid_lens.frameworks import dissect, processor_of
 from pid_lens.intervening import intervene
 from pid_lens.interventions import Knockout, Noise
 from pid_lens.lens import Lens
@@ -81,7 +81,7 @@ def check(
     found = anatomy or dissect(model)
     batch = as_batch(inputs)
     batch = replace(batch, spans=batch.spans if spans is None else spans).to(found.device)
-    samples = recognise(batch, processor, found.image_token)
+    samples = recognise(batch, processor_of(model, processor), found.image_token)
     options = None if batch.options is None else samples.options
     batch = replace(batch, spans=samples.spans, ids=samples.ids, options=options, labels=None)
     trial = _Trial(found, batch, samples)

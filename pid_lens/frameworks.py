@@ -113,6 +113,11 @@ def watched(decoder: nn.Module, watch: Watch) -> Iterator[None]:
         yield
 
 
+def processor_of(model: Any, given: Any = None) -> Any:
+    """The processor that was given, or the one that a wrapped model brings along; None if none."""
+    return getattr(model, "processor", None) if given is None else given
+
+
 def plain_name(parameter: str) -> str:
     """A parameter's name as the plain model has it.
 

@@ -115,6 +115,13 @@ class Instrument:
             ),
         ):
             yield
+        if now.unfinished:
+            warnings.warn(
+                f"{now.unfinished} forward passes were stopped before their end (tracer.stop(), "
+                "an exception), so their samples were not read: inside a lens, let the model run "
+                "to its end",
+                stacklevel=4,
+            )
 
 
 @dataclass
@@ -131,6 +138,8 @@ class _Recording:
     expected: Tensor | None = None
     answers: dict[int, Tensor] = field(default_factory=dict)
     states: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    unfinished: int = 0
+    """How many passes have begun and not come to an end."""
     watch: ExitStack = field(default_factory=ExitStack)
     """What others see of a fork, and that they write nothing."""
 
@@ -151,6 +160,7 @@ class _Recording:
         if any(map(is_image_only, self.how.states)):
             refuse_text_before_image(self.samples.spans)
         self.answers, self.states, self.inputs = {}, {}, arguments
+        self.unfinished += 1
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: repeats the rows and hides what each variation hides."""
@@ -169,8 +179,9 @@ class _Recording:
         refuse_ways_around(arguments, self.how.anatomy.known_ways)
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
-        if times > 1 and not self.how.fork_edits:
-            self.watch.enter_context(watching(module, samples.n, samples.n * times))
+        if times > 1:
+            rows, edits = samples.n * times, self.how.fork_edits
+            self.watch.enter_context(watching(module, samples.n, rows, edits=edits))
         return (), varied(self.how.anatomy, self.inputs, arguments, samples, self.variations)
 
     def reader(self, layer: int) -> Callable[..., None]:
@@ -208,6 +219,7 @@ class _Recording:
             confirm_last_layer(self.answers[last][0], logits, samples)
             self.how.confirmed[0] = True
         self.sink(self._reads(samples))
+        self.unfinished -= 1
         if self._probing():
             self.how.image_only[0], self.variations = True, self.variations[:-1]
 

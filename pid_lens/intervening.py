@@ -14,7 +14,7 @@ from pid_lens.attention import Blockade
 from pid_lens.conditions import Variation, checked, refuse_strangers
 from pid_lens.entrances import embedded, varied
 from pid_lens.forking import cached_tokens, refuse_ways_around
-from pid_lens.frameworks import dissect
+from pid_lens.frameworks import dissect, processor_of
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.moments import Moments
 from pid_lens.positions import positions_of, shift_of
@@ -49,7 +49,7 @@ def intervene(
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         interventions: one or more, such as ``Knockout("image", "question")``.
-        processor: finds the question in prompts of its chat template.
+        processor: finds the question in prompts of its chat template; the model's own by default.
         spans: masks [n, tokens] by name, in its place; they hold for prompts of that shape.
         ids: one name a sample, for the noise; by default a hash of its content, which
             ``generate`` does not show.
@@ -77,7 +77,7 @@ def intervene(
     found = anatomy or _dissected(model)
     completed = completely(interventions, found, moments=moments, seed=seed)
     said = Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids))
-    now = Intervening(found, Variation("", 0, completed), said, processor)
+    now = Intervening(found, Variation("", 0, completed), said, processor_of(model, processor))
     with now.in_force():
         yield
 

@@ -21,7 +21,7 @@ from pid_lens.conditions import (
     variations,
 )
 from pid_lens.estimators import BROJA
-from pid_lens.frameworks import dissect
+from pid_lens.frameworks import dissect, processor_of
 from pid_lens.instrument import Instrument
 from pid_lens.moments import Moments
 from pid_lens.options.choices import option_table
@@ -54,7 +54,8 @@ class Lens:
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
-        processor: finds the question in plain inputs and resolves options that are text.
+        processor: finds the question in plain inputs and resolves options that are text; the
+            model's own (nnsight's `TransformersModel`, a bridge) by default.
         choices: the options of every sample, as text (the first token counts) or token ids; not
             needed where each batch has its own.
         moments: what the noise looks like; of `calibrate`.
@@ -117,7 +118,7 @@ class Lens:
         check: bool = True,
     ) -> None:
         """See the class."""
-        self.anatomy = anatomy or dissect(model)
+        self.anatomy, processor = anatomy or dissect(model), processor_of(model, processor)
         _sound(moments=moments, draws=draws, seed=seed, states=states, estimators=estimators)
         complete = partial(_completed, moments=moments, seed=seed, draws=draws)
         self.interventions = complete(checked("interventions", interventions))
@@ -261,8 +262,9 @@ class Lens:
         if not self._pile.parts:
             raise ValueError(
                 "no sample was read yet: run the model inside the lens, `with lens: "
-                "model(**inputs)`; it must be open before the forward pass begins, and a loop "
-                "over lens.views() must run to its end"
+                "model(**inputs)`; it must be open before the forward pass begins (in one line, "
+                "`with lens, model.trace(...)`, the lens first), and a loop over lens.views() "
+                "must run to its end"
             )
         return self._pile.whole()
 

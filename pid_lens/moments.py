@@ -13,7 +13,7 @@ import torch
 
 from pid_lens.anatomy import Anatomy
 from pid_lens.entrances import Entry, embedded, entering
-from pid_lens.frameworks import dissect
+from pid_lens.frameworks import dissect, processor_of
 from pid_lens.hooks import hooked, named_arguments
 from pid_lens.samples import Batch, Samples, as_batch, as_batches, find_spans
 from pid_lens.soundness import refuse_compiled
@@ -186,7 +186,7 @@ def calibrate(
     Args:
         model: a vision-language model, or pass its ``anatomy``.
         batches: `Batch` records, or mappings of the model's inputs; one or many.
-        processor: needed where a batch does not say its spans.
+        processor: needed where a batch does not say its spans; the model's own by default.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Returns:
@@ -203,7 +203,7 @@ def calibrate(
     """
     from tqdm import tqdm
 
-    anatomy = anatomy or dissect(model)
+    anatomy, processor = anatomy or dissect(model), processor_of(model, processor)
     refuse_compiled(anatomy.model)
     total: Moments | None = None
     empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)

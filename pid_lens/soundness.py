@@ -36,9 +36,10 @@ def occupied(anatomy: Anatomy, by: str) -> Iterator[None]:
 
     Raises:
         RuntimeError: a lens does already, or interventions where a lens is to.
-        ValueError: the model is compiled.
+        ValueError: the model is compiled, or its weights are not loaded.
     """
     refuse_compiled(anatomy.model)
+    refuse_unloaded(anatomy.model)
     others = _open.setdefault(anatomy.decoder, [])
     if LENS in others:
         raise RuntimeError(
@@ -73,6 +74,22 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
+def refuse_unloaded(model: nn.Module) -> None:
+    """Weights that are nowhere yet will come with modules that nobody has hooked.
+
+    Raises:
+        ValueError: a weight is on the meta device, and accelerate does not keep it elsewhere.
+    """
+    if any("_hf_hook" in module.__dict__ for module in model.modules()):
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "meta":
+            raise ValueError(
+                f"{name} is on the meta device: the model's weights are not loaded yet. Load them "
+                "first (nnsight: TransformersModel(..., dispatch=True)), and make the lens then"
+            )
+
+
 def refuse_checkpointing(model: nn.Module) -> None:
     """Layers that run again in the backward pass would run without what is closed.
 
@@ -90,7 +107,7 @@ def refuse_checkpointing(model: nn.Module) -> None:
 def refuse_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None:
     """Options must be there, and tokens of the model."""
     if not options.numel():
-        raise ValueError("no options: Lens(..., choices=('A', 'B')), or lens(options=...)")
+        raise ValueError("no options: choices=('A', 'B'), or options in the batch")
     weight: Any = anatomy.unembed.weight
     if int(options.max()) >= len(weight):
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pid_lens.image_only import is_image_only
 from pid_lens.protocols import said_by_settings
 from pid_lens.readouts import LogitLens
 from pid_lens.reads import Reads
@@ -32,6 +33,10 @@ class Stream:
     Functions in a framework's own idiom fill it (`pid_lens.adapters`); when the pass is over,
     `reads` are what a `Lens` would have read of this condition, and `decompose` puts several
     together.
+
+    Raises:
+        TypeError: a readout that does not say its settings.
+        ValueError: a state of the image alone, which one pass cannot prove to be that.
     """
 
     anatomy: Anatomy
@@ -41,6 +46,14 @@ class Stream:
     samples: Samples | None = None
     answers: dict[int, Tensor] = field(default_factory=dict, repr=False)
     pooled: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        said_by_settings(self.readout)
+        if any(map(is_image_only, self.states)):
+            raise ValueError(
+                "one pass cannot prove that the image's last token does not see the text: read "
+                "Pooled('image', token='last') with a pid_lens.Lens, whose first pass does"
+            )
 
     def begin(self, samples: Samples) -> None:
         """A pass over these samples starts; an earlier one is forgotten."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,31 +26,38 @@ class ForkEditError(RuntimeError):
 
 @dataclass(frozen=True)
 class Watch:
-    """What somebody else's code is shown of a fork, and the check that it did not write.
+    """What somebody else's code is shown of a fork, and what it may do there.
 
     Args:
         n: how many rows are the caller's own.
         rows: how many there are, one block of n for each variation.
+        edits: whether edits are meant for all of them, which are shown then.
     """
 
     n: int
     rows: int
+    edits: bool = False
 
     def show(self, value: Any) -> Any:
-        """The caller's own rows of whatever comes; no copy."""
-        return own_rows(value, self.n, self.rows)
+        """The rows that are shown of whatever comes; no copy."""
+        return value if self.edits else own_rows(value, self.n, self.rows)
 
-    def call(self, look: Callable[[Any], Any], shown: Any, what: str) -> None:
+    def call(self, look: Callable[[Any], Any], shown: Any, what: str) -> Any:
         """Has somebody look at a value that is shown to them.
 
         Args:
             look: gets it, and returns it or what is to stand in its place; None for as it was.
             shown: of `show`.
-            what: who looks at what, for the error.
+            what: what is looked at, for the error.
+
+        Returns:
+            What is to go on in its place; None for as it was.
 
         Raises:
-            ForkEditError: it is another one afterwards.
+            ForkEditError: it is another one afterwards, where edits are not meant for all rows.
         """
+        if self.edits:
+            return self._call_editor(look, shown, what)
         seen = [(tensor, _version(tensor)) for tensor in _tensors(shown)]
         found = look(shown)
         written = any(not _as_it_was(tensor, version) for tensor, version in seen)
@@ -63,12 +71,48 @@ class Watch:
                 "is then given the rows of all conditions. A knockout or noise belongs into the "
                 "lens itself, Lens(..., interventions=[...])"
             )
+        return None
+
+    def _call_editor(self, look: Callable[[Any], Any], shown: Any, what: str) -> Any:
+        """Lets an edit through; warns where it reaches some conditions and not the others."""
+        before = [tensor.clone() for tensor in _tensors(shown)]
+        found = look(shown)
+        after = list(_tensors(shown if found is None else found))
+        for one, other in zip(before, after, strict=False):
+            touched = self._touched(one, other)
+            if 0 < sum(touched) < len(touched):
+                where = [block for block, hit in enumerate(touched) if hit]
+                warnings.warn(
+                    f"an edit of {what} changed the rows of block {where} of {len(touched)} and "
+                    "left the other conditions as they were: an edit that names rows hits one "
+                    "condition alone. Replay it, `for view in lens.views()`; `lens.rows` says "
+                    "which condition a block is",
+                    stacklevel=2,
+                )
+        return found
+
+    def _touched(self, before: Tensor, after: Tensor) -> list[bool]:
+        """For each block of rows whether it has changed."""
+        if before.shape != after.shape or not before.ndim or len(before) != self.rows:
+            return []
+        pairs = zip(before.split(self.n), after.split(self.n), strict=True)
+        return [not _equal(one, other) for one, other in pairs]
 
 
 @contextmanager
-def watching(decoder: nn.Module, n: int, rows: int) -> Iterator[None]:
-    """Watches whatever else hooks a decoder's modules, for the length of a pass through it."""
-    watch = Watch(n, rows)
+def watching(decoder: nn.Module, n: int, rows: int, *, edits: bool = False) -> Iterator[None]:
+    """Watches whatever else hooks a decoder's modules, for the length of a pass through it.
+
+    Args:
+        decoder: the decoder.
+        n: how many rows are the caller's own.
+        rows: how many there are.
+        edits: whether edits are meant for all of them.
+
+    Raises:
+        ForkEditError: edits are meant for all rows, and blocks that have some rows each run.
+    """
+    watch = Watch(n, rows, edits)
     with ExitStack() as stack:
         for name, module in decoder.named_modules():
             _wrap(module._forward_pre_hooks, partial(_before, watch, name), stack)
@@ -81,9 +125,14 @@ def watching(decoder: nn.Module, n: int, rows: int) -> Iterator[None]:
 def _wrap(hooks: dict[int, Any], around: Callable[..., Any], stack: ExitStack) -> None:
     """Puts something around each hook that is not ours, until the stack is closed."""
     for key, hook in list(hooks.items()):
-        if getattr(hook, "__module__", "").partition(".")[0] != OURS:
+        if not ours(hook):
             hooks[key] = partial(around, hook)
             stack.callback(_unwrap, hooks, key, hook)
+
+
+def ours(hook: Any) -> bool:
+    """Whether a hook is one of pid_lens's own."""
+    return str(getattr(hook, "__module__", "")).partition(".")[0] == OURS
 
 
 def _unwrap(hooks: dict[int, Any], key: int, hook: Any) -> None:
@@ -91,7 +140,7 @@ def _unwrap(hooks: dict[int, Any], key: int, hook: Any) -> None:
         hooks[key] = hook
 
 
-def _before(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: Any) -> None:
+def _before(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
     """A pre-hook's call: module, arguments and, if it asked for them, named ones."""
 
     def look(shown: tuple) -> Any:
@@ -100,17 +149,19 @@ def _before(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: 
             return found
         return (found,) if isinstance(found, tuple) else ((found,),)
 
-    watch.call(look, watch.show(given), f"what goes into {name or 'the decoder'}")
+    found = watch.call(look, watch.show(given), f"what goes into {name or 'the decoder'}")
+    return found if found is None or len(given) == 2 else found[0]
 
 
-def _after(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: Any) -> None:
+def _after(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
     """A hook's call: module, arguments, perhaps named ones, output."""
 
     def look(shown: tuple) -> Any:
         found = hook(module, *shown)
         return None if found is None else (*shown[:-1], found)
 
-    watch.call(look, watch.show(given), f"what comes out of {name}")
+    found = watch.call(look, watch.show(given), f"what comes out of {name}")
+    return None if found is None else found[-1]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -9,7 +9,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores, one thread ea
 import matplotlib as mpl
 import pytest
 import torch
-from tiny import FAMILIES, make
+from bridges import COMPUTED, DELEGATED, both
+from tiny import FAMILIES, in_nnsight, make
 
 import pid_lens
 
@@ -65,3 +66,38 @@ def llava():
 def one_thread():
     """Two threads beside another busy process are slower than one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(params=(*COMPUTED, *DELEGATED), scope="module")
+def pair(request):
+    return both(request.param)
+
+
+@pytest.fixture(params=COMPUTED, scope="module")
+def computed(request):
+    return both(request.param)
+
+
+@pytest.fixture(params=["llava", "qwen2_5_vl"], scope="module")
+def either(request):
+    """One family of each way of closing attention."""
+    return both(request.param)
+
+
+@pytest.fixture(scope="module")
+def llava_pair():
+    return both("llava")
+
+
+@pytest.fixture(params=FAMILIES)
+def traced(request):
+    """A tiny model of each family and the same in nnsight, a batch, and moments of both."""
+    model, batch = make(request.param)
+    moments = pid_lens.calibrate(model, [batch])
+    return model, in_nnsight(model), batch, moments
+
+
+@pytest.fixture
+def llava_in_nnsight(llava):
+    model, batch, moments = llava
+    return model, in_nnsight(model), batch, moments

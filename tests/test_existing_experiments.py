@@ -15,8 +15,7 @@ from pid_lens.adapters.transformer_lens import bridged
 from tiny import in_nnsight
 
 import pid_lens
-from pid_lens import Lens
-from pid_lens.watching import ForkEditError
+from pid_lens import ForkEditError, Lens
 
 SCRIPTS = Path(__file__).parent / "experiments"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from nnsight import NNsight, TransformersModel
+from pid_lens.adapters.nnsight import readout
 from pid_lens.adapters.transformer_lens import bridged
 from tiny import FAMILIES, in_nnsight, make
 
@@ -83,6 +84,25 @@ def test_interventions_around_a_call(plain, wrapped):
     with torch.no_grad(), pid_lens.intervene(wrapped, closed, processor=processor):
         found = dissect(wrapped).model(**inputs).logits
     equal(found, expected)
+
+
+def test_a_model_s_own_processor_is_taken():
+    """TransformersModel brings one along: options as text, questions to be found."""
+    model, batches = (
+        in_transformers_model(pid_lens.demo.load()[0]),
+        pid_lens.demo.batches("vision"),
+    )
+    plain = [
+        {"input_ids": b.inputs["input_ids"], "pixel_values": b.inputs["pixel_values"]}
+        for b in list(batches)[:1]
+    ]
+    lens = pid_lens.Lens(model, choices=("A", "B"), moments=pid_lens.calibrate(model, plain))
+    with torch.no_grad(), lens, model.trace(**plain[0]):
+        stream = readout(model, choices=("A", "B"))
+        knocked = model.output.logits.save()
+    equal(stream.reads.log_probs[:, 0], lens.reads.log_probs[:, 0])
+    with torch.no_grad(), pid_lens.intervene(model, pid_lens.Knockout("image", "question")):
+        assert not torch.equal(dissect(model).model(**plain[0]).logits, knocked)
 
 
 def test_scores_donors_regions_and_a_tuned_lens(plain, wrapped):

@@ -197,6 +197,17 @@ def test_with_edits_meant_for_every_row_hooks_see_them_all(llava):
     assert rows == [batch.n * len(lens.rows)]
 
 
+def test_an_edit_of_some_conditions_is_warned_of(llava):
+    """Meant for every row, it names rows after all."""
+    model, batch, moments = llava
+    handle = layer_of(model).register_forward_hook(in_place)
+    lens = Lens(model, moments=moments, fork_edits=True)
+    with pytest.warns(UserWarning, match=r"changed the rows of block \[0\] of 3"), torch.no_grad():
+        with lens(batch):
+            model(**batch.inputs)
+    handle.remove()
+
+
 def test_a_watch_compares_nan_as_a_number():
     nan = torch.full((2, 3), torch.nan)
     Watch(n=1, rows=2).call(lambda shown: shown.clone(), nan[:1], "a state")

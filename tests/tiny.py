@@ -441,3 +441,14 @@ def read(
     with torch.no_grad(), lens(batch):
         logits = model(**batch.inputs).logits
     return lens, logits
+
+
+class Rows(NNsight):
+    """Puts the inputs of several invokes together, row by row."""
+
+    def _batch_size(self, *inputs: Any, **kwargs: Any) -> int:
+        return len(kwargs["input_ids"]) if "input_ids" in kwargs else 0
+
+    def _batch(self, invokes: list, fn: Any) -> tuple:
+        parts = [kwargs for _, kwargs in invokes]
+        return (), {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -89,6 +89,11 @@ class Knockout(Fixed):
         return samples.spans[self.target], samples.spans[self.source]
 
 
+def several(numbers: Iterable[int] | int | None) -> Iterable[int] | None:
+    """One number as a list of one; lists, and None for all, as they are."""
+    return [numbers] if isinstance(numbers, int) else numbers
+
+
 def _numbers(name: str, given: Iterable[int] | None) -> tuple[int, ...] | None:
     if given is None:
         return None
