@@ -151,7 +151,12 @@ class _Trial:
         """A lens; without options it reads the first sample's two likeliest tokens."""
         likeliest = self.plain[0].topk(2).indices.tolist()
         choices = likeliest if self.batch.options is None else None
-        return Lens(anatomy=self.anatomy, moments=self.moments, choices=choices)
+        return Lens(
+            anatomy=self.anatomy,
+            moments=self.moments,
+            choices=choices,
+            fork_edits=True,  # hooks that edit belong to what is checked
+        )
 
 
 class _UntoldError(ValueError):

@@ -88,14 +88,9 @@ def test_interventions_around_a_call(plain, wrapped):
 
 def test_a_model_s_own_processor_is_taken():
     """TransformersModel brings one along: options as text, questions to be found."""
-    model, batches = (
-        in_transformers_model(pid_lens.demo.load()[0]),
-        pid_lens.demo.batches("vision"),
-    )
-    plain = [
-        {"input_ids": b.inputs["input_ids"], "pixel_values": b.inputs["pixel_values"]}
-        for b in list(batches)[:1]
-    ]
+    model = in_transformers_model(pid_lens.demo.load()[0])
+    inputs = next(iter(pid_lens.demo.batches("vision"))).inputs
+    plain = [{name: inputs[name] for name in ("input_ids", "pixel_values")}]
     lens = pid_lens.Lens(model, choices=("A", "B"), moments=pid_lens.calibrate(model, plain))
     with torch.no_grad(), lens, model.trace(**plain[0]):
         stream = readout(model, choices=("A", "B"))

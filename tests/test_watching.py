@@ -201,10 +201,9 @@ def test_an_edit_of_some_conditions_is_warned_of(llava):
     """Meant for every row, it names rows after all."""
     model, batch, moments = llava
     handle = layer_of(model).register_forward_hook(in_place)
-    lens = Lens(model, moments=moments, fork_edits=True)
-    with pytest.warns(UserWarning, match=r"changed the rows of block \[0\] of 3"), torch.no_grad():
-        with lens(batch):
-            model(**batch.inputs)
+    said = r"changed the rows of block \[0\] of 3"
+    with pytest.warns(UserWarning, match=said):
+        read(model, batch, moments, fork_edits=True)
     handle.remove()
 
 
