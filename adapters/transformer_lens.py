@@ -61,7 +61,7 @@ def bridged(model: Any, tokenizer: Any = None) -> TransformerBridge:
     Args:
         model: a model of transformers, such as `LlavaForConditionalGeneration`.
         tokenizer: for texts in place of token ids: a tokenizer, or a processor that has one. A
-            copy of it is used.
+            copy of it is used; a processor is the bridge's own from then on.
 
     Returns:
         The bridge, on the model's device and in its precision.

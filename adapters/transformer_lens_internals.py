@@ -30,7 +30,15 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 if TYPE_CHECKING:
     pass
 
-__all__ = ["HookPoint", "TransformerBridge", "build", "dissect", "hookable", "unwatched"]
+__all__ = [
+    "HookPoint",
+    "TransformerBridge",
+    "build",
+    "dissect",
+    "hookable",
+    "name_of",
+    "unwatched",
+]
 
 FOR_IMAGES_FROM_DISK = "torchvision"
 """What families demand that need it in their processors alone."""
@@ -54,6 +62,11 @@ def dissect(bridge: Any) -> Anatomy:
 def unwatched(component: Any) -> Callable[..., Any]:
     """The forward of the plain module that a component of a bridge wraps: no hook point fires."""
     return plainly(component.original_component)
+
+
+def name_of(module: nn.Module) -> str | None:
+    """What TransformerLens calls a hook point; None for other modules."""
+    return module.name if isinstance(module, HookPoint) else None
 
 
 def hookable(bridge: Any) -> Anatomy:
@@ -94,9 +107,11 @@ def build(model: Any, tokenizer: Any = None) -> TransformerBridge:
         raise ValueError("this model has a bridge already, which has changed it: use that one")
     architecture = _architecture(model)
     with _without_torchvision(ArchitectureAdapterFactory._adapters[architecture]):
-        return build_bridge_from_module(
+        bridge = build_bridge_from_module(
             model, architecture, hf_config=model.config, tokenizer=_kept(tokenizer)
         )
+    bridge.processor = tokenizer if hasattr(tokenizer, "tokenizer") else None
+    return bridge
 
 
 def _architecture(model: nn.Module) -> str:

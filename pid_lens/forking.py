@@ -106,7 +106,7 @@ def ways_around(arguments: Mapping[str, Any], known: Collection[str] = ()) -> li
         ['deepstack']
     """
     others = {n: v for n, v in arguments.items() if n not in HARMLESS and n not in known}
-    return [name for name, value in others.items() if _carries_numbers(value)]
+    return [name for name, value in others.items() if carries_numbers(value)]
 
 
 def refuse_ways_around(arguments: Mapping[str, Any], known: Collection[str] = ()) -> None:
@@ -119,14 +119,15 @@ def refuse_ways_around(arguments: Mapping[str, Any], known: Collection[str] = ()
         )
 
 
-def _carries_numbers(value: Any) -> bool:
+def carries_numbers(value: Any) -> bool:
+    """Whether floating-point numbers come with an argument."""
     if isinstance(value, Tensor):
         return value.is_floating_point()
     if isinstance(value, Mapping):
         value = value.values()
     elif not isinstance(value, list | tuple):
         return False
-    return any(_carries_numbers(inner) for inner in value)
+    return any(carries_numbers(inner) for inner in value)
 
 
 def cached_tokens(arguments: Mapping[str, Any]) -> int:

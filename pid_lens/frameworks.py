@@ -113,6 +113,12 @@ def watched(decoder: nn.Module, watch: Watch) -> Iterator[None]:
         yield
 
 
+def name_of(module: nn.Module, path: str) -> str:
+    """What a module is called, by its framework or by its path in the plain model."""
+    find = getattr(adapter_of(module), "name_of", None)
+    return (None if find is None else find(module)) or plain_name(path) or "the decoder"
+
+
 def processor_of(model: Any, given: Any = None) -> Any:
     """The processor that was given, or the one that a wrapped model brings along; None if none."""
     return getattr(model, "processor", None) if given is None else given

@@ -30,6 +30,7 @@ from pid_lens.soundness import (
     WHOLE_PROMPTS,
     confirm_last_layer,
     occupied,
+    refuse_blindness,
     refuse_caches,
     refuse_options,
 )
@@ -149,6 +150,7 @@ class _Recording:
         refuse_caches(arguments)
         if arguments.get("input_ids") is None:
             raise ValueError("a Lens needs input_ids in the model's call to find the image's span")
+        refuse_blindness(arguments, self.how.anatomy.image_token)
         self._same_input(arguments["input_ids"])
         self.samples = recognise(
             replace(self.given or Batch(inputs={}), inputs=arguments),

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from pid_lens.forking import cached_tokens
+from pid_lens.forking import cached_tokens, carries_numbers
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -112,6 +112,23 @@ def refuse_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None:
     if int(options.max()) >= len(weight):
         raise ValueError(
             f"option {int(options.max())} is no token id: this model has {len(weight)} tokens"
+        )
+
+
+def refuse_blindness(arguments: Mapping[str, Any], image_token: int | None) -> None:
+    """A prompt with places for an image needs an image, or the model runs on text alone.
+
+    Raises:
+        ValueError: no pixels came.
+    """
+    ids: Tensor = arguments["input_ids"]
+    if image_token is None or not bool((ids == image_token).any()):
+        return
+    given = arguments.values()
+    if not any(carries_numbers(value) for value in given):
+        raise ValueError(
+            "these prompts hold places for an image, and none came with them, so the model would "
+            "run on text alone: hand over the pixels, model(**inputs), bridge(ids, **vision)"
         )
 
 

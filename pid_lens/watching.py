@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from pid_lens.forking import own_rows
-from pid_lens.frameworks import watched
+from pid_lens.frameworks import name_of, watched
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +66,7 @@ class Watch:
                 f"{what} was written to during a fork, where each condition has rows of its own: "
                 "an edit that names rows (h[1, -1] = h[0, -1]) would hit one condition alone. "
                 "Either replay, where your block runs once a condition as it is: `for view in "
-                "lens.views(): with view, model.trace(...):` (or `with view: model(...)`). Or, "
+                "lens.views(): with view: model(...)` (or `with view, model.trace(...)`). Or, "
                 "if the edit is meant for every row (steering), Lens(..., fork_edits=True): it "
                 "is then given the rows of all conditions. A knockout or noise belongs into the "
                 "lens itself, Lens(..., interventions=[...])"
@@ -114,10 +114,10 @@ def watching(decoder: nn.Module, n: int, rows: int, *, edits: bool = False) -> I
     """
     watch = Watch(n, rows, edits)
     with ExitStack() as stack:
-        for name, module in decoder.named_modules():
-            _wrap(module._forward_pre_hooks, partial(_before, watch, name), stack)
+        for path, module in decoder.named_modules():
+            _wrap(module._forward_pre_hooks, partial(_before, watch, path), stack)
             if module is not decoder:
-                _wrap(module._forward_hooks, partial(_after, watch, name), stack)
+                _wrap(module._forward_hooks, partial(_after, watch, path), stack)
         stack.enter_context(watched(decoder, watch))
         yield
 
@@ -140,7 +140,7 @@ def _unwrap(hooks: dict[int, Any], key: int, hook: Any) -> None:
         hooks[key] = hook
 
 
-def _before(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
+def _before(watch: Watch, path: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
     """A pre-hook's call: module, arguments and, if it asked for them, named ones."""
 
     def look(shown: tuple) -> Any:
@@ -149,18 +149,18 @@ def _before(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: 
             return found
         return (found,) if isinstance(found, tuple) else ((found,),)
 
-    found = watch.call(look, watch.show(given), f"what goes into {name or 'the decoder'}")
+    found = watch.call(look, watch.show(given), f"what goes into {name_of(module, path)}")
     return found if found is None or len(given) == 2 else found[0]
 
 
-def _after(watch: Watch, name: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
+def _after(watch: Watch, path: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
     """A hook's call: module, arguments, perhaps named ones, output."""
 
     def look(shown: tuple) -> Any:
         found = hook(module, *shown)
         return None if found is None else (*shown[:-1], found)
 
-    found = watch.call(look, watch.show(given), f"what comes out of {name}")
+    found = watch.call(look, watch.show(given), f"what comes out of {name_of(module, path)}")
     return None if found is None else found[-1]
 
 

@@ -237,6 +237,7 @@ def seen(batch, change):
 HUGE = 6e4
 
 
+@pytest.mark.filterwarnings("ignore:an edit of what comes out")
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny import IMAGE, LEAKING, described, make, read
+from tiny import LEAKING, described, make, read
 from transformers import DynamicCache, StaticCache
 
 import pid_lens
@@ -101,6 +101,10 @@ class Spoilt(torch.nn.Module):
 
 
 ERRORS = {
+    "places for an image and none": (
+        lambda m, b, s: read(m, replace(b, inputs={"input_ids": b.inputs["input_ids"]}), s),
+        "would run on text alone",
+    ),
     "no moments": (lambda m, b, s: Lens(m), "needs the moments"),
     "options share a token": (lambda m, b, s: Lens(m, choices=(3, 3), moments=s), "share a first"),
     "one text as options": (lambda m, b, s: Lens(m, choices="AB", moments=s), "list of options"),
@@ -296,10 +300,9 @@ def test_ways_around_the_embeddings_are_refused_by_behaviour(family):
         layers=decoder.layers,
         norm=decoder.norm,
         unembed=model.lm_head,
-        image_token=IMAGE,
     )
     batch = replace(batch, spans={"question": batch.spans["question"]})
-    moments = pid_lens.calibrate(model, [batch], anatomy=replace(anatomy, image_token=None))
+    moments = pid_lens.calibrate(model, [batch], anatomy=anatomy)
     conditions = {"full": [], "vision": [Noise("question")]}
     lens = Lens(anatomy=anatomy, moments=moments, conditions=conditions)
     with pytest.raises(ValueError, match=r"noise at its input would leak"), lens(batch):
