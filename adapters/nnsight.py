@@ -19,7 +19,7 @@ from pid_lens.adapters.nnsight_internals import Run, save
 
 from pid_lens.conditions import Variation
 from pid_lens.forking import cached_tokens
-from pid_lens.frameworks import dissect, processor_of
+from pid_lens.frameworks import by_hand, dissect, processor_of
 from pid_lens.hooks import hooked
 from pid_lens.intervening import Intervening, completely
 from pid_lens.interventions import Knockout, Noise
@@ -169,7 +169,7 @@ def intervene(
     entered = run.enter_pass()
     stack = ExitStack()
     run.at_end(stack.close)
-    stack.enter_context(now.in_force())
+    stack.enter_context(now.in_force(unless=by_hand))
     if entered is not None:
         _join_in(run, now, *entered)
 
@@ -333,7 +333,10 @@ def _stream(run: Run, stream: Stream) -> None:
     stack = ExitStack()
     run.at_end(stack.close)
     stack.enter_context(
-        hooked(after=[(stream.anatomy.layers[layer], taking(layer)) for layer in stream.layers])
+        hooked(
+            after=[(stream.anatomy.layers[layer], taking(layer)) for layer in stream.layers],
+            unless=by_hand,
+        )
     )
 
 

@@ -21,7 +21,7 @@ from nnsight import save
 from nnsight.intervention.envoy import Envoy
 from nnsight.intervention.interleaver import Mediator
 
-__all__ = ["Run", "dissect", "save", "unwatched", "watched"]
+__all__ = ["Run", "by_hand", "dissect", "save", "unwatched", "watched"]
 
 KEPT = "_pid_lens_kept"
 """Where what is known of a run is kept on nnsight's own objects, which end with it."""
@@ -46,6 +46,13 @@ def unwatched(controller: Any) -> Callable[..., Any]:
             interleaver.interleaving = before
 
     return call
+
+
+def by_hand(module: nn.Module) -> bool:
+    """Whether a block calls a module itself: its trace stands down meanwhile."""
+    controller: Any = module.forward
+    running = (route[0]() for route in controller.state.routes)
+    return any(one is not None and one.mediators and not one.interleaving for one in running)
 
 
 @contextmanager
@@ -97,7 +104,7 @@ class Run:
 
         Raises:
             TypeError: the model is none of nnsight's.
-            ValueError: the caller is in no block of a trace.
+            ValueError: the caller is in no block of a trace, or in one of another model.
         """
         if not isinstance(model, Envoy):
             raise TypeError(
@@ -112,6 +119,11 @@ class Run:
                 f"{what} belongs into a trace's own block, `with model.trace(**inputs): "
                 f"{what}(model, ...)`; where there are invokes, into one of them"
             ) from None
+        if id(model._module) not in worker.interleaver.envoys:
+            raise ValueError(
+                f"{what} was given another model than the one that this block traces, where it "
+                "would do nothing: hand over the model of `with model.trace(...)`"
+            )
         return cls(model.root, worker)
 
     @property

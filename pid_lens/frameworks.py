@@ -113,6 +113,13 @@ def watched(decoder: nn.Module, watch: Watch) -> Iterator[None]:
         yield
 
 
+def by_hand(module: nn.Module) -> bool:
+    """Whether a call of a module is a framework's user's own, beside the pass that runs."""
+    adapter = adapter_of(module.__dict__.get("forward"))
+    found = getattr(adapter, "by_hand", None)
+    return found is not None and bool(found(module))
+
+
 def name_of(module: nn.Module, path: str) -> str:
     """What a module is called, by its framework or by its path in the plain model."""
     find = getattr(adapter_of(module), "name_of", None)

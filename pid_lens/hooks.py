@@ -18,10 +18,12 @@ def hooked(
     before: Sequence[tuple[nn.Module, Before]] = (),
     after: Sequence[tuple[nn.Module, After]] = (),
     always: Sequence[tuple[nn.Module, After]] = (),
+    unless: Callable[[nn.Module], bool] = lambda module: False,
 ) -> Iterator[None]:
     """Hooks the modules, before and after their forward, for the length of a block.
 
     What is ``always`` to run after a module runs when it has raised, too; its output is None then.
+    No hook runs in calls of a module of which ``unless`` is true.
 
     Example:
         >>> import torch
@@ -32,13 +34,21 @@ def hooked(
         >>> double(torch.ones(1))
         tensor([1.])
     """
+
+    def guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
+        def run(module: nn.Module, *call: Any) -> Any:
+            return None if unless(module) else hook(module, *call)
+
+        return run
+
     with ExitStack() as stack:
         for module, first in before:
-            stack.callback(module.register_forward_pre_hook(first, with_kwargs=True).remove)
+            hook = module.register_forward_pre_hook(guarded(first), with_kwargs=True)
+            stack.callback(hook.remove)
         for module, last in after:
-            stack.callback(module.register_forward_hook(last, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(guarded(last), with_kwargs=True).remove)
         for module, last in always:
-            hook = module.register_forward_hook(last, with_kwargs=True, always_call=True)
+            hook = module.register_forward_hook(guarded(last), with_kwargs=True, always_call=True)
             stack.callback(hook.remove)
         yield
 

@@ -15,6 +15,7 @@ from einops import rearrange
 from pid_lens.attention import Blockade
 from pid_lens.entrances import embedded, varied
 from pid_lens.forking import keep_rows, refuse_ways_around
+from pid_lens.frameworks import by_hand
 from pid_lens.hooks import hooked, named_arguments, without
 from pid_lens.image_only import (
     PROBE,
@@ -113,6 +114,7 @@ class Instrument:
                 before=[(model, now.see), (decoder, now.fork), *blockade.before],
                 after=[*blockade.after, *layers, (decoder, now.join), (model, now.confirm)],
                 always=[(model, now.leave)],
+                unless=by_hand,
             ),
         ):
             yield
@@ -163,6 +165,10 @@ class _Recording:
             refuse_text_before_image(self.samples.spans)
         self.answers, self.states, self.inputs = {}, {}, arguments
         self.unfinished += 1
+        n, times = self.samples.n, len(self.variations)
+        if times > 1:
+            decoder, edits = self.how.anatomy.decoder, self.how.fork_edits
+            self.watch.enter_context(watching(decoder, n, n * times, edits=edits))
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: repeats the rows and hides what each variation hides."""
@@ -181,9 +187,6 @@ class _Recording:
         refuse_ways_around(arguments, self.how.anatomy.known_ways)
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
-        if times > 1:
-            rows, edits = samples.n * times, self.how.fork_edits
-            self.watch.enter_context(watching(module, samples.n, rows, edits=edits))
         return (), varied(self.how.anatomy, self.inputs, arguments, samples, self.variations)
 
     def reader(self, layer: int) -> Callable[..., None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -131,8 +131,10 @@ class Intervening:
         self.blockade = Blockade(self.anatomy, self.variation.attention)
 
     @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """Hooks the model for a block.
+    def in_force(
+        self, unless: Callable[[nn.Module], bool] = lambda module: False
+    ) -> Iterator[None]:
+        """Hooks the model for a block, but for calls of which ``unless`` is true.
 
         Raises:
             RuntimeError: a lens is open on this model.
@@ -145,6 +147,7 @@ class Intervening:
                 before=[(model, self.see), (decoder, self.edit), *self.blockade.before],
                 after=self.blockade.after,
                 always=[(model, self.leave)],
+                unless=unless,
             ),
         ):
             yield

@@ -50,7 +50,8 @@ class Lens:
     condition has rows of its own, one that names rows (``h[1, -1] = h[0, -1]``) would hit one
     condition alone. Replay with `views` runs your block once a condition, as it is. An edit that
     is meant for every row, such as steering, is let through by ``fork_edits=True``; it is given
-    the rows of all conditions, one block of n each (`rows`).
+    the rows of all conditions, one block of n each (`rows`). What is shown is beside the way of
+    gradients: replay to differentiate by a state inside the decoder.
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ class Watch:
     n: int
     rows: int
     edits: bool = False
+    _shown: list[weakref.ref[Tensor]] = field(default_factory=list, repr=False)
+    """What was shown before: somebody may keep it, and write to it later."""
 
     def show(self, value: Any) -> Any:
         """The rows that are shown of whatever comes; no copy."""
@@ -58,8 +61,9 @@ class Watch:
         """
         if self.edits:
             return self._call_editor(look, shown, what)
-        seen = [(tensor, _version(tensor)) for tensor in _tensors(shown)]
+        seen = [(tensor, _version(tensor)) for tensor in (*_tensors(shown), *self._earlier())]
         found = look(shown)
+        self._shown.extend(weakref.ref(_base(tensor)) for tensor in _tensors(shown))
         written = any(not _as_it_was(tensor, version) for tensor, version in seen)
         if written or not (found is None or _same(found, shown)):
             raise ForkEditError(
@@ -72,6 +76,12 @@ class Watch:
                 "lens itself, Lens(..., interventions=[...])"
             )
         return None
+
+    def _earlier(self) -> list[Tensor]:
+        """What was shown before and is still there."""
+        alive = [(ref, ref()) for ref in self._shown]
+        self._shown[:] = [ref for ref, tensor in alive if tensor is not None]
+        return [one for _, one in alive if one is not None and not one.is_inference()]
 
     def _call_editor(self, look: Callable[[Any], Any], shown: Any, what: str) -> Any:
         """Lets an edit through; warns where it reaches some conditions and not the others."""
@@ -115,17 +125,28 @@ def watching(decoder: nn.Module, n: int, rows: int, *, edits: bool = False) -> I
     watch = Watch(n, rows, edits)
     with ExitStack() as stack:
         for path, module in decoder.named_modules():
-            _wrap(module._forward_pre_hooks, partial(_before, watch, path), stack)
-            if module is not decoder:
+            inside = module is not decoder
+            _wrap(
+                module._forward_pre_hooks, partial(_before, watch, path), stack, behind=not inside
+            )
+            if inside:
                 _wrap(module._forward_hooks, partial(_after, watch, path), stack)
         stack.enter_context(watched(decoder, watch))
         yield
 
 
-def _wrap(hooks: dict[int, Any], around: Callable[..., Any], stack: ExitStack) -> None:
-    """Puts something around each hook that is not ours, until the stack is closed."""
+def _wrap(
+    hooks: dict[int, Any], around: Callable[..., Any], stack: ExitStack, *, behind: bool = False
+) -> None:
+    """Puts something around each hook that is not ours, until the stack is closed.
+
+    Where rows are repeated by a hook of ours, around those that stand behind it alone.
+    """
+    repeated = not behind
     for key, hook in list(hooks.items()):
-        if not ours(hook):
+        if ours(hook):
+            repeated = True
+        elif repeated:
             hooks[key] = partial(around, hook)
             stack.callback(_unwrap, hooks, key, hook)
 
@@ -173,6 +194,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _tensors(inner)
+
+
+def _base(tensor: Tensor) -> Tensor:
+    """What a view is of: whoever writes to the one counts as a writer of the other."""
+    return tensor if tensor._base is None else tensor._base
 
 
 def _version(tensor: Tensor) -> int | Tensor:

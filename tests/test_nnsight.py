@@ -107,6 +107,44 @@ def test_functions_may_stand_anywhere_among_the_blocks_own_reads(llava_in_nnsigh
     assert stream.reads.layers == (2, 3)
 
 
+def test_calls_by_hand_are_none_of_the_models(llava_in_nnsight):
+    """A block that runs the model, or a layer of it, itself: neither is the pass that is read."""
+    model, nn, batch, moments = llava_in_nnsight
+    plain, own = read(model, batch, moments)
+    expected = by_hooks(model, batch, Knockout("image", "question"), spans=batch.spans)
+    with torch.no_grad(), nn.trace(**batch.inputs):
+        inside.knockout(nn, "image", "question", batch=batch)
+        stream = inside.readout(nn, batch=batch)
+        by_hand = nn(**batch.inputs).logits.save()
+        logits = nn.output.logits.save()
+    assert torch.equal(by_hand, own)
+    assert torch.equal(logits, expected)
+    answers = expected[:, -1].log_softmax(-1).gather(-1, batch.options)
+    equal(stream.reads.log_probs[-1, 0], answers)
+    lens = Lens(nn, moments=moments)
+    layers = nn.model.language_model.layers
+    with torch.no_grad(), lens(batch), nn.trace(**batch.inputs):
+        kwargs = layers[2].inputs[1]
+        named = {k: v for k, v in kwargs.items() if k != "past_key_values"}
+        h = layers[3].output
+        again = layers[3](0.1 * h, **named).save()
+        whole = nn(**batch.inputs).logits.save()
+    assert again.shape == (batch.n, batch.inputs["input_ids"].shape[1], 32)
+    assert torch.equal(whole, own)
+    equal(lens.reads.log_probs, plain.reads.log_probs)
+
+
+def test_another_model_than_the_traced_one_is_refused(llava_in_nnsight):
+    _, nn, batch, _ = llava_in_nnsight
+    with pytest.raises(ValueError, match="another model than the one that this block traces"):
+        knocked_out_elsewhere(nn, in_nnsight(make("llava", seed=1)[0]), batch)
+
+
+def knocked_out_elsewhere(nn, other, batch):
+    with torch.no_grad(), nn.trace(**batch.inputs):
+        inside.knockout(other, "image", "question", batch=batch)
+
+
 def test_what_a_block_writes_is_in_the_readout(llava_in_nnsight):
     _, nn, batch, _ = llava_in_nnsight
     with torch.no_grad(), nn.trace(**batch.inputs):

@@ -116,6 +116,52 @@ def test_writes_are_left_alone_where_nothing_is_forked(llava, write):
     assert torch.equal(logits, own)
 
 
+def test_a_hook_on_the_decoder_that_comes_behind_ours_is_watched(llava):
+    """One that came before sees the batch before it is forked, so that its edit is in all rows."""
+    model, batch, moments = llava
+    decoder = pid_lens.dissect(model).decoder
+
+    def swap(module, args, kwargs):
+        embeddings = kwargs["inputs_embeds"].clone()
+        embeddings[1] = embeddings[0]
+        return args, {**kwargs, "inputs_embeds": embeddings}
+
+    before = decoder.register_forward_pre_hook(swap, with_kwargs=True)
+    lens, _ = read(model, batch, moments)
+    before.remove()
+    plain, _ = read(model, batch, moments)
+    moved = (lens.reads.log_probs - plain.reads.log_probs).abs().amax((0, 2, 3))
+    assert (moved > 1e-4).all()
+    with pytest.raises(ForkEditError, match="goes into the decoder"):
+        swapped_inside(Lens(model, moments=moments), model, batch, swap)
+
+
+def swapped_inside(lens, model, batch, swap):
+    with torch.no_grad(), lens(batch):
+        handle = pid_lens.dissect(model).decoder.register_forward_pre_hook(swap, with_kwargs=True)
+        try:
+            model(**batch.inputs)
+        finally:
+            handle.remove()
+
+
+def test_a_state_that_was_kept_and_is_written_to_later_is_noticed(llava):
+    """The residual stream goes on by the very tensor that a hook was shown."""
+    model, batch, moments = llava
+    kept = []
+    first = layer_of(model).register_forward_hook(lambda m, a, out: kept.append(out))
+
+    def late(module, args, output):
+        kept[0][1, -1] = kept[0][0, -1]
+
+    attention = pid_lens.dissect(model).attention(2)
+    second = attention.o_proj.register_forward_hook(late)
+    with pytest.raises(ForkEditError, match="o_proj"):
+        read(model, batch, moments)
+    first.remove()
+    second.remove()
+
+
 def test_hooks_stay_where_they_were(llava):
     """Order, those that go away by themselves, and the functions themselves."""
     model, batch, moments = llava
