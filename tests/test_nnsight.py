@@ -14,6 +14,7 @@ from tiny import Rows, in_nnsight, make, read
 import pid_lens
 from pid_lens import (
     Knockout,
+    Lens,
     LogitLens,
     Noise,
     Pooled,
