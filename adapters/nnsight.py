@@ -21,6 +21,7 @@ from pid_lens.conditions import Variation
 from pid_lens.forking import cached_tokens
 from pid_lens.frameworks import by_hand, dissect, processor_of
 from pid_lens.hooks import hooked
+from pid_lens.identity import content_ids
 from pid_lens.intervening import Intervening, completely
 from pid_lens.interventions import Knockout, Noise
 from pid_lens.interventions.knockout import several
@@ -28,13 +29,14 @@ from pid_lens.interventions.scoped import among_others, scoped
 from pid_lens.options.choices import option_table
 from pid_lens.readouts import LogitLens
 from pid_lens.replay import described
-from pid_lens.samples import Batch, Samples, recognise
-from pid_lens.soundness import refuse_options
+from pid_lens.samples import Batch, Samples, attended_tokens, recognise
+from pid_lens.soundness import is_read, refuse_options
 from pid_lens.streams import Stream, chosen_layers, layer_states
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pid_lens.anatomy import Anatomy
     from pid_lens.moments import Moments
     from pid_lens.protocols import Intervention, Readout
     from pid_lens.readouts import Pooled
@@ -237,7 +239,7 @@ def readout(
         _refuse_late(run, [anatomy.layers[layer] for layer in stream.layers], step)
     options = None if choices is None else option_table(choices, 1, processor)
     given = described(batch, **said) or Batch(inputs={})
-    stream.begin(_own(run, given, processor, anatomy.image_token, options))
+    stream.begin(_own(run, given, processor, anatomy, options))
     refuse_options(_samples(stream).options, anatomy)
     _stream(run, stream)
     kept: Stream = save(stream)
@@ -284,8 +286,10 @@ class _InTrace(Intervening):
         if self.rows is None:
             return super()._recognised(ids, arguments)
         first, count = self.rows
+        if self.said.ids is None and self.variation.embedding:
+            self.said = replace(self.said, ids=names_of(arguments, self.rows, self.anatomy))
         own = super()._recognised(ids[first : first + count], narrowed(arguments, self.rows))
-        return among_others(own, first, len(ids))
+        return among_others(own, first, len(ids), image=images_in(ids, self.anatomy))
 
 
 def _join_in(run: Run, now: _InTrace, step: int, arguments: dict[str, Any]) -> None:
@@ -325,8 +329,14 @@ def _stream(run: Run, stream: Stream) -> None:
 
     def taking(layer: int) -> Any:
         def take(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            states = layer_states(output)
+            if len(states) != n and not is_read(stream.anatomy):
+                raise ValueError(
+                    f"{len(states)} rows came for {n} prompts: of beams, or several answers to a "
+                    "prompt, nothing is read. Read the prompts in a trace of their own"
+                )
             if layer not in stream.answers:
-                stream.take(layer, layer_states(output)[:n][mine])
+                stream.take(layer, states[:n][mine])
 
         return take
 
@@ -341,7 +351,7 @@ def _stream(run: Run, stream: Stream) -> None:
 
 
 def _own(
-    run: Run, given: Batch, processor: Any, image_token: int | None, options: Tensor | None
+    run: Run, given: Batch, processor: Any, anatomy: Anatomy, options: Tensor | None
 ) -> Samples:
     """The samples of a block's rows."""
     inputs = run.prompt if run.rows is None else narrowed(run.prompt, run.rows)
@@ -351,12 +361,32 @@ def _own(
             "these are not the inputs of the batch that was described: hand over the batch that "
             "is traced, readout(model, batch=batch)"
         )
-    return recognise(replace(given, inputs=inputs), processor, image_token, options)
+    if run.rows is not None and given.ids is None:
+        given = replace(given, ids=names_of(run.prompt, run.rows, anatomy))
+    return recognise(replace(given, inputs=inputs), processor, anatomy.image_token, options)
 
 
 def _samples(stream: Stream) -> Samples:
     assert stream.samples is not None
     return stream.samples
+
+
+def images_in(ids: Tensor, anatomy: Anatomy) -> Tensor | None:
+    """Which tokens hold an image's place; None where it cannot be told."""
+    found = None if anatomy.image_token is None else ids == anatomy.image_token
+    return found if found is not None and bool(found.any(-1).all()) else None
+
+
+def names_of(
+    arguments: dict[str, Any], rows: tuple[int, int], anatomy: Anatomy
+) -> tuple[str, ...]:
+    """Names of some rows by their content.
+
+    The whole batch alone shows it: pixels may lie in one tensor without a row a prompt.
+    """
+    first, count = rows
+    images = images_in(arguments["input_ids"], anatomy)
+    return content_ids(arguments, attended_tokens(arguments), images)[first : first + count]
 
 
 def narrowed(arguments: dict[str, Any], rows: tuple[int, int]) -> dict[str, Any]:

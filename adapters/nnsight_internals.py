@@ -19,7 +19,7 @@ require("nnsight", "0.8", "0.9")
 
 from nnsight import save
 from nnsight.intervention.envoy import Envoy
-from nnsight.intervention.interleaver import Mediator
+from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 
 __all__ = ["Run", "by_hand", "dissect", "save", "unwatched", "watched"]
 
@@ -76,7 +76,7 @@ def watched(decoder: nn.Module, watch: Watch) -> Iterator[None]:
     serve = interleaver.handle
 
     def handle(location: str, value: Any) -> Any:
-        inside = location.startswith(f"{path}.")
+        inside = watch.forked and location.startswith(f"{path}.")
         if not inside or not (location in interleaver.parked or location in interleaver.observers):
             return serve(location, value)
         found = watch.call(lambda shown: serve(location, shown), watch.show(value), location)
@@ -204,5 +204,7 @@ class _Guard(Mediator):
     def _run(self) -> None:
         try:
             Mediator.value("result")
+        except OutOfOrderError:
+            pass  # the run was stopped
         finally:
             self.close()

@@ -73,7 +73,7 @@ def plan(
 
     Args:
         model: the nnsight model that will be traced; its weights may be elsewhere.
-        batch: the inputs of the trace, with spans, options, ids.
+        batch: the inputs of the trace, with spans, options, ids; the plan is for them alone.
         interventions: what is hidden: `Noise`, `Zero`, `Mean`, `Resample`, `Knockout`.
         choices: the options of every sample, where the batch does not say them.
         layers: numbers of layers to read; all by default.
@@ -214,10 +214,16 @@ def _vectors(
     if not variation.embedding:
         return None, None
     weight: Any = anatomy.unembed.weight
-    edited = variation.edit(torch.zeros(*samples.spans.shape, weight.shape[1]), samples)
     at = torch.zeros(samples.spans.shape, dtype=torch.bool)
     for one in variation.embedding:
         at |= samples.spans[_span(one)].cpu()
+    empty = torch.zeros(*samples.spans.shape, weight.shape[1])
+    edited, other = (variation.edit(start, samples) for start in (empty, empty + 1))
+    if not torch.equal(edited[at], other[at]):
+        raise ValueError(
+            f"{list(variation.embedding)} depend on the embeddings that they replace, which are "
+            "not known at home: a remote pass takes Noise, Zero, Mean, Resample and Knockout"
+        )
     return at, edited[at]
 
 

@@ -36,7 +36,7 @@ from pid_lens.soundness import (
     refuse_options,
 )
 from pid_lens.streams import answers_at, layer_states, stacked
-from pid_lens.watching import watching
+from pid_lens.watching import Watch, watching
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -144,6 +144,7 @@ class _Recording:
     unfinished: int = 0
     """How many passes have begun and not come to an end."""
     watch: ExitStack = field(default_factory=ExitStack)
+    watched: Watch | None = None
     """What others see of a fork, and that they write nothing."""
 
     def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -168,7 +169,7 @@ class _Recording:
         n, times = self.samples.n, len(self.variations)
         if times > 1:
             decoder, edits = self.how.anatomy.decoder, self.how.fork_edits
-            self.watch.enter_context(watching(decoder, n, n * times, edits=edits))
+            self.watched = self.watch.enter_context(watching(decoder, n, n * times, edits=edits))
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: repeats the rows and hides what each variation hides."""
@@ -185,6 +186,8 @@ class _Recording:
                 "cannot follow"
             )
         refuse_ways_around(arguments, self.how.anatomy.known_ways)
+        if self.watched is not None:
+            self.watched.forked = True
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
         return (), varied(self.how.anatomy, self.inputs, arguments, samples, self.variations)
@@ -232,6 +235,7 @@ class _Recording:
         """After the model, whether it came to an end or raised."""
         self.blockade.end()
         self.watch.close()
+        self.watched = None
         self.samples, self.inputs = None, {}
 
     def _untouched(self) -> bool:

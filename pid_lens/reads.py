@@ -301,6 +301,11 @@ class Reads:
                     f"layers {first.layers}"
                 )
         aligned = [reads.rows(map(reads.ids.index, first.ids)) for reads in conditions.values()]
+        for name, reads in zip(conditions, aligned, strict=True):
+            if not torch.equal(reads.options.cpu(), aligned[0].options.cpu()):
+                raise ValueError(
+                    f"{name!r}: reads of other options, or in another order, cannot be joined"
+                )
         log_probs = torch.cat([reads.log_probs for reads in aligned], 1)
         states = next((reads.states for reads in aligned if reads.states), {})
         known = any(reads.spread is not None for reads in aligned)

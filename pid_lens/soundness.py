@@ -59,6 +59,11 @@ def occupied(anatomy: Anatomy, by: str) -> Iterator[None]:
         others.remove(by)
 
 
+def is_read(anatomy: Anatomy) -> bool:
+    """Whether a lens is open on a model."""
+    return LENS in _open.get(anatomy.decoder, [])
+
+
 def refuse_compiled(model: nn.Module) -> None:
     """Compiled code does not see hooks that come later: what they hide would not be hidden.
 

@@ -25,7 +25,7 @@ class ForkEditError(RuntimeError):
     """A write inside the decoder while every condition has rows of its own there."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Watch:
     """What somebody else's code is shown of a fork, and what it may do there.
 
@@ -38,6 +38,8 @@ class Watch:
     n: int
     rows: int
     edits: bool = False
+    forked: bool = True
+    """Whether rows are repeated by now: what is written before is in all conditions."""
     _shown: list[weakref.ref[Tensor]] = field(default_factory=list, repr=False)
     """What was shown before: somebody may keep it, and write to it later."""
 
@@ -110,8 +112,8 @@ class Watch:
 
 
 @contextmanager
-def watching(decoder: nn.Module, n: int, rows: int, *, edits: bool = False) -> Iterator[None]:
-    """Watches whatever else hooks a decoder's modules, for the length of a pass through it.
+def watching(decoder: nn.Module, n: int, rows: int, *, edits: bool = False) -> Iterator[Watch]:
+    """Watches whatever else hooks a decoder's modules, as soon as the pass is ``forked``.
 
     Args:
         decoder: the decoder.
@@ -122,31 +124,20 @@ def watching(decoder: nn.Module, n: int, rows: int, *, edits: bool = False) -> I
     Raises:
         ForkEditError: edits are meant for all rows, and blocks that have some rows each run.
     """
-    watch = Watch(n, rows, edits)
+    watch = Watch(n, rows, edits, forked=False)
     with ExitStack() as stack:
         for path, module in decoder.named_modules():
-            inside = module is not decoder
-            _wrap(
-                module._forward_pre_hooks, partial(_before, watch, path), stack, behind=not inside
-            )
-            if inside:
+            _wrap(module._forward_pre_hooks, partial(_before, watch, path), stack)
+            if module is not decoder:
                 _wrap(module._forward_hooks, partial(_after, watch, path), stack)
         stack.enter_context(watched(decoder, watch))
-        yield
+        yield watch
 
 
-def _wrap(
-    hooks: dict[int, Any], around: Callable[..., Any], stack: ExitStack, *, behind: bool = False
-) -> None:
-    """Puts something around each hook that is not ours, until the stack is closed.
-
-    Where rows are repeated by a hook of ours, around those that stand behind it alone.
-    """
-    repeated = not behind
+def _wrap(hooks: dict[int, Any], around: Callable[..., Any], stack: ExitStack) -> None:
+    """Puts something around each hook that is not ours, until the stack is closed."""
     for key, hook in list(hooks.items()):
-        if ours(hook):
-            repeated = True
-        elif repeated:
+        if not ours(hook):
             hooks[key] = partial(around, hook)
             stack.callback(_unwrap, hooks, key, hook)
 
@@ -163,6 +154,8 @@ def _unwrap(hooks: dict[int, Any], key: int, hook: Any) -> None:
 
 def _before(watch: Watch, path: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
     """A pre-hook's call: module, arguments and, if it asked for them, named ones."""
+    if not watch.forked:
+        return hook(module, *given)
 
     def look(shown: tuple) -> Any:
         found = hook(module, *shown)
@@ -176,6 +169,8 @@ def _before(watch: Watch, path: str, hook: Callable, module: nn.Module, *given: 
 
 def _after(watch: Watch, path: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
     """A hook's call: module, arguments, perhaps named ones, output."""
+    if not watch.forked:
+        return hook(module, *given)
 
     def look(shown: tuple) -> Any:
         found = hook(module, *shown)

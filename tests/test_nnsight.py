@@ -9,7 +9,7 @@ import nnsight
 import pytest
 import torch
 from pid_lens.adapters import nnsight as inside
-from tiny import Rows, in_nnsight, make, read
+from tiny import FAMILIES, Rows, in_nnsight, make, read
 
 import pid_lens
 from pid_lens import (
@@ -133,6 +133,53 @@ def test_calls_by_hand_are_none_of_the_models(llava_in_nnsight):
     assert again.shape == (batch.n, batch.inputs["input_ids"].shape[1], 32)
     assert torch.equal(whole, own)
     equal(lens.reads.log_probs, plain.reads.log_probs)
+
+
+def test_a_stopped_run_keeps_what_was_read(llava_in_nnsight):
+    _, nn, batch, _ = llava_in_nnsight
+    before = hooks_of(nn)
+    with torch.no_grad(), nn.trace(**batch.inputs) as tracer:
+        inside.knockout(nn, "image", "question", layers=[0], batch=batch)
+        stream = inside.readout(nn, layers=[0], batch=batch)
+        h = nn.model.language_model.layers[1].output.save()
+        tracer.stop()
+    assert len(h) == stream.reads.n == batch.n
+    assert hooks_of(nn) == before
+
+
+def hooks_of(nn):
+    modules = nn._module.modules()
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("span", ["image", "question"])
+def test_noise_in_an_invoke_of_any_family_is_that_of_the_whole_batch(family, span):
+    """Without ids: names by content, which rows of pixels may lie apart from."""
+    model, batch = make(family)
+    moments = pid_lens.calibrate(model, [batch])
+    nn = in_nnsight(model, Rows)
+    parts = [take(batch.inputs, rows) for rows in (slice(0, 1), slice(1, 4))]
+    own = {name: mask[1:] for name, mask in batch.spans.items()}
+    with torch.no_grad(), nn.trace() as tracer:
+        with tracer.invoke(**parts[0]):
+            first = nn.output.logits.save()
+        with tracer.invoke(**parts[1]):
+            inside.noise(nn, span, moments, spans=own)
+            rest = nn.output.logits.save()
+    equal(first, model(**batch.inputs).logits[:1])
+    hidden = by_hooks(model, batch, Noise(span), spans=batch.spans, moments=moments)
+    equal(rest, hidden[1:])
+
+
+def take(inputs, rows):
+    """Some samples' part of each input; pixels of Qwen lie in one row of patches."""
+    n = len(inputs["input_ids"])
+    parts = {}
+    for name, value in inputs.items():
+        each = len(value) // n
+        parts[name] = value[rows.start * each : rows.stop * each]
+    return parts
 
 
 def test_another_model_than_the_traced_one_is_refused(llava_in_nnsight):

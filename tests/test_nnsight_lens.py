@@ -148,6 +148,29 @@ def test_a_write_in_a_fork_is_refused(llava_in_nnsight, edit):
     equal(read(nn._module, batch, moments)[0].reads.log_probs, plain.reads.log_probs)
 
 
+def test_token_embeddings_may_be_edited(llava_in_nnsight):
+    """They are looked up before the fork, so that an edit reaches every condition."""
+    model, nn, batch, moments = llava_in_nnsight
+    words = nn.model.language_model.embed_tokens
+    lens = Lens(nn, moments=moments)
+    with torch.no_grad(), lens(batch), nn.trace(**batch.inputs):
+        h = words.output
+        h[1] = h[0]
+    plain = Lens(model, moments=moments)
+    handle = model.get_input_embeddings().register_forward_hook(lambda m, a, out: swap(out))
+    for view in plain.views(batch):
+        with torch.no_grad(), view:
+            model(**batch.inputs)
+    handle.remove()
+    equal(lens.reads.log_probs, plain.reads.log_probs)
+
+
+def swap(embeddings):
+    embeddings = embeddings.clone()
+    embeddings[1] = embeddings[0]
+    return embeddings
+
+
 def test_a_write_outside_the_decoder_is_nobodys_business(llava_in_nnsight):
     model, nn, batch, moments = llava_in_nnsight
     lens = Lens(nn, moments=moments, check=False)

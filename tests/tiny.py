@@ -426,11 +426,11 @@ def padded(batch: Batch, side: str, by: int = 3) -> Batch:
     return replace(batch, inputs={**batch.inputs, **grown}, spans=spans)
 
 
-def in_nnsight(model: Any) -> NNsight:
+def in_nnsight(model: Any, kind: type[NNsight] = NNsight) -> NNsight:
     """A copy of a model, wrapped."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Module .* has a submodule named 'output'")
-        return NNsight(deepcopy(model))
+        return kind(deepcopy(model))
 
 
 def read(

@@ -94,16 +94,19 @@ def scoped(intervention: Intervention, first: int, count: int) -> Scoped:
     return kind(intervention, first, count)
 
 
-def among_others(samples: Samples, first: int, n: int) -> Samples:
-    """Samples as rows ``first`` on of a batch of n, of which nothing else is known.
+def among_others(
+    samples: Samples, first: int, n: int, image: Bool[Tensor, "n tokens"] | None = None
+) -> Samples:
+    """Samples as rows ``first`` on of a batch of n, of which no more is known than its images.
 
-    Of the other rows the first token stands for every span: what is `Scoped` leaves them alone.
+    The other rows are taken to look like the first of these: what is `Scoped` leaves them alone.
     """
     at = slice(first, first + samples.n)
     masks = {}
     for name, mask in samples.spans.items():
-        whole = torch.zeros(n, mask.shape[1], dtype=torch.bool, device=mask.device)
-        whole[:, 0] = True
+        whole = mask[:1].repeat(n, 1)
+        if name == "image" and image is not None:
+            whole = image.to(mask.device, copy=True)
         whole[at] = mask
         masks[name] = whole
     names = [f"other row {row}" for row in range(n)]
