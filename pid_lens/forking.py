@@ -56,27 +56,37 @@ def _repeat(name: str, value: Any, n: int, times: int) -> Any:
     return value
 
 
-def own_rows(value: Any, n: int, rows: int, name: str = "") -> Any:
+def own_rows(value: Any, n: int, rows: int, tokens: int = 0, name: str = "") -> Any:
     """The first n of ``rows`` rows of whatever has as many; views, nothing is copied or changed.
+
+    Rows may lie flat, ``rows * tokens`` vectors; position ids of several axes have rows second.
 
     Example:
         >>> import torch
         >>> list(own_rows((torch.zeros(6, 5), torch.zeros(1, 5)), n=2, rows=6)[0].shape)
         [2, 5]
+        >>> list(own_rows(torch.zeros(60, 5), n=2, rows=6, tokens=10).shape)
+        [20, 5]
     """
     if isinstance(value, Tensor):
-        if name == "position_ids" and value.ndim == 3:
-            return value[:, :n] if value.shape[1] == rows else value
-        if name in BESIDE:
-            return value[: len(value) * n // rows]
-        return value[:n] if value.ndim >= 2 and value.shape[0] == rows else value
+        return _own_rows(value, n, rows, tokens, name)
     if isinstance(value, Mapping):
-        shown = {key: own_rows(inner, n, rows, str(key)) for key, inner in value.items()}
+        shown = {key: own_rows(one, n, rows, tokens, str(key)) for key, one in value.items()}
         return shown if type(value) is dict else type(value)(**shown)
     if isinstance(value, list | tuple):
-        shown_items = [own_rows(inner, n, rows, name) for inner in value]
+        shown_items = [own_rows(one, n, rows, tokens, name) for one in value]
         return type(value)(*shown_items) if hasattr(value, "_fields") else type(value)(shown_items)
     return value
+
+
+def _own_rows(value: Tensor, n: int, rows: int, tokens: int, name: str) -> Tensor:
+    if value.ndim == 3 and not value.is_floating_point() and value.shape[1] == rows:
+        return value[:, :n]
+    if name in BESIDE:
+        return value[: len(value) * n // rows]
+    if value.ndim >= 2 and value.shape[0] == rows:
+        return value[:n]
+    return value[: n * tokens] if value.ndim == 2 and len(value) == rows * tokens else value
 
 
 def keep_rows(output: Any, n: int, rows: int) -> Any:

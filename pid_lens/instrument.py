@@ -169,7 +169,9 @@ class _Recording:
         n, times = self.samples.n, len(self.variations)
         if times > 1:
             decoder, edits = self.how.anatomy.decoder, self.how.fork_edits
-            self.watched = self.watch.enter_context(watching(decoder, n, n * times, edits=edits))
+            self.watched = self.watch.enter_context(
+                watching(decoder, n, n * times, self.samples.spans.shape[1], edits=edits)
+            )
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: repeats the rows and hides what each variation hides."""

@@ -176,6 +176,7 @@ def confirm_last_layer(
         raise ValueError(
             f"the last layer read through the final norm and the unembedding is {error:.2g} nats "
             "off the model's own answer: something else comes after its last layer (a soft cap, a "
-            "scale, an edit). Hand over the model's parts: dataclasses.replace("
-            "pid_lens.dissect(model), softcap=..., scale=...) as anatomy="
+            "scale). Hand over the model's parts: dataclasses.replace("
+            "pid_lens.dissect(model), softcap=..., scale=...) as anatomy=. If it is an edit of "
+            "your own behind the last layer: Lens(..., check=False)"
         )

@@ -32,11 +32,13 @@ class Watch:
     Args:
         n: how many rows are the caller's own.
         rows: how many there are, one block of n for each variation.
+        tokens: of each row.
         edits: whether edits are meant for all of them, which are shown then.
     """
 
     n: int
     rows: int
+    tokens: int = 0
     edits: bool = False
     forked: bool = True
     """Whether rows are repeated by now: what is written before is in all conditions."""
@@ -45,7 +47,7 @@ class Watch:
 
     def show(self, value: Any) -> Any:
         """The rows that are shown of whatever comes; no copy."""
-        return value if self.edits else own_rows(value, self.n, self.rows)
+        return value if self.edits else own_rows(value, self.n, self.rows, self.tokens)
 
     def call(self, look: Callable[[Any], Any], shown: Any, what: str) -> Any:
         """Has somebody look at a value that is shown to them.
@@ -112,19 +114,22 @@ class Watch:
 
 
 @contextmanager
-def watching(decoder: nn.Module, n: int, rows: int, *, edits: bool = False) -> Iterator[Watch]:
+def watching(
+    decoder: nn.Module, n: int, rows: int, tokens: int, *, edits: bool = False
+) -> Iterator[Watch]:
     """Watches whatever else hooks a decoder's modules, as soon as the pass is ``forked``.
 
     Args:
         decoder: the decoder.
         n: how many rows are the caller's own.
         rows: how many there are.
+        tokens: of each row.
         edits: whether edits are meant for all of them.
 
     Raises:
         ForkEditError: edits are meant for all rows, and blocks that have some rows each run.
     """
-    watch = Watch(n, rows, edits, forked=False)
+    watch = Watch(n, rows, tokens, edits, forked=False)
     with ExitStack() as stack:
         for path, module in decoder.named_modules():
             _wrap(module._forward_pre_hooks, partial(_before, watch, path), stack)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import read
+from tiny import make, read
 
 import pid_lens
-from pid_lens import Lens
+from pid_lens import Lens, Zero
 from pid_lens.watching import ForkEditError, Watch
 
 
@@ -114,6 +114,31 @@ def test_writes_are_left_alone_where_nothing_is_forked(llava, write):
             logits = model(**batch.inputs).logits
     handle.remove()
     assert torch.equal(logits, own)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("family", ["blip2", "qwen2_vl", "qwen3_vl", "gemma3"])
+def test_every_module_shows_the_callers_rows(family, n):
+    """Flat ones, and positions of several axes, whatever the numbers of rows and axes are."""
+    model, batch = make(family, n)
+    shapes = []
+
+    def look(module, args, kwargs, output):
+        flat = (*args, *kwargs.values(), *(output if isinstance(output, tuple) else [output]))
+        shapes.append([tuple(t.shape) for t in flat if isinstance(t, torch.Tensor) and t.ndim > 1])
+
+    decoder = pid_lens.dissect(model).decoder
+    for module in decoder.modules():
+        if module is not decoder:
+            module.register_forward_hook(look, with_kwargs=True)
+    with torch.no_grad():
+        model(**batch.inputs, use_cache=False)
+    plain, shapes = shapes, []
+    blank = {"full": [], "vision": [Zero("question")], "language": [Zero("image")]}
+    read(model, batch, None, conditions=blank)
+    assert len(shapes) == len(plain)
+    for one, other in zip(plain, shapes, strict=True):
+        assert [s for s in one if s[0] != 1] == [s for s in other if s[0] != 1]
 
 
 def test_a_hook_on_the_decoder_that_comes_behind_ours_is_watched(llava):
