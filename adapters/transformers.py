@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from pid_lens.anatomy import Anatomy
-from pid_lens.entrances import CrossAttention, DeepStack, Entrance, QuestionAwareImage
+from pid_lens.model import Anatomy, CrossAttention, DeepStack, Entrance, QuestionAwareImage
 
 ENTRANCES: dict[str, tuple[Entrance, ...]] = {
     "qwen3_vl": (DeepStack(),),

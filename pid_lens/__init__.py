@@ -7,13 +7,12 @@ Example:
     Spectrum(layer 5: R=... U_vision=... U_language=... S=0.9... of I=0.9... bits; ...)
 """
 
-from pid_lens import demo, truth
-from pid_lens.anatomy import Anatomy
-from pid_lens.atoms import Atoms
-from pid_lens.checking import Checked, check
-from pid_lens.compare import compare, effects
-from pid_lens.curves import Curve
-from pid_lens.donors import Donors, collect
+from typing import Any
+
+import pid_lens.adapters as adapters
+from pid_lens import demo, estimators, testing, truth
+from pid_lens.api import decompose, spectrum
+from pid_lens.deprecated import find_old_modules, find_old_name
 from pid_lens.estimators import (
     BATCH,
     BROJA,
@@ -22,33 +21,27 @@ from pid_lens.estimators import (
     FlowPID,
     GaussianPID,
     InfoNCE,
-    batch_pid,
-    concept_information,
-    discrete_pid,
-    flow_pid,
-    gaussian_pid,
-    mutual_information,
-    posterior_pid,
-    question_groups,
 )
-from pid_lens.frameworks import dissect
-from pid_lens.intervening import intervene
-from pid_lens.interventions import Knockout, Mean, Noise, Remove, Resample, Zero
+from pid_lens.forward import intervene
+from pid_lens.inputs import Batch, Spans, batch, region
+from pid_lens.interventions import (
+    Donors,
+    Knockout,
+    Mean,
+    Moments,
+    Noise,
+    Remove,
+    Resample,
+    Zero,
+    calibrate,
+    collect,
+)
 from pid_lens.lens import Lens
-from pid_lens.moments import Moments, calibrate
-from pid_lens.one_call import decompose, spectrum
-from pid_lens.options.scores import OptionScores
-from pid_lens.options.scoring import score_options
-from pid_lens.prompts.batching import batch
-from pid_lens.protocols import Estimator, Intervention, Readout
-from pid_lens.readouts import LogitLens, Pooled, TunedLens
-from pid_lens.readouts.tuning import tune
+from pid_lens.model import Anatomy, dissect
+from pid_lens.readouts import LogitLens, Pooled, TunedLens, tune
 from pid_lens.reads import Reads
-from pid_lens.regions.boxes import region
-from pid_lens.samples import Batch, Samples
-from pid_lens.spans import Spans
-from pid_lens.spectra import Spectrum
-from pid_lens.watching import ForkEditError
+from pid_lens.results import Curve, Spectrum, compare
+from pid_lens.self_check import check
 
 __version__ = "0.1.0"
 
@@ -56,57 +49,52 @@ __all__ = [
     "BATCH",
     "BROJA",
     "Anatomy",
-    "Atoms",
     "Batch",
-    "Checked",
     "ConceptBottleneck",
     "ContextualContribution",
     "Curve",
     "Donors",
-    "Estimator",
     "FlowPID",
-    "ForkEditError",
     "GaussianPID",
     "InfoNCE",
-    "Intervention",
     "Knockout",
     "Lens",
     "LogitLens",
     "Mean",
     "Moments",
     "Noise",
-    "OptionScores",
     "Pooled",
-    "Readout",
     "Reads",
     "Remove",
     "Resample",
-    "Samples",
     "Spans",
     "Spectrum",
     "TunedLens",
     "Zero",
+    "adapters",
     "batch",
-    "batch_pid",
     "calibrate",
     "check",
     "collect",
     "compare",
-    "concept_information",
     "decompose",
     "demo",
-    "discrete_pid",
     "dissect",
-    "effects",
-    "flow_pid",
-    "gaussian_pid",
+    "estimators",
     "intervene",
-    "mutual_information",
-    "posterior_pid",
-    "question_groups",
     "region",
-    "score_options",
     "spectrum",
+    "testing",
     "truth",
     "tune",
 ]
+
+find_old_modules()
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def __getattr__(name: str) -> Any:
+    return find_old_name(name)

@@ -16,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pid_lens.atoms import ATOMS
+from pid_lens.results import ATOMS
 
 if TYPE_CHECKING:
+    from pid_lens.inputs import Batch
     from pid_lens.reads import Reads
-    from pid_lens.samples import Batch
-    from pid_lens.spectra import Spectrum
+    from pid_lens.results import Spectrum
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 TASKS = ("vision", "language", "redundant", "synergy")
@@ -269,7 +269,7 @@ def _write(found: dict[str, Found], out: Path, report: Path) -> None:
     import matplotlib as mpl
     import pandas as pd
 
-    from pid_lens.plots import plot_spectra
+    from pid_lens.results import plot_spectra
 
     mpl.use("agg")
     figure = plot_spectra({task: one.spectrum for task, one in found.items()})

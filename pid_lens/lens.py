@@ -9,9 +9,12 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
-from pid_lens.anatomy import Anatomy
-from pid_lens.conditions import (
+from pid_lens.estimators import BROJA, Estimator
+from pid_lens.forward import Instrument, View, joined
+from pid_lens.inputs import Batch, described, option_table
+from pid_lens.interventions import (
     CONDITIONS,
+    Moments,
     Variation,
     checked,
     draws_of,
@@ -20,21 +23,14 @@ from pid_lens.conditions import (
     refuse_strangers,
     variations,
 )
-from pid_lens.estimators import BROJA
-from pid_lens.frameworks import dissect, processor_of
-from pid_lens.instrument import Instrument
-from pid_lens.moments import Moments
-from pid_lens.options.choices import option_table
-from pid_lens.pile import MEMORY, Pile
-from pid_lens.protocols import Estimator, said_by_settings
+from pid_lens.model import Anatomy, dissect, processor_of, resolve_indices
 from pid_lens.readouts import LogitLens, Pooled
-from pid_lens.reads import Reads
-from pid_lens.replay import View, described, joined
-from pid_lens.samples import Batch
-from pid_lens.streams import chosen_layers
+from pid_lens.reads import MEMORY, Pile, Reads
+from pid_lens.records import said_by_settings
 
 if TYPE_CHECKING:
-    from pid_lens.protocols import Intervention, Readout
+    from pid_lens.interventions import Intervention
+    from pid_lens.readouts import Readout
 
 
 class Lens:
@@ -140,7 +136,7 @@ class Lens:
             anatomy=self.anatomy,
             processor=processor,
             readout=readout,
-            layers=chosen_layers(layers, len(self.anatomy.layers)),
+            layers=resolve_indices(layers, len(self.anatomy.layers)),
             options=None if choices is None else option_table(choices, 1, processor),
             states=tuple(states),
             conditions=tuple(self.conditions),

@@ -12,9 +12,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens import truth
-from pid_lens.atoms import ATOMS
-from pid_lens.protocols import Estimator
+from pid_lens.estimators import Estimator
 from pid_lens.reads import Reads
+from pid_lens.results import ATOMS
 
 _SWAPPED = {"vision": "language", "language": "vision"}
 _N = 120

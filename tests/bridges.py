@@ -4,12 +4,12 @@ from copy import deepcopy
 
 import torch
 from pid_lens.adapters.transformer_lens import bridged
-from pid_lens.adapters.transformer_lens_closing import Closing
+from pid_lens.adapters.transformer_lens.attention import Closing
 from tiny import make
 
 import pid_lens
 from pid_lens import Knockout
-from pid_lens.samples import recognise
+from pid_lens.inputs import recognise
 
 COMPUTED = ("llava", "llava_next", "llava_onevision", "gemma3", "idefics3", "mistral3")
 """Families whose attention a bridge computes itself."""

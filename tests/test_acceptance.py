@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pid_lens
-from pid_lens.atoms import ATOMS
+from pid_lens.results import ATOMS
 
 OWN = {
     "vision": "unique_vision",

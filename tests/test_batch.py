@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pid_lens import truth
-from pid_lens.atoms import ATOMS
+from pid_lens.estimators import batch_pid
 from pid_lens.estimators.batch.projection import project
-from pid_lens.estimators.batch.samples import batch_pid
+from pid_lens.results import ATOMS
 
 DATA = Path(__file__).parent / "data"
 STORED = {name: np.load(DATA / f"batch_{name}.npz") for name in "abc"}

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from pid_lens import Lens, Pooled, Reads
-from pid_lens.atoms import ATOMS
-from pid_lens.estimators.batch.samples import batch_pid
-from pid_lens.estimators.batch.states import BATCH
+from pid_lens.estimators import BATCH, batch_pid
+from pid_lens.results import ATOMS
 
 QUICK = {"epochs": 1, "batch_size": 16, "progress": False}
 

@@ -10,9 +10,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 import pid_lens
-from pid_lens.prompts.finding import find_question
-from pid_lens.samples import Batch, recognise
-from pid_lens.spans import Spans
+from pid_lens.inputs import Batch, Spans, recognise
+from pid_lens.inputs.prompts.locate import find_question
 
 TEXTS = [
     "USER: What colour is the cat's tail? ASSISTANT: grey",

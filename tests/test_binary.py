@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from pid_lens.estimators.exact.binary import solve_binary
-from pid_lens.estimators.exact.interior_point import solve
-from pid_lens.estimators.measures import entropy
+from pid_lens.estimators.broja.solver.binary import solve_binary
+from pid_lens.estimators.broja.solver.interior_point import solve
+from pid_lens.estimators.common.entropy import entropy
 
 SHAPES = [(2, 2), (3, 6), (7, 4), (1, 5)]
 

@@ -6,10 +6,8 @@ from worlds import drawn, world
 
 import pid_lens
 from pid_lens import BROJA, Reads
-from pid_lens.atoms import ATOMS
-from pid_lens.estimators import discrete_pid, posterior_pid
-from pid_lens.estimators.exact.crossfit import cross_fitted
-from pid_lens.estimators.exact.resampling import exchanged
+from pid_lens.estimators import cross_fitted, discrete_pid, exchanged, posterior_pid
+from pid_lens.results import ATOMS
 
 
 def alike(n, answers, seed, sharpness=1.5):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pid_lens import truth
-from pid_lens.atoms import ATOMS
 from pid_lens.estimators import BROJA, posterior_pid
 from pid_lens.reads import Reads
+from pid_lens.results import ATOMS
 
 DATA = Path(__file__).parent / "data"
 

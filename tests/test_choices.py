@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import pid_lens
-from pid_lens.options.choices import first_tokens, option_table
-from pid_lens.options.tokens import collisions, option_tokens, whole_options
+from pid_lens.inputs import option_table
+from pid_lens.inputs.options import first_tokens
+from pid_lens.scoring.option_tokens import collisions, option_tokens, whole_options
 
 
 @pytest.fixture(scope="module")

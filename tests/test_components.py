@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pid_lens.estimators.components import principal_axes
+from pid_lens.estimators.common.pca import principal_axes
 
 
 def falling(n, width, decay=0.8):

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from pid_lens import ConceptBottleneck, Lens, Pooled, Reads
-from pid_lens.curves import Curve
-from pid_lens.estimators import BottleneckRecipe, concept_information, question_groups
+from pid_lens.estimators import BottleneckRecipe, concept_information, exchanged, question_groups
 from pid_lens.estimators.concepts.bottleneck import Rows, held_out
 from pid_lens.estimators.concepts.bounds import shortfall
-from pid_lens.estimators.concepts.groups import exchanged
 from pid_lens.estimators.concepts.inputs import inputs
+from pid_lens.results import Curve
 
 QUICK = BottleneckRecipe(widths=(8,), epochs=3, patience=None, folds=2)
 ANY_GAIN = pytest.mark.filterwarnings("ignore:.*gain_by_chance:UserWarning")

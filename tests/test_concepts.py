@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from pid_lens.errors import standard_error
 from pid_lens.estimators import BottleneckRecipe, concept_information
+from pid_lens.results import standard_error
 
 N = 2000
 QUICK = BottleneckRecipe(widths=(8,), epochs=3, patience=None, folds=2)

@@ -10,9 +10,8 @@ from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Lens, Pooled, Reads, Spans
-from pid_lens.estimators.infonce.contextual import ContextualContribution
-from pid_lens.estimators.infonce.infonce import InfoNCE
-from pid_lens.image_only import refuse_seeing_image
+from pid_lens.estimators import ContextualContribution, InfoNCE
+from pid_lens.forward import refuse_seeing_image
 
 STATES = (Pooled("image", token="last"), Pooled("answer"))
 PLAIN = {"full": []}

@@ -5,7 +5,7 @@ import torch
 
 import pid_lens
 from pid_lens import BROJA, Reads
-from pid_lens.atoms import ATOMS
+from pid_lens.results import ATOMS, Atoms
 from pid_lens.truth import LAYERS, layered_reads
 
 REPLICATES, FIRST = 200, 1000
@@ -74,7 +74,7 @@ def test_paired_intervals_cover_the_difference(answers, layers):
     before = layered_reads(2, answers, layers=layers).atoms
     after = layered_reads(2, answers, layers=layers, noise=1 - 0.7 * 0.9).atoms
     totals = ("information", "information_vision", "information_language", "union", "gap")
-    truth = pid_lens.Atoms(**{k: getattr(after, k) - getattr(before, k) for k in totals})
+    truth = Atoms(**{k: getattr(after, k) - getattr(before, k) for k in totals})
     narrower = []
 
     def replicate(seed):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pid_lens.curves import Curve
+from pid_lens.results import Curve
 
 SETTINGS = {"components": 8, "constants": "default", "folds": 3, "target": "last", "seed": 0}
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pid_lens import truth
-from pid_lens.atoms import ATOMS
-from pid_lens.estimators import discrete_pid
-from pid_lens.estimators.measures import NATS_PER_BIT, mutual_information
+from pid_lens.estimators import discrete_pid, mutual_information
+from pid_lens.estimators.common.entropy import NATS_PER_BIT
+from pid_lens.results import ATOMS
 
 DATA = Path(__file__).parent / "data"
 STORED = {

@@ -6,11 +6,8 @@ from worlds import drawn, world
 
 import pid_lens
 from pid_lens import BROJA, Reads
-from pid_lens.atoms import ATOMS
-from pid_lens.errors import standard_error
-from pid_lens.estimators import discrete_pid, posterior_pid
-from pid_lens.estimators.exact.crossfit import cross_fitted
-from pid_lens.estimators.exact.resampling import bootstrap
+from pid_lens.estimators import bootstrap, cross_fitted, discrete_pid, posterior_pid
+from pid_lens.results import ATOMS, standard_error
 
 VALUES = (*ATOMS, "information", "information_vision", "information_language")
 

@@ -15,7 +15,8 @@ from pid_lens.adapters.transformer_lens import bridged
 from tiny import in_nnsight
 
 import pid_lens
-from pid_lens import ForkEditError, Lens
+from pid_lens import Lens
+from pid_lens.forward import ForkEditError
 
 SCRIPTS = Path(__file__).parent / "experiments"
 

@@ -12,6 +12,7 @@ from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Knockout, Lens, Pooled, Remove, Spans, intervene
+from pid_lens.scoring import score_options
 
 README = Path(__file__).parent.parent / "README.md"
 GREEDY = {
@@ -100,7 +101,7 @@ def regions(model, batch):
 
 
 def shared(model, batch):
-    found = pid_lens.score_options(model, batch, [[3], [4, 5]])
+    found = score_options(model, batch, [[3], [4, 5]])
     if not found.shared:
         raise ValueError("the prompt's keys and values cannot be shared")
 

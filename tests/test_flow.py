@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from pid_lens import truth
-from pid_lens.atoms import ATOMS
-from pid_lens.estimators.flow.samples import flow_pid
-from pid_lens.estimators.gaussian.closed_form import gaussian_pid
-from pid_lens.estimators.gaussian.samples import gaussian_pid_samples
+from pid_lens.estimators import flow_pid, gaussian_pid, gaussian_pid_samples
+from pid_lens.results import ATOMS
 
 DISTORTIONS = {
     "cubes": lambda x: x**3,

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from pid_lens import Lens, Pooled, Reads, demo
-from pid_lens.atoms import ATOMS
-from pid_lens.estimators.flow.samples import flow_pid
-from pid_lens.estimators.flow.states import FlowPID
+from pid_lens.estimators import FlowPID, flow_pid
+from pid_lens.results import ATOMS
 
 
 def atoms(result):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pid_lens.estimators.folds import folds_of
+from pid_lens.estimators.common.folds import folds_of
 
 
 def generator(seed=0):

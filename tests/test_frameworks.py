@@ -10,7 +10,8 @@ from pid_lens.adapters.transformer_lens import bridged
 from tiny import FAMILIES, in_nnsight, make
 
 import pid_lens
-from pid_lens.frameworks import dissect
+from pid_lens.model import dissect
+from pid_lens.scoring import score_options
 
 
 def in_transformers_model(model):
@@ -104,8 +105,7 @@ def test_scores_donors_regions_and_a_tuned_lens(plain, wrapped):
     model, processor, batches = plain
     options = ("A", "B", "B .")
     mine, theirs = (
-        pid_lens.score_options(one, batches[0], options, processor=processor)
-        for one in (wrapped, model)
+        score_options(one, batches[0], options, processor=processor) for one in (wrapped, model)
     )
     equal(mine.log_probs, theirs.log_probs)
     box = {"box": (0, 0, 8, 4), "sizes": (8, 8), "processor": processor}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pid_lens import Lens, Pooled, Reads, truth
-from pid_lens.atoms import ATOMS
 from pid_lens.estimators import GaussianPID, gaussian_pid, gaussian_pid_samples
+from pid_lens.results import ATOMS
 
 STORED = np.load(Path(__file__).parent / "data" / "gaussian.npz")
 NAMES = STORED["names"].tolist()

@@ -8,8 +8,8 @@ from test_gaussian import NAMES, STORED, atoms, covariance, looks
 
 import pid_lens
 from pid_lens import GaussianPID, Reads, truth
-from pid_lens.atoms import ATOMS
 from pid_lens.estimators import gaussian_pid, gaussian_pid_samples
+from pid_lens.results import ATOMS
 
 VALUES = (*ATOMS, "information", "information_vision", "information_language", "union")
 SYSTEMS = {

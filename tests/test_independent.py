@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pid_lens.estimators.exact.discrete import union_information
-from pid_lens.estimators.measures import NATS_PER_BIT
+from pid_lens.estimators.broja.from_joint import union_information
+from pid_lens.estimators.common.entropy import NATS_PER_BIT
 
 
 def noise(sizes, generator, keep, power):

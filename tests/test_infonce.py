@@ -9,11 +9,11 @@ import torch
 from draws import generator, images, normal
 
 from pid_lens import Reads
+from pid_lens.estimators import InfoNCE
 from pid_lens.estimators.infonce.bound import pointwise_information
 from pid_lens.estimators.infonce.copula import coordinates, normal_scores, sure_correlations
 from pid_lens.estimators.infonce.critics import RECIPES, trained
 from pid_lens.estimators.infonce.held_out import held_out, shown
-from pid_lens.estimators.infonce.infonce import InfoNCE
 
 DEFAULT = RECIPES["default"]
 QUICK = replace(DEFAULT, steps=100, every=10)

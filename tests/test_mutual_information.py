@@ -9,7 +9,7 @@ import pytest
 import torch
 from draws import folded, generator, images, normal, student
 
-from pid_lens.estimators.infonce.information import mutual_information
+from pid_lens.estimators import mutual_information
 
 STORED = Path(__file__).parents[2] / "shared/reference/mi_tasks.npz"
 TASKS = (

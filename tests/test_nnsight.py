@@ -8,7 +8,7 @@ from dataclasses import replace
 import nnsight
 import pytest
 import torch
-from pid_lens.adapters import nnsight as inside
+from pid_lens.adapters.nnsight import in_trace as inside
 from tiny import FAMILIES, Rows, in_nnsight, make, read
 
 import pid_lens

@@ -12,9 +12,9 @@ import torch
 from nnsight import NNsight
 from nnsight.schema.request import RequestModel
 from nnsight.tracing.backend import Backend
-from pid_lens.adapters.nnsight_plan import moments as moments_of
-from pid_lens.adapters.nnsight_plan import plan
-from pid_lens.adapters.nnsight_remote import carry_out, entering
+from pid_lens.adapters.nnsight.plan import moments as moments_of
+from pid_lens.adapters.nnsight.plan import plan
+from pid_lens.adapters.nnsight.remote import carry_out, entering
 from tiny import FAMILIES, in_nnsight, make, read
 
 import pid_lens

@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 from nnsight import NNsight
-from pid_lens.adapters import nnsight as inside
+from pid_lens.adapters.nnsight import in_trace as inside
 from tiny import make
 
 from pid_lens import (

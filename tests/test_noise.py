@@ -7,11 +7,10 @@ from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Moments, Noise
-from pid_lens.entrances import embedded
+from pid_lens.inputs import Samples, Spans
+from pid_lens.interventions import Moment
 from pid_lens.interventions.noise import gaussian
-from pid_lens.moments import Moment
-from pid_lens.samples import Samples
-from pid_lens.spans import Spans
+from pid_lens.model import embedded
 
 
 def samples(*ids, tokens=40, start=0):

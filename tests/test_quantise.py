@@ -4,12 +4,13 @@ import cvxpy
 import pytest
 import torch
 
-from pid_lens.estimators.exact.cells import cluster, merge_equal
-from pid_lens.estimators.exact.interior_point import solve
-from pid_lens.estimators.exact.quantise import solve_rows
-from pid_lens.estimators.exact.repair import rake
-from pid_lens.estimators.exact.response import respond
-from pid_lens.estimators.measures import entropy, mutual_information
+from pid_lens.estimators import mutual_information
+from pid_lens.estimators.broja.marginal_repair import rake
+from pid_lens.estimators.broja.solver.best_response import respond
+from pid_lens.estimators.broja.solver.cells import cluster, merge_equal
+from pid_lens.estimators.broja.solver.interior_point import solve
+from pid_lens.estimators.broja.solver.quantise import solve_rows
+from pid_lens.estimators.common.entropy import entropy
 
 
 def samples(n, answers, scale, layers=1, seed=0):

@@ -10,7 +10,7 @@ import torch
 
 from pid_lens import Reads
 from pid_lens.estimators import BROJA
-from pid_lens.pile import Pile
+from pid_lens.reads import Pile
 
 
 def reads(n=5, answers=3, layers=2, seed=0, mass=0.8, **more):

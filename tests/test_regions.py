@@ -11,10 +11,8 @@ from PIL import Image
 from tiny import CLIP, IMAGE, TEXT, VISION
 
 import pid_lens
-from pid_lens.regions.boxes import region
-from pid_lens.regions.geometry import GEOMETRIES, REFUSED
-from pid_lens.samples import Batch
-from pid_lens.spans import Spans
+from pid_lens.inputs import Batch, Spans, region
+from pid_lens.inputs.regions.families import GEOMETRIES, REFUSED
 
 NEAREST = Image.Resampling.NEAREST
 BREAK = 280

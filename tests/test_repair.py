@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pid_lens.estimators.exact.repair import rake, tilt
+from pid_lens.estimators.broja.marginal_repair import rake, tilt
 
 
 def log_posteriors(answers, scale, bias=0.0, layers=3, n=120, seed=0):

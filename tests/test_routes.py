@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pid_lens
-from pid_lens import Knockout, Lens, compare, effects
+from pid_lens import Knockout, Lens, compare
 
 ROUTES = {
     "question": [Knockout("image", "question")],
@@ -68,7 +68,7 @@ def test_without_the_image_a_redundant_answer_is_read_off_the_caption(spectra):
 
 def test_a_knockout_is_summed_up_by_three_figures_with_errors(spectra):
     before, after = spectra("vision"), spectra("vision", ROUTES["question"])
-    found = effects(compare(after, before)).iloc[-1]
+    found = compare(after, before).effects().iloc[-1]
     assert found["trapped visual-unique information"] < -0.9
     assert abs(found["compensatory synergy"]) < 0.01
     assert found["total information cost"] == pytest.approx(
@@ -77,8 +77,8 @@ def test_a_knockout_is_summed_up_by_three_figures_with_errors(spectra):
     errors = [value for name, value in found.items() if name.endswith("error")]
     assert len(errors) == 3
     assert max(errors) < 0.05
-    with pytest.raises(ValueError, match=r"effects\(compare\(with_it, without\)\)"):
-        effects(before)
+    with pytest.raises(ValueError, match=r"compare\(with_it, without\)\.effects\(\)"):
+        before.effects()
 
 
 def test_windows_of_layers_say_where_it_passes(spectra):

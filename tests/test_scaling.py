@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from pid_lens.estimators.exact.certificate import round_to_marginals
-from pid_lens.estimators.exact.interior_point import solve
-from pid_lens.estimators.exact.scaling import Scaling
-from pid_lens.estimators.measures import entropy, mutual_information
+from pid_lens.estimators import mutual_information
+from pid_lens.estimators.broja.solver.certificate import round_to_marginals
+from pid_lens.estimators.broja.solver.interior_point import solve
+from pid_lens.estimators.broja.solver.scaling import Scaling
+from pid_lens.estimators.common.entropy import entropy
 
 
 def marginals(batch, n1, n2, answers, power=3.0, keep=1.0, seed=0):

@@ -11,12 +11,11 @@ from test_batching import TEMPLATE, byte_level, metaspace, picture, processor_of
 from test_batching import squeezed as joined
 
 import pid_lens
-from pid_lens.prompts.finding import find_question, refuse_videos
-from pid_lens.prompts.listing import listed
-from pid_lens.prompts.rendering import Prompt, find_text
-from pid_lens.prompts.several_images import single_images
-from pid_lens.samples import Batch, recognise
-from pid_lens.spans import Spans
+from pid_lens.inputs import Batch, Spans, recognise
+from pid_lens.inputs.prompts.chat_template import Prompt, find_text
+from pid_lens.inputs.prompts.locate import find_question, refuse_videos
+from pid_lens.inputs.prompts.multi_image import single_images
+from pid_lens.inputs.prompts.option_listing import listed
 
 QUESTIONS = ["is the red car left of the house ?", "How many cars, and where? A. one B. two"]
 

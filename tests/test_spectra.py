@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from pid_lens import BROJA, Reads, Spectrum
-from pid_lens.atoms import ATOMS
-from pid_lens.plots import plot_spectra
+from pid_lens.results import ATOMS, plot_spectra
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import torch
 
 import pid_lens
 from pid_lens import Lens, Reads, Spectrum
-from pid_lens.estimators import BROJA
-from pid_lens.estimators.measures import mutual_information
+from pid_lens.estimators import BROJA, mutual_information
 from pid_lens.testing import check_estimator
 
 

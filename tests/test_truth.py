@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pid_lens import truth
-from pid_lens.atoms import ATOMS
 from pid_lens.estimators import BROJA, discrete_pid, gaussian_pid
 from pid_lens.reads import Reads
+from pid_lens.results import ATOMS
 
 NAMED = np.load(Path(__file__).parent / "data" / "discrete_named.npz")
 

@@ -13,9 +13,7 @@ from torch import nn
 
 import pid_lens
 from pid_lens import Anatomy, Batch, Lens
-from pid_lens.readouts.logit_lens import LogitLens
-from pid_lens.readouts.tuned_lens import Translator, TunedLens
-from pid_lens.readouts.tuning import tune
+from pid_lens.readouts import LogitLens, Translator, TunedLens, tune
 
 WIDTH, WORDS, IMAGE = 8, 40, 39
 NONE = torch.empty(0, 14, dtype=torch.long)

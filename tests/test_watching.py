@@ -8,7 +8,7 @@ from tiny import make, read
 
 import pid_lens
 from pid_lens import Lens, Zero
-from pid_lens.watching import ForkEditError, Watch
+from pid_lens.forward import ForkEditError, Watch
 
 
 def layer_of(model, at=1):

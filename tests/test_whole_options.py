@@ -10,10 +10,8 @@ from tiny import FAMILIES, make, padded
 
 import pid_lens
 from pid_lens import Knockout, Noise, intervene
-from pid_lens.options.scores import OptionScores
-from pid_lens.options.scoring import score_options
-from pid_lens.prompts.finding import find_answer
-from pid_lens.samples import attended_tokens
+from pid_lens.inputs import attended_tokens, find_answer
+from pid_lens.scoring import OptionScores, score_options
 
 OPTIONS = [[3, 4], [3, 5, 6], [8], [9, 10, 11, 12]]
 CLOSED = Knockout("image", "question", layers=[1, 2])

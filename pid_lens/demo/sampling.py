@@ -16,7 +16,7 @@ from pid_lens.demo.tasks import COINS, Task, task
 if TYPE_CHECKING:
     from transformers import LlavaProcessor
 
-    from pid_lens.samples import Batch
+    from pid_lens.inputs import Batch
 
 
 @cache
@@ -45,7 +45,7 @@ class Batches:
         return f"Batches({self.task.name}/{self.split}, n={self.n}, batch_size={self.batch_size})"
 
     def _batch(self, ranks: np.ndarray) -> Batch:
-        from pid_lens.prompts.batching import batch
+        from pid_lens.inputs import batch
 
         scans = digits(self.split)
         rows = ranks % len(scans)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from pid_lens.interventions.fixed import Fixed
-from pid_lens.moments import moments_of
+from pid_lens.interventions.deterministic import Fixed
+from pid_lens.interventions.moments import moments_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.moments import Moments
-    from pid_lens.samples import Samples
+    from pid_lens.inputs import Samples
+    from pid_lens.interventions.moments import Moments
 
 
 @dataclass(frozen=True)

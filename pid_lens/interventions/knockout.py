@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from pid_lens.interventions.fixed import Fixed
+from pid_lens.interventions.deterministic import Fixed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
 
-    from pid_lens.samples import Samples
+    from pid_lens.inputs import Samples
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from pid_lens.moments import at_site, moments_of
+from pid_lens.interventions.moments import at_site, moments_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.moments import Moments
-    from pid_lens.samples import Samples
+    from pid_lens.inputs import Samples
+    from pid_lens.interventions.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Noise:
     Example:
         >>> import torch
         >>> from pid_lens import Moments, Spans
-        >>> from pid_lens.samples import Samples
-        >>> from pid_lens.moments import Moment
+        >>> from pid_lens.inputs import Samples
+        >>> from pid_lens.interventions import Moment
         >>> x = torch.randn(1, 3, 4)
         >>> moments = Moments(model="m", site="s", spans={"image": Moment.of(torch.randn(9, 4))})
         >>> mask = torch.tensor([[True, True, False]])

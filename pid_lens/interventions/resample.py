@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.donors import Donors
-    from pid_lens.moments import Moments
-    from pid_lens.samples import Samples
+    from pid_lens.inputs import Samples
+    from pid_lens.interventions.donors import Donors
+    from pid_lens.interventions.moments import Moments
 
 
 @dataclass(frozen=True)

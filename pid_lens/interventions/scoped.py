@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
+from pid_lens.inputs import Spans
+from pid_lens.interventions.protocol import (
+    AttentionIntervention,
+    EmbeddingIntervention,
+    Intervention,
+)
 from pid_lens.interventions.remove import Remove
-from pid_lens.protocols import AttentionIntervention, EmbeddingIntervention, Intervention
-from pid_lens.spans import Spans
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from pid_lens.moments import Moments
-    from pid_lens.samples import Samples
+    from pid_lens.inputs import Samples
+    from pid_lens.interventions.moments import Moments
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from pid_lens.anatomy import Anatomy
+    from pid_lens.model import Anatomy
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.spans import Spans
+    from pid_lens.inputs import Spans
 
 
 @dataclass(frozen=True)

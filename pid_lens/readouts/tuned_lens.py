@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from pid_lens.anatomy import Anatomy
+from pid_lens.model import Anatomy
 from pid_lens.readouts.logit_lens import LogitLens
-from pid_lens.storage import load_record, save_record
+from pid_lens.records import load_record, save_record
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import Atoms
+from pid_lens.results import Atoms
 from pid_lens.truth.known import LEAST, known_atoms
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import Atoms
+from pid_lens.results import Atoms
 from pid_lens.truth.known import known_atoms
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pid_lens.atoms import Atoms
+from pid_lens.results import Atoms
 
 LEAST = 1e-30
 """What stands for probability 0 where its logarithm is taken."""

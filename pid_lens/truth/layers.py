@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import Atoms
 from pid_lens.reads import Reads
+from pid_lens.results import Atoms
 from pid_lens.truth.known import LEAST, known_atoms
 
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pid_lens.atoms import ATOMS
 from pid_lens.estimators import batch_pid
 from pid_lens.estimators.batch import alignment
 from pid_lens.estimators.batch.projection import LEAST, Projection
+from pid_lens.results import ATOMS
 
 DATA = Path(__file__).parent.parent / "data"
 COLUMNS = ("x1", "x2", "p1", "p2", "p12")

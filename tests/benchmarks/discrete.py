@@ -22,10 +22,9 @@ import torch
 from dit.algorithms import broja_cone
 from torch import Tensor
 
-from pid_lens.estimators import discrete_pid, posterior_pid
-from pid_lens.estimators.exact.quantise import solve_rows
-from pid_lens.estimators.exact.repair import rake
-from pid_lens.estimators.measures import mutual_information
+from pid_lens.estimators import discrete_pid, mutual_information, posterior_pid
+from pid_lens.estimators.broja.marginal_repair import rake
+from pid_lens.estimators.broja.solver.quantise import solve_rows
 
 TABLES, SIZE, ROUNDS = 50, 5, 5
 BITS = 1 / np.log(2)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from lens import ROWS, TOKENS, llava, ratio
 from nnsight import NNsight
-from pid_lens.adapters import nnsight as inside
-from pid_lens.adapters import transformer_lens as hooks
+from pid_lens.adapters.nnsight import in_trace as inside
+from pid_lens.adapters.transformer_lens import hook_points as hooks
 
 import pid_lens
 from pid_lens import Batch, Lens

@@ -8,8 +8,8 @@ from typing import Self
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import ATOMS, NATS, Atoms, Unit
-from pid_lens.estimators.measures import NATS_PER_BIT
+from pid_lens.estimators.common.entropy import NATS_PER_BIT
+from pid_lens.results import ATOMS, NATS, Atoms, Unit
 
 ENOUGH = 0.9
 """Below this share of converged projections numbers are not to be relied on."""

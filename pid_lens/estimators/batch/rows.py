@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.arrays import ROUNDING, as_float64
+from pid_lens.estimators.common.arrays import ROUNDING, as_float64
 
 Given = tuple[Any, Any, Any, Any, Any]
 """x1, x2, p(y|x1), p(y|x2), p(y|x1,x2): tensors or arrays with one row a sample."""

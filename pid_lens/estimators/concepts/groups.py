@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from pid_lens.errors import clusters as numbered
+from pid_lens.estimators.common.clusters import clusters as numbered
 from pid_lens.estimators.concepts.inputs import Inputs, Labels
 
 

@@ -13,10 +13,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from pid_lens.errors import clusters as numbered
-from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.common.arrays import as_float64
+from pid_lens.estimators.common.clusters import clusters as numbered
+from pid_lens.estimators.common.folds import folds_of
 from pid_lens.estimators.concepts.bottleneck import Rows
-from pid_lens.estimators.folds import folds_of
 
 Name = TypeVar("Name")
 Labels = Sequence[Any] | Tensor | np.ndarray

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from jaxtyping import Float64, Int64
-from torch import Tensor
-
-from pid_lens.atoms import Atoms
-from pid_lens.errors import standard_error
 from pid_lens.estimators.flow.gaussianity import Gaussianity
-from pid_lens.estimators.gaussian.samples import apart, uncertain
+from pid_lens.estimators.gaussian.from_samples import apart, uncertain
+from pid_lens.results import Atoms, SampledAtoms, Unit
 
 VARIABLES = ("answer", "vision", "language")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class FlowAtoms(Atoms):
+class FlowAtoms(SampledAtoms):
     """A decomposition after flows: the plug-in end, and what it rests on."""
 
     pointwise: Atoms
@@ -39,8 +36,6 @@ class FlowAtoms(Atoms):
     by the others without error; then too nothing but the components was taken."""
     gaussianity: dict[str, tuple[Gaussianity, Gaussianity]]
     """How Gaussian answer, vision, language and all three jointly are, before and after."""
-    groups: Int64[Tensor, " n"] | None
-    """The cluster of each sample."""
     n: int
 
     @property
@@ -54,9 +49,8 @@ class FlowAtoms(Atoms):
         clear = any(after.clear for _, after in self.gaussianity.values())
         return clear or not self.bounded or bool(uncertain(self, self.bracket))
 
-    def standard_error(self, name: str) -> Float64[Tensor, ""]:
-        """The sampling error of one value ("synergy", "information", ...), the flows given."""
-        return standard_error(getattr(self.influence, name)[None], self.groups)[0]
+    def _in_unit(self, unit: Unit) -> dict[str, Any]:
+        return super()._in_unit(unit) | {"bracket": self.bracket.to(unit)}
 
     def __repr__(self) -> str:
         kept = "+".join(str(self.components[name]) for name in VARIABLES)

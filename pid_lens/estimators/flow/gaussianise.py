@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from pid_lens.estimators.common.folds import folds_of
 from pid_lens.estimators.flow.axes import independent_axes
 from pid_lens.estimators.flow.splines import Flow, Shape
 from pid_lens.estimators.flow.start import Start, start
-from pid_lens.estimators.folds import folds_of
 
 RATE, HALVED = 0.05, 30
 """Adam's rate at first, and after how many steps it is half of it; it falls as 1 / steps."""

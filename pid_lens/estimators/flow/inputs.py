@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import Unit
-from pid_lens.estimators.arrays import as_float64
+from pid_lens.estimators.common.arrays import as_float64
 from pid_lens.estimators.flow.reduction import Components
-from pid_lens.estimators.gaussian.closed_form import Redundancy, check_settings
+from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings
+from pid_lens.results import Unit
 
 LEAST_SAMPLES = 50
 MANY_COMPONENTS = 0.1

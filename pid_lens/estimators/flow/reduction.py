@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.components import principal_axes
-from pid_lens.estimators.gaussian.algebra import NOTHING
+from pid_lens.estimators.common.pca import NOTHING, principal_axes
 
 _CONSTANT = 1e-13
 """A variance below this share of the mean square is the rounding of a constant."""

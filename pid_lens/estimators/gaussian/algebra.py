@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-NOTHING = 1e-12
-"""A variance below this share of what it could be is rounding of 0."""
+from pid_lens.estimators.common.pca import NOTHING
 
 
 def covariance_of(rows: Float64[Tensor, "*batch n d"]) -> Float64[Tensor, "*batch d d"]:

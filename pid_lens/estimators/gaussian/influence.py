@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.atoms import FIELDS, NATS, Atoms
-from pid_lens.estimators.gaussian.algebra import NOTHING, shared_basis, whitener
-from pid_lens.estimators.gaussian.closed_form import Redundancy
+from pid_lens.estimators.common.pca import NOTHING
+from pid_lens.estimators.gaussian.algebra import shared_basis, whitener
+from pid_lens.estimators.gaussian.from_covariance import Redundancy
+from pid_lens.results import FIELDS, NATS, Atoms
 
 TOTALS = FIELDS[:-1]
 

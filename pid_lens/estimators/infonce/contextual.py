@@ -6,13 +6,12 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Self
 
-from pid_lens.atoms import Unit
-from pid_lens.curves import Curve
-from pid_lens.estimators.gathering import Gathering
-from pid_lens.estimators.grouping import Groups
+from pid_lens.estimators.common.clusters import Groups
+from pid_lens.estimators.common.over_reads import Gathering
 from pid_lens.estimators.infonce.critics import Constants
-from pid_lens.estimators.infonce.infonce import InfoNCE, near_cap, settings_of
+from pid_lens.estimators.infonce.estimator import InfoNCE, near_cap, settings_of
 from pid_lens.reads import Reads
+from pid_lens.results import Curve, Unit
 
 
 @dataclass

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pid_lens.errors import standard_error
-from pid_lens.estimators.components import principal_axes
+from pid_lens.estimators.common.pca import principal_axes
 from pid_lens.estimators.gaussian.algebra import whitener
+from pid_lens.results import standard_error
 
 MOST_CORRELATED = 0.9999
 """Beyond this a correlation says no more than that there is much information."""

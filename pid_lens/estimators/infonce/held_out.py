@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.folds import folds_of
+from pid_lens.estimators.common.folds import folds_of
 from pid_lens.estimators.infonce.copula import coordinates
 from pid_lens.estimators.infonce.critics import CriticRecipe, trained
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.folds import folds_of
+from pid_lens.estimators.common.folds import folds_of
 
 NEIGHBOURS = 5
 PARTS = 10

@@ -1,0 +1,140 @@
+"""What runs on somebody else's machine: functions alone, of torch alone, in forward order.
+
+`carry_out` is called in the block of a trace with ``remote=True`` and does there what a
+`pid_lens.adapters.nnsight.plan.Plan` has worked out at home. Its source travels with the block,
+so that the server needs no pid_lens: ``nnsight.register("pid_lens")`` once, before the trace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.model import forbidden, unwritten
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+
+def carry_out(model: Any, plan: dict[str, Any]) -> Float[Tensor, "layers n answers"]:
+    """Hides what a plan hides, and reads the answer at every layer of it.
+
+    Modules are visited in the order of the forward pass, so whatever else the block reads comes
+    before or after the call.
+
+    Args:
+        model: the nnsight model that is traced.
+        plan: `Plan.sent`.
+
+    Returns:
+        Full-vocabulary log-probabilities of the options, natural log, float32.
+
+    Example:
+        >>> import pid_lens, torch
+        >>> from nnsight import NNsight
+        >>> from pid_lens.adapters.nnsight.plan import plan
+        >>> model = NNsight(pid_lens.demo.load()[0])
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> made = plan(model, batch, pid_lens.Knockout("image", "question"))
+        >>> with torch.no_grad(), model.trace(**batch.inputs):
+        ...     answers = carry_out(model, made.sent).save()
+        >>> made.reads(answers)
+        Reads(4 samples, 6 layers, conditions full, 2 options)
+    """
+    if plan["at"] is not None:
+        decoder = model.get(plan["decoder"])
+        args, kwargs = decoder.inputs
+        hidden = replaced(kwargs["inputs_embeds"], plan["at"], plan["vectors"])
+        decoder.inputs = (args, {**kwargs, "inputs_embeds": hidden})
+    answers = []
+    for layer, names in enumerate(plan["layers"]):
+        closed = plan["closed"].get(layer)
+        if closed is not None:
+            attention = model.get(names["attention"])
+            attention.inputs = closing(attention.inputs, closed, names["causal"])
+        if names["read"]:
+            answers.append(answer(model, model.get(names["layer"]).output, plan))
+    return torch.stack([one.to(answers[0].device) for one in answers])
+
+
+def entering(model: Any, plan: dict[str, Any]) -> Float[Tensor, "n tokens width"]:
+    """The embeddings that enter the decoder, images merged in: what noise is calibrated on.
+
+    Args:
+        model: the nnsight model that is traced.
+        plan: `Plan.sent`.
+
+    Example:
+        >>> import pid_lens, torch
+        >>> from nnsight import NNsight
+        >>> from pid_lens.adapters.nnsight.plan import moments, plan
+        >>> model = NNsight(pid_lens.demo.load()[0])
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> with torch.no_grad(), model.trace(**batch.inputs):
+        ...     vectors = entering(model, plan(model, batch).sent).save()
+        >>> moments(model, batch, vectors)
+        Moments(image 64 tokens, question 20 tokens, model ..., at ...inputs_embeds)
+    """
+    vectors: Tensor = model.get(plan["decoder"]).inputs[1]["inputs_embeds"]
+    return vectors
+
+
+def replaced(
+    embeddings: Float[Tensor, "n tokens width"],
+    at: Bool[Tensor, "n tokens"],
+    vectors: Float[Tensor, "hidden width"],
+) -> Float[Tensor, "n tokens width"]:
+    """Embeddings with others at some tokens.
+
+    Example:
+        >>> at = torch.tensor([[True, False]])
+        >>> replaced(torch.zeros(1, 2, 3), at, torch.ones(1, 3))[0, :, 0]
+        tensor([1., 0.])
+    """
+    edited = embeddings.clone()
+    edited[at.to(edited.device)] = vectors.to(edited)
+    return edited
+
+
+def closing(
+    inputs: tuple[tuple, dict], closed: Bool[Tensor, "n heads tokens tokens"], causal: bool
+) -> tuple[tuple, dict]:
+    """The inputs of an attention module with a mask of its own, in which more is closed.
+
+    Raises:
+        ValueError: it came with a mask that cannot close pairs of tokens.
+
+    Example:
+        >>> closed = torch.tensor([[[[False, False], [True, False]]]])
+        >>> _, kwargs = closing(((torch.zeros(1, 2, 4),), {}), closed, causal=True)
+        >>> kwargs["attention_mask"].int().tolist()
+        [[[[1, 0], [0, 1]]]]
+    """
+    args, kwargs = inputs
+    states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    mask, tokens = kwargs.get("attention_mask"), states.shape[1]
+    if mask is None:
+        mask = unwritten(0, tokens, tokens, causal).to(states.device)
+    if mask.ndim != 4:
+        raise ValueError(
+            f"an attention mask of {mask.ndim} axes cannot close pairs of tokens: the model must "
+            "be loaded with attn_implementation='sdpa' or 'eager'"
+        )
+    mask = forbidden(mask, closed[..., : mask.shape[-1]].to(mask.device))
+    return args, {**kwargs, "attention_mask": mask}
+
+
+def answer(model: Any, output: Any, plan: dict[str, Any]) -> Float[Tensor, "n answers"]:
+    """What a layer would answer if the model stopped there."""
+    states = output[0] if isinstance(output, tuple) else output
+    rows = torch.arange(len(states), device=states.device)
+    norm, unembed = model.get(plan["norm"]), model.get(plan["unembed"])
+    normed = norm(states[rows, plan["positions"].to(states.device)])
+    logits = plan["scale"] * unembed(normed.to(unembed.weight.dtype)).float()
+    if plan["softcap"] is not None:
+        logits = plan["softcap"] * (logits / plan["softcap"]).tanh()
+    options = plan["options"].to(logits.device)
+    chosen = logits.gather(-1, options.clamp(min=0)) - logits.logsumexp(-1, keepdim=True)
+    return chosen.masked_fill(options < 0, -float("inf"))

@@ -1,0 +1,197 @@
+"""Closing: attention knocked out in a bridge, by its scores or by its mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from pid_lens.adapters.transformer_lens.internals import TransformerBridge, dissect
+from pid_lens.adapters.transformer_lens.liveness import TOKENS, Hook, moved, some_text
+from torch import Tensor, nn
+
+from pid_lens.forward import Blockade, knockout_layers
+from pid_lens.inputs import Batch, Samples, Spans, recognise
+from pid_lens.interventions import Knockout, Variation
+from pid_lens.model import Anatomy, Before, named_arguments
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch.utils.hooks import RemovableHandle
+
+
+@dataclass
+class Progress:
+    """Which layer a pass is at: functions at hook points are not told when another one begins."""
+
+    at: int | None = None
+
+    def begins(self, layer: int) -> bool:
+        """Whether a layer that runs now is the first of another pass."""
+        first = self.at is None or layer <= self.at
+        self.at = layer
+        return first
+
+
+def refuse_others(shape: Sequence[int], samples: Samples, where: str) -> None:
+    """What passes a hook point must be of the batch that its function was told.
+
+    Raises:
+        ValueError: it has other rows, or other positions.
+    """
+    n, tokens = samples.spans.shape
+    if tuple(shape) != (n, tokens):
+        raise ValueError(
+            f"these functions are for a batch of [n, tokens] = {[n, tokens]}, and {where} got "
+            f"{list(shape)}: make them anew for each batch, and run its prompts whole, without "
+            "generate and without remove_batch_dim. Inside a pid_lens.Lens hand what is to hide "
+            "over to the lens, Lens(..., interventions=[...])"
+        )
+
+
+def once(module: nn.Module, hook: Before, within: nn.Module) -> None:
+    """Has a hook run before a module's next call, unless another call of its parent comes first.
+
+    A parent that raised before it called the module leaves nothing in force.
+    """
+    handles: list[RemovableHandle] = []
+
+    def drop(*call: Any) -> None:
+        for handle in handles:
+            handle.remove()
+
+    def run(called: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        drop()
+        return hook(called, args, kwargs)
+
+    handles.append(module.register_forward_pre_hook(run, with_kwargs=True))
+    handles.append(within.register_forward_pre_hook(drop))
+
+
+# ---------------------------------------------------------------- closing attention
+
+
+@dataclass(eq=False)
+class Closing:
+    """A knockout in passes of one batch, and the two ways of closing attention in a bridge."""
+
+    anatomy: Anatomy
+    knockout: Knockout
+    samples: Samples
+    progress: Progress = field(default_factory=Progress)
+    _blockade: Blockade = field(init=False)
+    _before: dict[nn.Module, Before] = field(init=False)
+    _open: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.knockout.ends(self.samples)
+        self._blockade = Blockade(self.anatomy, [self.knockout])
+        if self._blockade.after:
+            raise ValueError(
+                "in some of these layers tokens look at image states by cross-attention, which "
+                "no hook point closes: leave them out, or use pid_lens.intervene"
+            )
+        self._before = dict(self._blockade.before)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that it closes attention in."""
+        return knockout_layers(self.knockout, self.anatomy)
+
+    def by_scores(self, layer: int) -> Hook:
+        """Scores of minus infinity, where a bridge computes attention itself."""
+
+        def close(
+            scores: Float[Tensor, "n heads queries keys"], hook: Any
+        ) -> Float[Tensor, "n heads queries keys"]:
+            n, _, queries, keys = scores.shape
+            everything = self._everything(queries, keys, scores.device)
+            nothing = scores.new_empty(n, queries, 0)
+            arguments = {"hidden_states": nothing, "attention_mask": everything}
+            allowed = self._closed(layer, arguments)["attention_mask"]
+            return scores.masked_fill(~allowed, -math.inf)
+
+        return f"blocks.{layer}.attn.hook_attn_scores", close
+
+    def by_mask(self, layer: int) -> Hook:
+        """A closed mask for the layer's attention, given to it when the layer begins."""
+        block, attention = self.anatomy.layers[layer], self.anatomy.attention(layer)
+        assert attention is not None
+
+        def close(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            return (), self._closed(layer, named_arguments(module, args, kwargs))
+
+        def prepare(states: Float[Tensor, "n tokens width"], hook: Any) -> None:
+            once(attention, close, within=block)
+
+        return f"blocks.{layer}.hook_in", prepare
+
+    def _closed(self, layer: int, arguments: dict[str, Any]) -> dict[str, Any]:
+        """A layer's arguments of attention, their mask closed."""
+        where = f"attention in layer {layer}"
+        refuse_others(arguments["hidden_states"].shape[:2], self.samples, where)
+        if self.progress.begins(layer):
+            self._blockade.begin(self.samples, [Variation("", 0, (self.knockout,))])
+        attention = self.anatomy.attention(layer)
+        assert attention is not None
+        closed = self._before[attention](attention, (), arguments)
+        assert closed is not None
+        n, *_, keys = closed[1]["attention_mask"].shape
+        refuse_others((n, keys), self.samples, f"the keys of {where}")
+        return closed[1]
+
+    def _everything(
+        self, queries: int, keys: int, device: torch.device
+    ) -> Bool[Tensor, "1 1 queries keys"]:
+        """A mask that closes nothing; one for all layers, so that what is made of it is shared."""
+        size = queries, keys, device
+        if size not in self._open:
+            self._open[size] = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
+        return self._open[size]
+
+
+Way = Callable[[Closing, int], Hook]
+
+_WAYS: WeakKeyDictionary[TransformerBridge, dict[tuple[type, ...], Way]] = WeakKeyDictionary()
+"""Of each bridge: how attention is computed -> the way of closing it that works."""
+
+
+def way(bridge: TransformerBridge, anatomy: Anatomy, layer: int) -> Way:
+    """The way of closing attention that moves the logits, tried out on a few tokens of text.
+
+    Raises:
+        ValueError: neither does.
+    """
+    known, how = _WAYS.setdefault(bridge, {}), _kind(anatomy, layer)
+    if how not in known:
+        trial = Closing(anatomy, Knockout("seen", "seeing", layers=[layer]), _trial(anatomy))
+        ways = (Closing.by_scores, Closing.by_mask)
+        found = next((one for one in ways if _works(bridge, one(trial, layer))), None)
+        if found is None:
+            raise ValueError(
+                f"attention in layer {layer} ({how[0].__name__} around {how[1].__name__}) obeys "
+                "neither its scores nor its mask, so it cannot be knocked out"
+            )
+        known[how] = found
+    return known[how]
+
+
+def _kind(anatomy: Anatomy, layer: int) -> tuple[type, ...]:
+    """What tells how a layer computes attention: its class, and that of what it wraps."""
+    module: Any = anatomy.attention(layer)
+    return type(module), type(getattr(module, "original_component", None))
+
+
+def _works(bridge: TransformerBridge, hook: Hook) -> bool:
+    text = some_text(dissect(bridge))
+    return hook[0] in bridge.hook_dict and moved(bridge, [hook], text)
+
+
+def _trial(anatomy: Anatomy) -> Samples:
+    """A text of which the last token is not to see the others."""
+    text = some_text(anatomy)
+    seeing = torch.arange(TOKENS, device=text["input_ids"].device)[None] == TOKENS - 1
+    return recognise(Batch(inputs=text, spans=Spans(seen=~seeing, seeing=seeing)))

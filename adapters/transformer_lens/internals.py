@@ -1,0 +1,161 @@
+"""TransformerLens: whatever is private of it, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from pid_lens.adapters.versions import require
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGE_TEXT_MODELS,
+)
+
+from pid_lens.model import Anatomy, dissect_plain, refuse_compiled
+from pid_lens.model import unwatched as plainly
+
+require("transformer-lens", "4.3", "4.4")
+
+from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "HookPoint",
+    "TransformerBridge",
+    "build",
+    "dissect",
+    "hookable",
+    "name_of",
+    "unwatched",
+]
+
+FOR_IMAGES_FROM_DISK = "torchvision"
+"""What families demand that need it in their processors alone."""
+
+
+def dissect(bridge: Any) -> Anatomy:
+    """The parts of the plain model behind a bridge.
+
+    Raises:
+        TypeError: a thing of TransformerLens that has no plain model.
+    """
+    if not isinstance(bridge, TransformerBridge):
+        raise TypeError(
+            f"expected a TransformerBridge of TransformerLens; got a {type(bridge).__name__}. "
+            "pid_lens.adapters.transformer_lens.bridged(model) makes one of a model in memory; "
+            "around calls of the plain model: pid_lens.Lens and pid_lens.intervene"
+        )
+    return dissect_plain(bridge.original_model)
+
+
+def unwatched(component: Any) -> Callable[..., Any]:
+    """The forward of the plain module that a component of a bridge wraps: no hook point fires."""
+    return plainly(component.original_component)
+
+
+def name_of(module: nn.Module) -> str | None:
+    """What TransformerLens calls a hook point; None for other modules."""
+    return module.name if isinstance(module, HookPoint) else None
+
+
+def hookable(bridge: Any) -> Anatomy:
+    """The parts of a bridge whose hook points are called by the numbers of the model's layers.
+
+    Raises:
+        TypeError: it is no bridge.
+        ValueError: it is compiled, or its blocks are other modules than the decoder's layers.
+    """
+    anatomy = dissect(bridge)
+    refuse_compiled(anatomy.model)
+    blocks = list(getattr(bridge, "blocks", ()))
+    if list(map(id, blocks)) != list(map(id, anatomy.layers)):
+        raise ValueError(
+            f"the blocks of this bridge are not the {len(anatomy.layers)} layers of its decoder, "
+            "so that hook points cannot be named by layers: use pid_lens.Lens and "
+            "pid_lens.intervene"
+        )
+    return anatomy
+
+
+# ---------------------------------------------------------------- a bridge around a model
+
+
+def build(model: Any, tokenizer: Any = None) -> TransformerBridge:
+    """A bridge around a model in memory; nothing is loaded, and nothing installed.
+
+    Raises:
+        TypeError: no model of transformers.
+        ValueError: a bridge has been built around it, or TransformerLens does not know it.
+    """
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise TypeError(
+            f"expected a model of transformers; got a {type(model).__name__}: are model and "
+            "tokenizer swapped?"
+        )
+    if any(isinstance(part, GeneralizedComponent | TransformerBridge) for part in model.modules()):
+        raise ValueError("this model has a bridge already, which has changed it: use that one")
+    architecture = _architecture(model)
+    with _without_torchvision(ArchitectureAdapterFactory._adapters[architecture]):
+        bridge = build_bridge_from_module(
+            model, architecture, hf_config=model.config, tokenizer=_kept(tokenizer)
+        )
+    bridge.processor = tokenizer if hasattr(tokenizer, "tokenizer") else None
+    return bridge
+
+
+def _architecture(model: nn.Module) -> str:
+    """The class that TransformerLens knows a model by."""
+    known = ArchitectureAdapterFactory._adapters
+    found = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in known]
+    if not found:
+        families = sorted(set(IMAGE_TEXT_MODELS.values()) & set(known))
+        named = ", ".join(name.removesuffix("ForConditionalGeneration") for name in families)
+        raise ValueError(
+            f"TransformerLens has no bridge for {type(model).__name__}. Its families with images "
+            f"are {named}. pid_lens.Lens and pid_lens.intervene work on the plain model"
+        )
+    return found[0]
+
+
+@contextmanager
+def _without_torchvision(adapter: Any) -> Iterator[None]:
+    """An adapter that does not ask for what its processor alone needs."""
+    own = vars(adapter).get("required_libraries")
+    needed = [name for name in adapter.required_libraries if name != FOR_IMAGES_FROM_DISK]
+    adapter.required_libraries = needed
+    try:
+        yield
+    finally:
+        if own is None:
+            del adapter.required_libraries
+        else:
+            adapter.required_libraries = own
+
+
+def _kept(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that TransformerLens does not load anew to have it begin texts.
+
+    Raises:
+        TypeError: it is none.
+    """
+    found = getattr(tokenizer, "tokenizer", tokenizer)
+    if found is None:
+        return None
+    if not isinstance(found, PreTrainedTokenizerBase):
+        raise TypeError(
+            "tokenizer must be a tokenizer of transformers, or a processor that has one, since "
+            f"nothing is loaded here; got {tokenizer!r}"
+        )
+    copy = deepcopy(found)
+    known = {"name_or_path": copy.name_or_path, **copy.init_kwargs}
+    copy.init_kwargs = {**known, "add_bos_token": True}
+    return copy

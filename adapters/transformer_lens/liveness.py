@@ -1,0 +1,156 @@
+"""Trying: what an edit at a hook point does, found out by what the model then says."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import torch
+from pid_lens.adapters.transformer_lens.internals import HookPoint, TransformerBridge
+from torch import Tensor, nn
+
+from pid_lens.forward import ours
+from pid_lens.inputs import Batch
+from pid_lens.model import Anatomy, embedded, hooked, named_arguments, refuse_ways_around
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Hook = tuple[str, Callable[..., Any]]
+"""A hook point's name, and what is called there as ``fn(tensor, hook=hook_point)``."""
+
+BY_CHANCE = 10
+"""Times that what moves must exceed what two equal passes differ by."""
+TOKENS = 4
+"""How many tokens of text hook points are tried out on."""
+
+
+def some_text(anatomy: Anatomy) -> dict[str, Tensor]:
+    """A few tokens from the middle of the vocabulary, where no special ones are."""
+    weight: Any = anatomy.unembed.weight
+    middle = torch.arange(len(weight) // 2, len(weight) // 2 + TOKENS + 1)
+    text = middle[middle != (-1 if anatomy.image_token is None else anatomy.image_token)][:TOKENS]
+    return {"input_ids": text[None].to(anatomy.device)}
+
+
+def stirs(bridge: TransformerBridge, name: str, inputs: Mapping[str, Any]) -> bool:
+    """Whether random numbers at a hook point move the logits.
+
+    Raises:
+        KeyError: there is no such hook point.
+        TypeError: what passes it is no tensor.
+        ValueError: it is not reached, or switched off.
+    """
+    passed = []
+
+    def stir(value: Any, hook: Any) -> Tensor:
+        passed.append(value)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"a {type(value).__name__} passes {name}, and no tensor to edit")
+        if not value.is_floating_point():
+            return value.flip(-1)
+        return torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+
+    found = moved(bridge, [(name, stir)], inputs)
+    if not passed:
+        raise ValueError(
+            f"{name} was never reached by {tuple(inputs['input_ids'].shape)} tokens with "
+            f"{', '.join(key for key in inputs if key != 'input_ids') or 'nothing else'}, so "
+            "nothing shows what an edit there does: hand over a batch that reaches it (with an "
+            "image, for the vision tower), is_live(bridge, name, batch)"
+        )
+    return found
+
+
+@torch.no_grad()
+def moved(bridge: TransformerBridge, hooks: Sequence[Hook], inputs: Mapping[str, Any]) -> bool:
+    """Whether hooks move a model's logits, by more than one pass differs from the next."""
+    model = bridge.original_model
+    with alone(model), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A (forward )?hook (on|edited) ", UserWarning)
+        plain, again = (model(**inputs).logits for _ in range(2))
+        with bridge.hooks(fwd_hooks=list(hooks)):
+            edited = model(**inputs).logits
+    return _apart(edited, plain) > BY_CHANCE * _apart(again, plain)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return float((one.float().nan_to_num() - other.float().nan_to_num()).abs().max())
+
+
+@contextmanager
+def alone(model: nn.Module) -> Iterator[None]:
+    """A model without functions at its hook points, without a lens, and without dropout."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for key, hook in list(hooks.items()):
+                    if isinstance(module, HookPoint) or ours(hook):
+                        hooks[key] = _nothing
+                        stack.callback(hooks.__setitem__, key, hook)
+        model.eval()
+        yield
+
+
+def _nothing(*call: Any, **named: Any) -> None:
+    """Stands in a hook's place."""
+
+
+# ---------------------------------------------------------------- what noise would miss
+
+
+class _Reached(Exception):  # noqa: N818
+    """The first layer's input was seen: the rest of the pass is not needed."""
+
+
+_HIDING: WeakSet[TransformerBridge] = WeakSet()
+"""Bridges whose first layer was found to be given all that tells of image and question."""
+
+
+def refuse_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) -> None:
+    """What is hidden from the first layer must come in nowhere else.
+
+    Raises:
+        ValueError: it does.
+    """
+    if anatomy.entrances or anatomy.question_aware is not None:
+        raise ValueError(
+            f"{type(anatomy.model).__name__} is given image or question besides its embeddings "
+            f"({', '.join(anatomy.known_ways) or 'a Q-Former'}), which noise at blocks.0.hook_in "
+            "would not hide. pid_lens.Lens(bridge, moments=moments) hides all of it"
+        )
+    if bridge in _HIDING:
+        return
+    arguments, states = _entering(anatomy, batch.to(anatomy.device).inputs)
+    refuse_ways_around(arguments)
+    if not torch.equal(arguments["inputs_embeds"].to(states.device), states):
+        raise ValueError(
+            f"{type(anatomy.decoder).__name__} changes its embeddings before its first layer, and "
+            "moments are those of the embeddings: use pid_lens.Lens(bridge, moments=moments)"
+        )
+    _HIDING.add(bridge)
+
+
+@torch.no_grad()
+def _entering(
+    anatomy: Anatomy, inputs: Mapping[str, Any]
+) -> tuple[dict[str, Any], Float[Tensor, "n tokens width"]]:
+    """What the decoder is given, and what its first layer is; nothing after it runs."""
+    given: list[dict[str, Any]] = []
+
+    def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        given.append(embedded(module, named_arguments(module, args, kwargs)))
+
+    def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+    with alone(anatomy.model), hooked(before=[(anatomy.decoder, see), (anatomy.layers[0], stop)]):
+        try:
+            anatomy.model(**inputs)
+        except _Reached as reached:
+            return given[0], reached.args[0]
+    raise ValueError("the model's forward never reached its first layer: is the anatomy right?")

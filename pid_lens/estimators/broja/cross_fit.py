@@ -1,0 +1,213 @@
+"""Cross-fitting: the union information of samples, by potentials that never saw them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from pid_lens.estimators.broja.from_posteriors import (
+    Repair,
+    atoms_of,
+    logs_of,
+    masses_of,
+    weights_of,
+)
+from pid_lens.estimators.broja.solver.best_response import respond
+from pid_lens.estimators.broja.solver.binary import potentials_of
+from pid_lens.estimators.broja.solver.cells import Cells, distinct
+from pid_lens.estimators.broja.solver.certificate import pairing
+from pid_lens.estimators.broja.solver.quantise import solve_rows
+from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.common.entropy import NATS_PER_BIT, entropy
+from pid_lens.results import Atoms
+
+LEAST_CLUSTERS = 4
+"""So many samples or clusters two halves need."""
+_CELLS, _TOL, _ENOUGH = 512, 5e-3, 1e-4
+_TOGETHER = 16
+
+
+@torch.no_grad()
+def cross_fitted(
+    full: Tensor | np.ndarray,
+    vision: Tensor | np.ndarray,
+    language: Tensor | np.ndarray,
+    *,
+    repair: Repair = "rake",
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
+    ids: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Atoms:
+    """The union's lower end of a bracket: potentials of one half, valued on the other.
+
+    The empirical union information is a maximum over potentials, so it is biased upward, most
+    with many answers and few samples. Potentials that were learned on one half of the samples
+    are worth no more than I_Q on the other, on average, where they do not follow it: with two
+    answers they are functions of a posterior; with more, the other half's rows answer to those
+    learned and to each other, by their posteriors and not by how often each occurs, which left
+    no upward bias in any world that was tried. Both halves are raked by themselves, and
+    potentials do not know the factors of the half that they are valued on. Where true unique
+    information is 0, unique atoms read -.02 by this end and .05 by the plug-in at 4 answers and
+    256 samples, -.06 and .24 at 8 and 64.
+
+    Halves are exchanged and averaged, and so is the order in which the sources answer; the
+    informations of the modalities are plug-in, so that the atoms add up. Above 512 distinct rows
+    a side, near ones are merged, which lowers the end a little more.
+
+    Source:
+        Double/debiased machine learning for treatment and structural parameters (Chernozhukov
+        et al., 2018), https://doi.org/10.1111/ectj.12097
+
+    Args:
+        full: log-probabilities given both, [layers, n, answers].
+        vision: given vision alone.
+        language: given language alone.
+        repair: as in `posterior_pid`; tilt's weights are those of all samples, raking is each
+            half's own.
+        groups: clusters, which stay in one half.
+        ids: names by which samples are dealt out, so that two models' samples are halved alike;
+            without them the posteriors decide, in whatever order they come.
+        seed: of the halves.
+
+    Returns:
+        Atoms of shape [layers], bits; ``gap`` is 0, as nothing is certified.
+
+    Raises:
+        ValueError: fewer than four samples (or clusters), or as `posterior_pid`.
+
+    Example:
+        >>> logs = [torch.randn(1, 80, 2).log_softmax(-1) for _ in range(3)]
+        >>> from pid_lens.estimators import posterior_pid
+        >>> cross_fitted(*logs).union < posterior_pid(*logs).union
+        tensor([True])
+    """
+    posteriors = logs_of(full=full, vision=vision, language=language)
+    n = posteriors[0].shape[1]
+    of = torch.arange(n) if groups is None else clusters(groups, n)
+    if ids is not None and (len(ids) != n or len(set(ids)) != n):
+        raise ValueError(f"{n} samples need as many ids, all different; got {len(set(ids))}")
+    if int(of.max()) + 1 < LEAST_CLUSTERS:
+        raise ValueError(f"two halves need at least four samples or clusters; got {of.max() + 1}")
+    weights = weights_of(posteriors, repair)
+    halves = []
+    for layer in range(len(weights)):
+        rows = [p[layer] for p in posteriors]
+        left = _half(_by_content(rows) if ids is None else _by_name(ids, seed), of, seed)
+        halves += [_Half([p[side] for p in rows], weights[layer, side]) for side in (left, ~left)]
+    worths = []
+    bar = tqdm(_learned(halves), "cross-fitting", len(halves), delay=2, leave=False)
+    for i, learned in enumerate(bar):
+        worths.append(halves[i ^ 1].worth(learned))
+    union = torch.stack(worths).view(-1, 2).mean(1) / NATS_PER_BIT
+    return atoms_of(masses_of(weights, *posteriors), union=union, gap=torch.zeros_like(union))
+
+
+# ---------------------------------------------------------------- halves
+
+
+def _half(order: Int64[Tensor, " n"], of: Int64[Tensor, " n"], seed: int) -> Bool[Tensor, " n"]:
+    """Half of the clusters at random, whatever order the samples come in."""
+    rank = order.argsort()
+    first = torch.full((int(of.max()) + 1,), len(order)).scatter_reduce(0, of, rank, "amin")
+    shuffled = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
+    half = torch.zeros(len(first), dtype=torch.bool)
+    half[first.argsort()[shuffled[: len(first) // 2]]] = True
+    return half[of]
+
+
+def _by_name(ids: Sequence[str], seed: int) -> Int64[Tensor, " n"]:
+    """The rows in the order of their names' hashes."""
+    hashes = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in ids]
+    return torch.tensor(sorted(range(len(ids)), key=hashes.__getitem__))
+
+
+def _by_content(posteriors: list[Tensor]) -> Int64[Tensor, " n"]:
+    """The rows in the order of their posteriors, first of all whatever the answers' labels."""
+    bare = [p.sort(-1).values for p in posteriors]
+    rows = (torch.cat([*bare, *posteriors], -1) * 2**30).round()
+    return rows.unique(dim=0, return_inverse=True)[1].argsort(stable=True).cpu()
+
+
+# ---------------------------------------------------------------- values
+
+
+class _Half:
+    """Half of a layer's samples, raked by itself."""
+
+    def __init__(self, rows: list[Tensor], weights: Tensor) -> None:
+        self.weights, self.ablated = weights / weights.sum(), rows[1:]
+        masses = masses_of(self.weights[None], *(p[None] for p in rows))
+        self.full, *self.masses = (mass[0] for mass in masses)
+        heaviest = int(self.weights.argmax())
+        self.factors = [
+            mass[heaviest].log() - p[heaviest]
+            for mass, p in zip(self.masses, self.ablated, strict=True)
+        ]
+
+    def worth(self, learned: _Learned) -> Float64[Tensor, ""]:
+        """The dual value here of potentials that know nothing of these samples, nats.
+
+        They are those of where the other half's factors put the samples, so that they do not
+        follow these samples' own factors.
+        """
+        moved = [
+            self.weights[:, None] * (p + factors).softmax(-1)
+            for p, factors in zip(self.ablated, learned.half.factors, strict=True)
+        ]
+        value = entropy(self.full.sum(0)[None])[0]
+        for potentials in learned.at(*moved):
+            pairs = zip(potentials, self.masses, strict=True)
+            value = value + sum(pairing(f[None], p[None])[0] for f, p in pairs) / 2
+        return value
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What a half teaches: potentials of its own rows, and so of any."""
+
+    half: _Half
+    duals: tuple[Tensor, Tensor] | None
+    """None for two answers, whose potentials are functions of a posterior."""
+
+    def at(self, vision: Tensor, language: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Feasible potentials of new rows, two ways: either source may answer first."""
+        if self.duals is None:
+            given = (*self.half.masses, vision, language)
+            a, b = (f[0] for f in potentials_of(*(p[None] for p in given)))
+            return [(a, b)] * 2
+        a, b = self.duals
+        rows = distinct(vision, _CELLS), distinct(language, _CELLS)
+        return [_answers(*rows, a, b), _answers(*rows[::-1], b, a)[::-1]]
+
+
+def _answers(first: Cells, second: Cells, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Best responses: of one source to what was learned, of the other to all of the first's."""
+    a = respond(first.masses, other, enough=_ENOUGH)
+    b = respond(second.masses, torch.cat([a, own]), enough=_ENOUGH)
+    return a[first.of], b[second.of]
+
+
+def _learned(halves: list[_Half]) -> Iterator[_Learned]:
+    """The potentials of every half, a few solved together."""
+    if halves[0].full.shape[-1] == 2:
+        yield from (_Learned(half, None) for half in halves)
+        return
+    for at in range(0, len(halves), _TOGETHER):
+        some = halves[at : at + _TOGETHER]
+        cells = [[distinct(p, _CELLS).masses for p in half.masses] for half in some]
+        found = solve_rows(
+            *(pad_sequence(list(p), True) for p in zip(*cells, strict=True)), tol=_TOL
+        )
+        for half, (p1, p2), *duals in zip(
+            some, cells, found.dual_vision, found.dual_language, strict=True
+        ):
+            yield _Learned(half, (duals[0][: len(p1)], duals[1][: len(p2)]))

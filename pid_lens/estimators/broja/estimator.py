@@ -1,0 +1,161 @@
+"""BROJA: the exact decomposition of everything that was read, layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, get_args
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pid_lens.estimators.broja.cross_fit import LEAST_CLUSTERS, cross_fitted
+from pid_lens.estimators.broja.from_posteriors import Repair, posterior_pid
+from pid_lens.estimators.broja.resampling import exchanged
+from pid_lens.estimators.broja.strata import (
+    Stratum,
+    average,
+    by_sample,
+    mixture,
+    shares_of,
+    strata_of,
+)
+from pid_lens.estimators.common.clusters import Groups, clusters_of, labels_of
+from pid_lens.estimators.common.entropy import NATS_PER_BIT, ratio
+from pid_lens.estimators.common.over_reads import Gathering, answered
+from pid_lens.reads import TAU, Reads
+from pid_lens.results import Atoms, Spectrum
+
+NEEDED = ("full", "vision", "language")
+
+
+@dataclass
+class BROJA(Gathering):
+    """The exact partial information decomposition of a model's answers, an ``Estimator``.
+
+    Each layer is decomposed by `posterior_pid`. Samples are grouped by their number of options
+    k and the groups' atoms averaged, sum over k of n_k / n times PID_k: pooled, the number of
+    options itself would pass for information. A group with one option carries none.
+
+    Source:
+        Quantifying unique information (Bertschinger, Rauh, Olbrich, Jost, Ay, 2014),
+        https://doi.org/10.3390/e16042161
+
+    Example:
+        >>> sure, unsure = torch.eye(2).clamp(1e-6).log(), torch.zeros(2, 2)
+        >>> log_p = torch.stack([sure, sure, unsure]).log_softmax(-1)[None]
+        >>> BROJA().update(Reads.from_posteriors(log_p)).result().unique_vision
+        tensor([1.0000], dtype=torch.float64)
+    """
+
+    tau: float = TAU
+    """A sample whose options have less mass than this counts as unsure: uniform over them."""
+    repair: Repair = "rake"
+    """What makes the three label marginals agree; the other is reported as ``sensitivity``."""
+    tol: float = 1e-3
+    """Width of the certified interval to reach, bits; with two options it is rounding."""
+    groups: Groups | None = field(default=None, repr=False)
+    """Sample id -> its cluster, where samples are not independent; errors count clusters."""
+    bracket: bool = True
+    """Whether to cross-fit the union's lower end too (`cross_fitted`), which `Spectrum.interval`
+    reaches to; samples are halved by their ids, alike in all spectra over them."""
+    floor: int = 0
+    """How often to exchange the modalities at random (`exchanged`), for what reads as unique by
+    chance."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau < 1:
+            raise ValueError(f"tau is a probability, 0 <= tau < 1; got {self.tau}")
+        if self.repair not in get_args(Repair):
+            raise ValueError(f"repair must be one of {get_args(Repair)}; got {self.repair!r}")
+        if not self.tol > 0:
+            raise ValueError(f"tol must be a width in bits above 0; got {self.tol}")
+        if self.floor < 0:
+            raise ValueError(f"floor is how often to exchange, 0 or more; got {self.floor}")
+
+    @torch.no_grad()
+    def result(self) -> Spectrum:
+        """The spectrum of everything seen.
+
+        Raises:
+            ValueError: no sample was seen, or one of the three conditions was not read.
+        """
+        reads = self.gathered()
+        log_p = answered(type(self).__name__, reads, NEEDED, self.tau)
+        strata = strata_of(log_p, reads.mask)
+        parts = [
+            posterior_pid(*stratum.log_p.unbind(1), tol=self.tol, repair=self.repair)
+            for stratum in strata
+        ]
+        shares = shares_of(strata)
+        whole = mixture(parts, shares)
+        labels = labels_of(reads.ids, self.groups)
+        given = [_Named.of(stratum, reads.ids, labels) for stratum in strata]
+        return Spectrum.of(
+            reads,
+            whole,
+            estimator=self,
+            settings={
+                "tau": self.tau,
+                "repair": self.repair,
+                "tol": self.tol,
+                "clustered": self.groups is not None,
+            },
+            **by_sample(parts, strata, whole),
+            bracket=mixture(list(map(self._end, given, parts)), shares) if self.bracket else None,
+            floor=mixture(list(map(self._exchanged, given)), shares) if self.floor else None,
+            groups=clusters_of(reads.ids, self.groups),
+            sensitivity=mixture([part.sensitivity for part in parts], shares),
+            mismatch=torch.stack([part.mismatch for part in parts]).amax(0),
+            ess=1 / average([1 / part.ess for part in parts], shares),
+            feasible=torch.stack([part.feasible for part in parts]).all(0),
+            fallback=reads.fallback(self.tau),
+            draw_bias=_draw_bias(reads, self.tau),
+        )
+
+    def _end(self, given: _Named, plug_in: Atoms) -> Atoms:
+        """A stratum's cross-fitted end; where nothing can be halved, what one source tells."""
+        if len(set(given.labels)) < LEAST_CLUSTERS:
+            told = torch.maximum(plug_in.information_vision, plug_in.information_language)
+            return replace(plug_in, union=told)
+        how: dict[str, Any] = {"repair": self.repair, "groups": given.labels, "ids": given.ids}
+        return cross_fitted(*given.log_p.unbind(1), **how)
+
+    def _exchanged(self, given: _Named) -> Atoms:
+        how: dict[str, Any] = {"draws": self.floor, "repair": self.repair, "tol": self.tol}
+        return exchanged(*given.log_p.unbind(1), groups=given.labels, **how)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A stratum's posteriors, and what its samples and their clusters are called."""
+
+    log_p: Float64[Tensor, "layers conditions members options"]
+    ids: list[str]
+    labels: list[Any]
+
+    @classmethod
+    def of(cls, stratum: Stratum, ids: tuple[str, ...], labels: list[Any] | None) -> Self:
+        """Samples are clusters of their own where there are none."""
+        rows = stratum.rows.tolist()
+        names = [ids[row] for row in rows]
+        return cls(stratum.log_p, names, names if labels is None else [labels[i] for i in rows])
+
+
+def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
+    """What finitely many noise draws add to I(Y; X1) and I(Y; X2), to second order, bits.
+
+    The posterior p(y|x1) is an expectation over the noise; its estimate from D draws has the
+    variance s^2 / D, which the convex -H turns into a bias of sum_y s_y^2 / (2 D p_y), a mean
+    over samples. A sample below tau is uniform whatever was drawn and adds nothing. One draw
+    says nothing of its own variance: NaN, where another condition was drawn more often.
+    """
+    if reads.spread is None:
+        return None
+    at = [reads.index(name) for name in NEEDED[1:]]
+    p = reads.posteriors(tau, NEEDED[1:]).exp()
+    answered = (reads.mass[:, at] >= tau)[..., None]
+    drawn = torch.tensor([reads.settings["drawn"][name] for name in NEEDED[1:]], device=p.device)
+    bias = ratio(reads.spread[:, at].double(), 2 * drawn[:, None, None] * p).where(answered, 0.0)
+    told = (bias.sum(-1).mean(-1) / NATS_PER_BIT).where(drawn > 1, torch.nan)
+    return told.cpu()

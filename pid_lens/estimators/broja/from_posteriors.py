@@ -1,0 +1,227 @@
+"""The decomposition of a model's answers: three posteriors a sample, no features, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from pid_lens.estimators.broja.influence import Repaired, influence, pointwise
+from pid_lens.estimators.broja.marginal_repair import rake, tilt
+from pid_lens.estimators.broja.solver.envelope import differentiable
+from pid_lens.estimators.broja.solver.quantise import solve_rows
+from pid_lens.estimators.broja.solver.solution import Solution
+from pid_lens.estimators.common.arrays import ROUNDING, as_float64
+from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.common.entropy import NATS_PER_BIT, mutual_information, ratio
+from pid_lens.results import Atoms, SampledAtoms, Unit
+
+Repair = Literal["rake", "tilt"]
+_LEAST_LOG = -100.0
+_RAKED = 1e-9
+_SENSITIVE = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PosteriorAtoms(SampledAtoms):
+    """Atoms of a model's answers, with what had to be mended to have any. Tensors are [layers]."""
+
+    mismatch: Float64[Tensor, " layers"]
+    """Largest |mean p_condition - mean p_full| over answers, before repair."""
+    ess: Float64[Tensor, " layers"]
+    """Effective sample size of tilt's weights over n, in (0, 1]."""
+    feasible: Bool[Tensor, " layers"]
+    """Whether tilt found weights that leave at most 1e-3. Where not, ``rake`` stands in."""
+    sensitivity: Atoms
+    """The same by the other repair; NaN where tilt found no weights."""
+    pointwise: Atoms
+    """Each sample's contribution, [layers, n]; the mean is the layer's value (of the union, the
+    certified lower end)."""
+    influence: Atoms
+    """How far each sample moves the result, times n, [layers, n]; mean 0."""
+
+    def _in_unit(self, unit: Unit) -> dict[str, Any]:
+        return super()._in_unit(unit) | {"sensitivity": self.sensitivity.to(unit)}
+
+
+def posterior_pid(
+    full: Tensor | np.ndarray,
+    vision: Tensor | np.ndarray,
+    language: Tensor | np.ndarray,
+    *,
+    tol: float = 1e-3,
+    repair: Repair = "rake",
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
+    unit: Unit = "bits",
+) -> PosteriorAtoms:
+    """Atoms from what a model answers with both sources, with vision alone, with language alone.
+
+    A source matters to the answer only through its posterior, so each sample's posterior vector
+    is its symbol, with mass 1/n. The three conditions' mean posteriors must agree first:
+    ``rake`` corrects the two ablated predictors by a factor per answer, ``tilt`` reweights the
+    samples; the other one's atoms are the ``sensitivity``. Where tilt has no solution rake
+    stands in for it, ``feasible`` is False and the sensitivity NaN; where both differ much
+    neither should be believed.
+
+    With two answers the optimum has a closed form and ``gap`` is rounding. With more, potentials
+    and coupling are scaled in turn on the samples themselves until the certified interval is
+    below ``tol`` or a limit on the work is met. An optimum is exact for the samples, not for
+    their population: with few of them unique information is biased upward.
+
+    Args:
+        full: log-probabilities given both, [layers, n, answers], each row's probabilities
+            summing to 1 but for rounding. Anything below -100 nats counts as -100.
+        vision: the same given vision alone.
+        language: the same given language alone.
+        tol: width of the certified interval to reach, bits; for the sensitivity .01 will do.
+        repair: ``"rake"`` (the full predictor stays as it is) or ``"tilt"``.
+        groups: the cluster of each sample, any labels, where samples are not independent (six
+            questions on one image); standard errors count clusters.
+        unit: of what comes back, ``"bits"`` or ``"nats"``.
+
+    Returns:
+        ``PosteriorAtoms``, one entry a layer, bits. Under ``rake`` the atoms are differentiable
+        in the log-probabilities (envelope theorem).
+
+    Raises:
+        TypeError: not tensors or arrays.
+        ValueError: NaN or +inf, probabilities instead of their logs, rows whose probabilities do
+            not sum to 1, a sample without any possible answer, shapes that differ, no samples,
+            or an unknown repair.
+
+    Example:
+        >>> sure = torch.tensor([[[0.999, 0.001], [0.001, 0.999]]]).log()
+        >>> unsure = torch.full((1, 2, 2), 0.5).log()
+        >>> float(posterior_pid(sure, sure, unsure).unique_vision)
+        0.988...
+    """
+    if repair not in get_args(Repair):
+        raise ValueError(f"repair must be one of {get_args(Repair)}, got {repair!r}")
+    if not tol > 0:
+        raise ValueError(f"tol must be a width in bits above 0; got {tol}")
+    posteriors = logs_of(full=full, vision=vision, language=language)
+    balance = tilt(*(p.detach().exp() for p in posteriors))
+    even = torch.full_like(balance.weights, 1 / balance.weights.shape[1])
+    tilted = balance.weights.where(balance.feasible[:, None], even)
+    order = (even, tilted) if repair == "rake" else (tilted, even)
+    repaired = [masses_of(w, *posteriors) for w in order]
+    (first, second), solution = _decompose(repaired, tol)
+    second = {k: v.where(balance.feasible, torch.nan) for k, v in second.items()}
+    full_, vision_, language_ = (ratio(m.detach(), order[0][..., None]) for m in repaired[0])
+    a, b = (dual[: len(even)] for dual in (solution.dual_vision, solution.dual_language))
+    given = Repaired(order[0], full_, vision_, language_, a, b)
+    return PosteriorAtoms(
+        **first,
+        mismatch=_mismatch(*posteriors),
+        ess=balance.ess,
+        feasible=balance.feasible,
+        sensitivity=Atoms(**second),
+        pointwise=pointwise(given),
+        influence=influence(given, repair, balance.feasible),
+        groups=None if groups is None else clusters(groups, even.shape[1]),
+    ).to(unit)
+
+
+def _decompose(
+    repaired: list[tuple[Tensor, ...]], tol: float
+) -> tuple[list[dict[str, Any]], Solution]:
+    """The fields of ``Atoms`` for each repair, all layers of all repairs in one solve."""
+    full, vision, language = (torch.cat(masses) for masses in zip(*repaired, strict=True))
+    tols = vision.new_tensor([tol, max(tol, _SENSITIVE)]).repeat_interleave(len(full) // 2)
+    solution = solve_rows(vision.detach(), language.detach(), tol=tols * NATS_PER_BIT)
+    totals = {
+        "information": mutual_information(full),
+        "information_vision": mutual_information(vision),
+        "information_language": mutual_information(language),
+        "union": differentiable(vision, language, solution),
+        "gap": solution.gap,
+    }
+    parts = {k: (v / NATS_PER_BIT).chunk(len(repaired)) for k, v in totals.items()}
+    return [{k: v[i] for k, v in parts.items()} for i in range(len(repaired))], solution
+
+
+def atoms_of(masses: tuple[Tensor, ...], **union: Any) -> Atoms:
+    """The atoms of repaired masses, given ``union`` and its ``gap``, bits."""
+    names = ("information", "information_vision", "information_language")
+    values: dict[str, Any] = {
+        name: mutual_information(p) / NATS_PER_BIT for name, p in zip(names, masses, strict=True)
+    }
+    return Atoms(**values, **union)
+
+
+def plug_in(posteriors: list[Tensor], repair: Repair, tol: float) -> Atoms:
+    """The atoms of log-posteriors alone: no errors, no other repair."""
+    masses = masses_of(weights_of(posteriors, repair), *posteriors)
+    solution = solve_rows(masses[1], masses[2], tol=tol * NATS_PER_BIT)
+    union = (solution.lower + solution.upper) / 2
+    return atoms_of(masses, union=union / NATS_PER_BIT, gap=solution.gap / NATS_PER_BIT)
+
+
+def weights_of(posteriors: list[Tensor], repair: Repair) -> Float64[Tensor, "layers n"]:
+    """The samples' weights: tilt's where it is asked for and feasible, else equal ones."""
+    layers, n, _ = posteriors[0].shape
+    weights = posteriors[0].new_full((layers, n), 1 / n)
+    if repair == "tilt":
+        balance = tilt(*(p.exp() for p in posteriors))
+        weights = balance.weights.where(balance.feasible[:, None], weights)
+    return weights
+
+
+def masses_of(
+    weights: Tensor, full: Tensor, vision: Tensor, language: Tensor
+) -> tuple[Tensor, ...]:
+    """Masses p(x, y) [layers, n, answers] of the three predictors, label marginals made equal.
+
+    Under tilt's weights they are equal to 1e-3 already, mostly to rounding; raking removes it.
+    """
+    full_masses = weights[..., None] * full.exp()
+    target = full_masses.sum(1)
+    raked = [rake(p, target, weights) for p in (vision, language)]
+    worst = float(torch.stack([residual.detach() for _, residual in raked]).max())
+    if worst > _RAKED:
+        raise ValueError(
+            f"raking left the label marginals {worst:.2g} apart: some answer is next to "
+            "impossible for an ablated predictor in every sample"
+        )
+    return full_masses, *(weights[..., None] * q for q, _ in raked)
+
+
+def _mismatch(full: Tensor, vision: Tensor, language: Tensor) -> Float64[Tensor, " layers"]:
+    means = [p.exp().mean(1) for p in (full, vision, language)]
+    return torch.maximum(*((m - means[0]).abs().amax(-1) for m in means[1:]))
+
+
+def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
+    """Normalised log-posteriors, none below the least that is told apart from nothing."""
+    tensors = {name: as_float64(x, name) for name, x in logs.items()}
+    shapes = {name: list(x.shape) for name, x in tensors.items()}
+    shape = shapes["full"]
+    if any(s != shape for s in shapes.values()) or len(shape) != 3 or 0 in shape:
+        raise ValueError(
+            "full, vision and language must all be [layers, n, answers] of one shape with no "
+            f"empty axis, got {shapes}"
+        )
+    for name, x in tensors.items():
+        if bool(x.isnan().any() | (x == torch.inf).any()):
+            raise ValueError(f"{name} has NaN or +inf; pass log-probabilities (-inf is allowed)")
+        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < ROUNDING).all() & (x.shape[-1] > 1)):
+            raise ValueError(f"{name} looks like probabilities; pass their logs, {name}.log()")
+        if bool((x == -torch.inf).all(-1).any()):
+            raise ValueError(
+                f"{name} has a sample with -inf for every answer; leave the sample out or give "
+                "it a uniform posterior"
+            )
+        off = (x.logsumexp(-1).exp() - 1).abs()
+        if bool((off > ROUNDING).any()):
+            layer, row = off.gt(ROUNDING).nonzero()[0].tolist()
+            raise ValueError(
+                f"{name} must be logs of probabilities that sum to 1 in every row; those of layer "
+                f"{layer}, sample {row} sum to {float(x[layer, row].exp().sum()):.4g}. Logits, or "
+                f"options out of a vocabulary? {name}.log_softmax(-1) normalises them"
+            )
+    return [x.log_softmax(-1).clamp_min(_LEAST_LOG).log_softmax(-1) for x in tensors.values()]

@@ -1,0 +1,140 @@
+"""Cells of posteriors: merging equal rows exactly, and near ones at the least loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from pid_lens.estimators.common.entropy import ratio
+
+_FEWEST_ROUNDS, _MOST_ROUNDS, _DISTANCES = 2, 8, 2**26
+_SEEDS_A_CELL = 8
+_ROWS_AT_ONCE = 2**23
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A partition of rows p(x, y) into cells."""
+
+    of: Int64[Tensor, " n"]
+    """The cell of each row."""
+    masses: Float64[Tensor, "cells answers"]
+    """p(cell, y), summed over the cell's rows."""
+
+    def __len__(self) -> int:
+        return len(self.masses)
+
+
+def gather_cells(joint: Float64[Tensor, "n answers"], of: Int64[Tensor, " n"]) -> Cells:
+    """Cells from labels; unused labels are dropped.
+
+    Args:
+        joint: masses p(x, y).
+        of: any integer label for each row.
+
+    Returns:
+        ``Cells`` numbered by the order of their labels.
+    """
+    used, of = of.unique(return_inverse=True)
+    masses = joint.new_zeros(len(used), joint.shape[1]).index_add_(0, of, joint)
+    return Cells(of, masses)
+
+
+def merge_equal(joint: Float64[Tensor, "n answers"]) -> Cells:
+    """One cell for each distinct posterior p(y|x): nothing is lost, I(X; Y) is the same.
+
+    Cells come sorted by posterior, so whatever is done with them afterwards does not depend on
+    the order of the samples.
+
+    Args:
+        joint: masses p(x, y), one row a sample. Rows without mass form one cell.
+
+    Returns:
+        ``Cells`` in canonical order.
+
+    Example:
+        >>> rows = torch.tensor([[0.1, 0.3], [0.2, 0.1], [0.1, 0.2]], dtype=torch.float64)
+        >>> merge_equal(torch.cat([rows, 2 * rows]) / 3).of.tolist()
+        [0, 2, 1, 0, 2, 1]
+    """
+    posterior = ratio(joint, joint.sum(1, keepdim=True))
+    same = (posterior * 2**40).round()
+    return gather_cells(joint, same.unique(dim=0, return_inverse=True)[1])
+
+
+def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
+    """At most ``count`` cells that keep as much of I(X; Y) as we can: KL k-means.
+
+    The loss of a partition is the mean KL divergence from a row's posterior to its cell's.
+    Centres are chosen one by one where w KL is largest, among 8 rows a centre at least if there
+    are many more, then moved to their cells' means in turn. Deterministic; order-free if the
+    rows come in canonical order.
+
+    Source:
+        Clustering with Bregman divergences (Banerjee, Merugu, Dhillon, Ghosh, 2005),
+        https://jmlr.org/papers/v6/banerjee05b.html
+
+    Args:
+        rows: masses p(x, y) with positive row sums, in canonical order.
+        count: the most cells to make.
+
+    Returns:
+        ``Cells``; as many as rows if those are not more than ``count``.
+    """
+    if len(rows) <= count:
+        return Cells(torch.arange(len(rows), device=rows.device), rows)
+    return _settle(rows, _centres(rows[:: 1 + len(rows) // (_SEEDS_A_CELL * count)], count))
+
+
+def distinct(joint: Float64[Tensor, "n answers"], most: int) -> Cells:
+    """The distinct posteriors; where there are more than ``most``, cells of near ones.
+
+    Example:
+        >>> len(distinct(torch.rand(100, 3, dtype=torch.float64), most=8))
+        8
+    """
+    rows = merge_equal(joint)
+    if len(rows) <= most:
+        return rows
+    return gather_cells(joint, cluster(rows.masses, most).of[rows.of])
+
+
+def score(
+    rows: Float64[Tensor, "n answers"], centres: Float64[Tensor, "cells answers"]
+) -> Float64[Tensor, "n cells"]:
+    """sum_y p(x, y) log p(y|cell), nats: the higher, the less a row loses in a cell."""
+    posterior = ratio(centres, centres.sum(1, keepdim=True))
+    return rows @ posterior.clamp_min(1e-45).log().mT
+
+
+def negative_entropy(rows: Float64[Tensor, "n answers"]) -> Float64[Tensor, " n"]:
+    """sum_y p(x, y) log p(y|x), nats: the score of a row in a cell of its own."""
+    return torch.xlogy(rows, ratio(rows, rows.sum(1, keepdim=True))).sum(1)
+
+
+def _centres(rows: Tensor, count: int) -> Float64[Tensor, "count answers"]:
+    """The mean, then again and again the row that loses most."""
+    own = negative_entropy(rows)
+    chosen = [rows.sum(0)]
+    loss = own - score(rows, chosen[0][None])[:, 0]
+    for _ in range(count - 1):
+        chosen.append(rows[loss.argmax()])
+        loss = torch.minimum(loss, own - score(rows, chosen[-1][None])[:, 0])
+    return torch.stack(chosen)
+
+
+def _settle(rows: Tensor, centres: Tensor) -> Cells:
+    """Rows to their nearest centres, centres to their rows' means, a few times."""
+    cells = gather_cells(rows, _nearest(rows, centres))
+    rounds = _DISTANCES // (len(rows) * len(centres))
+    for _ in range(min(_MOST_ROUNDS, max(_FEWEST_ROUNDS, rounds))):
+        cells = gather_cells(rows, _nearest(rows, cells.masses))
+    return cells
+
+
+def _nearest(rows: Tensor, centres: Tensor) -> Int64[Tensor, " n"]:
+    step = max(1, _ROWS_AT_ONCE // len(centres))
+    return torch.cat([score(part, centres).argmax(1) for part in rows.split(step)])

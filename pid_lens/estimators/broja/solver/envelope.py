@@ -1,0 +1,52 @@
+"""Envelope: the optimum as a differentiable function of the masses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pid_lens.estimators.broja.solver.solution import Solution
+
+
+class _Optimum(torch.autograd.Function):
+    """Passes a solved optimum through; its derivative in the masses are the dual variables."""
+
+    @staticmethod
+    def forward(ctx: Any, p1: Tensor, p2: Tensor, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(p1, a, b)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        p1, a, b = ctx.saved_tensors
+        slope = slopes[0][:, None, None]
+        prior = -(p1.sum(1, keepdim=True).log() + 1)
+        return slope * _finite(a + prior), slope * _finite(b), None, None, None
+
+
+def differentiable(
+    p1: Float64[Tensor, "batch n1 answers"],
+    p2: Float64[Tensor, "batch n2 answers"],
+    solution: Solution,
+) -> Float64[Tensor, " batch"]:
+    """I_Q (the middle of its interval, nats) with the gradient of the envelope theorem.
+
+    dI_Q / dp1 = a - log p(y) - 1 and dI_Q / dp2 = b, along changes that keep both tables'
+    label marginals equal. Where a unique atom is 0 the dual is not unique and this is one of
+    the subgradients.
+
+    Source:
+        Envelope theorems for arbitrary choice sets (Milgrom, Segal, 2002),
+        https://doi.org/10.1111/1468-0262.00296
+    """
+    middle = (solution.lower + solution.upper) / 2
+    duals = solution.dual_vision, solution.dual_language
+    return _Optimum.apply(p1, p2, middle, *duals)
+
+
+def _finite(slope: Tensor) -> Tensor:
+    """0 where a mass is 0 and its potential minus infinity."""
+    return slope.where(slope.isfinite(), 0.0)

@@ -1,0 +1,124 @@
+"""Gathering: what every estimator does that keeps its reads and computes at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Self, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pid_lens.reads import Pile, Reads
+
+_Kind = TypeVar("_Kind")
+
+
+@dataclass
+class Gathering:
+    """Keeps reads as they come, beyond a gigabyte on disk; one that came before is replaced."""
+
+    _pile: Pile = field(default_factory=Pile, init=False, repr=False, compare=False)
+
+    def update(self, reads: Reads) -> Self:
+        """Takes in more samples; one that came before is replaced.
+
+        Raises:
+            ValueError: these reads cannot be mixed with those before (`Reads.concat` says why).
+        """
+        self._pile.add(reads)
+        return self
+
+    def merge(self, other: Self) -> Self:
+        """Takes in what another estimator of the same settings has seen.
+
+        Raises:
+            ValueError: settings differ.
+        """
+        if self != other:
+            raise ValueError(f"only estimators of equal settings merge, got {self} and {other}")
+        for reads in tuple(other._pile.parts):
+            self.update(reads)
+        return self
+
+    def gathered(self) -> Reads:
+        """Everything seen as one, on the CPU.
+
+        Raises:
+            ValueError: that is nothing, or no layer.
+        """
+        if not self._pile.ids():
+            name = type(self).__name__
+            raise ValueError(f"{name} has seen no sample: call update(reads) first")
+        reads = self._pile.whole()
+        if not reads.layers:
+            raise ValueError("the reads have no layers: Lens(..., layers=...) chose none")
+        return reads
+
+    def in_order(self) -> Reads:
+        """Everything seen, by id: for whatever draws or trains, so that arrival plays no part."""
+        reads = self.gathered()
+        return reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
+
+
+def taken(kind: type[_Kind], estimator: object) -> _Kind:
+    """A record of settings, made of the attributes of the same names."""
+    names = (one.name for one in fields(kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(estimator, name) for name in names})
+
+
+def answered(
+    estimator: str, reads: Reads, conditions: Sequence[str], tau: float
+) -> Float[Tensor, "layers conditions n answers"]:
+    """The posteriors under the conditions that an estimator needs, in its order.
+
+    Raises:
+        ValueError: one was not read.
+    """
+    missing = [name for name in conditions if name not in reads.conditions]
+    if missing:
+        raise ValueError(
+            f"{estimator} needs the conditions {', '.join(conditions)}; the reads have "
+            f"{', '.join(reads.conditions)} and lack {', '.join(missing)}"
+        )
+    return reads.posteriors(tau, conditions)
+
+
+def refuse_lacking(estimator: str, reads: Reads, states: Iterable[str]) -> None:
+    """States that an estimator needs must have been kept.
+
+    Raises:
+        ValueError: some were not; it says how to keep them.
+    """
+    needed = list(dict.fromkeys(states))
+    missing = [name for name in needed if name not in reads.states]
+    if missing:
+        raise ValueError(
+            f"{estimator}: the reads lack the states {', '.join(missing)}; they have "
+            f"{', '.join(reads.states) or 'none'}. Keep them: Lens(..., "
+            f"states=[{', '.join(map(_pooled, needed))}])"
+        )
+
+
+def _pooled(name: str) -> str:
+    """The readout that keeps a state of this name."""
+    span, last, _ = name.partition("_last")
+    return f"Pooled({span!r}, token='last')" if last else f"Pooled({name!r})"
+
+
+def sound_states(reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
+    """One of the states, every number of it finite.
+
+    Raises:
+        ValueError: NaN or infinite numbers; it says where the first one stands.
+    """
+    states = reads.states[name]
+    bad = (~states.isfinite()).any(-1).nonzero()
+    if len(bad):
+        layer, row = bad[0].tolist()
+        raise ValueError(
+            f"the state {name!r} is NaN or infinite, first at layer {reads.layers[layer]}, sample "
+            f"{reads.ids[row]!r}: half precision that overflows (Pooled(..., dtype='float32'))? "
+            "reads.rows(...) picks the others"
+        )
+    return states

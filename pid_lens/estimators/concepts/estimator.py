@@ -1,0 +1,140 @@
+"""ConceptBottleneck: what a model's states tell about what is in the image, layer by layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from pid_lens.estimators.common.clusters import Groups, labels_of
+from pid_lens.estimators.common.over_reads import Gathering, refuse_lacking, sound_states, taken
+from pid_lens.estimators.concepts.held_out_information import Settings, informed
+from pid_lens.estimators.concepts.recipe import BottleneckRecipe, Constants
+from pid_lens.reads import Reads
+from pid_lens.results import Curve, Unit
+
+
+@dataclass
+class ConceptBottleneck(Gathering):
+    """What states tell about concepts beyond what the question gives away, an ``Estimator``.
+
+    See `concept_information` for what is computed and what it means. With ``groups`` the result
+    is the visual information gain, which is biased upward; its parts are the two bounds that it
+    is the difference of, what it reads by chance (``gain_by_chance``) and what is left beyond
+    that (``gain_beyond_chance``). Without groups it is the unconditional bound. The published
+    numbers are among the parts, as ``paper_*``.
+    Nothing is trained before a result is asked for; samples are then sorted by id, so that it
+    does not depend on the order in which they came.
+
+    Source:
+        Traceable and explainable multimodal large language models (COLM 2025),
+        https://openreview.net/forum?id=pQm66IPmeE
+
+    Example:
+        >>> label = torch.arange(200) % 2
+        >>> reads = Reads.from_posteriors(torch.zeros(1, 1, 200, 1), conditions=["full"])
+        >>> reads = replace(reads, states={"answer": 9.0 * label[None, :, None]})
+        >>> shown = {str(row): ["cat", "dog"][label[row]] for row in range(200)}
+        >>> ConceptBottleneck(shown).update(reads).result()
+        Curve(I(concepts; state), at least, layer 0: 1.000±0.000 bits; n=200, ...)
+    """
+
+    concepts: Groups | Literal["label"] = field(default="label", repr=False)
+    """Sample id -> scores of the concepts (a detector's, one order for all), or a label (text or
+    whole number); ``"label"`` takes the index of the right option, which reads have."""
+    groups: Groups | None = field(default=None, repr=False)
+    """Sample id -> group of its question (`question_groups`)."""
+    clusters: Groups | None = field(default=None, repr=False)
+    """Sample id -> the image, where there are several questions on one."""
+    state: str = "answer"
+    """Name of the states to read, as in ``Lens(..., states=[Pooled("answer")])``."""
+    shared: bool = False
+    """One bottleneck for all layers instead of one for each."""
+    constants: Constants | BottleneckRecipe = "default"
+    seed: int = 0
+    unit: Unit = "bits"
+    progress: bool = field(default=True, compare=False)
+
+    def __post_init__(self) -> None:
+        taken(Settings, self)
+        for name in ("concepts", "groups", "clusters"):
+            given, default = getattr(self, name), "label" if name == "concepts" else None
+            if not (isinstance(given, str | None) and given == default):
+                setattr(self, name, _by_sample(given, name))
+
+    @torch.no_grad()
+    def update(self, reads: Reads) -> Self:
+        """Takes in more samples; one that came before is replaced.
+
+        Raises:
+            ValueError: the state was not kept, or these reads cannot be mixed with those before.
+        """
+        refuse_lacking(type(self).__name__, reads, [self.state])
+        return super().update(reads)
+
+    def result(self) -> Curve:
+        """The gain, or without groups the bound, of everything seen.
+
+        Raises:
+            ValueError: no sample was seen, or one has no concepts or group, or a state that is
+                not finite; and what `concept_information` refuses.
+        """
+        reads = self.in_order()
+        found, said = informed(
+            taken(Settings, self),
+            sound_states(reads, self.state),
+            self._concepts(reads),
+            labels_of(reads.ids, self.groups),
+            labels_of(reads.ids, self.clusters, "clusters"),
+            reads.ids,
+            reads.layers,
+        )
+        for words in said:
+            warnings.warn(words, stacklevel=2)
+        parts = found.curves
+        whole = parts.pop("gain" if found.gain is not None else "unconditional")
+        settings = {**reads.settings, "state": self.state, **whole.settings}
+        return replace(whole, parts=parts, settings=settings)
+
+    def _concepts(self, reads: Reads) -> Tensor:
+        if self.concepts != "label":
+            return _scores(labels_of(reads.ids, self.concepts, "concepts") or [])
+        unknown = int((reads.labels < 0).sum())
+        if unknown:
+            raise ValueError(
+                f"{unknown} of {reads.n} samples have no label: give labels= to pid_lens.batch, "
+                "or concepts={id: scores}"
+            )
+        return reads.labels
+
+
+def _by_sample(given: Any, name: str) -> Groups:
+    if isinstance(given, Mapping):
+        return {str(key): _plain(value) for key, value in given.items()}
+    if not callable(given):
+        raise TypeError(f"{name} must map sample ids: a dict or a function; got {given!r}")
+    return given
+
+
+def _plain(value: Any) -> Any:
+    """What can be compared with ==."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _scores(given: list[Any]) -> Tensor:
+    """[n, concepts] of scores, [n] of labels numbered in their own order."""
+    values = [_plain(value) for value in given]
+    if all(isinstance(value, str | int) for value in values):
+        number = {label: i for i, label in enumerate(sorted(set(values), key=repr))}
+        return torch.tensor([number[label] for label in values])
+    lengths = {len(value) if isinstance(value, Sequence) else 0 for value in values}
+    if len(lengths) > 1 or 0 in lengths or any(isinstance(value, str) for value in values):
+        raise ValueError(
+            "concepts must be all labels (text or whole numbers) or all score vectors of one "
+            f"length; got lengths {sorted(lengths)}, where 0 is no vector"
+        )
+    return torch.tensor(values, dtype=torch.float64)

@@ -1,0 +1,241 @@
+"""What bottlenecks find: the bounds, their difference, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from pid_lens.estimators.concepts.bottleneck import held_out
+from pid_lens.estimators.concepts.bounds import bound, lacked, shortfall
+from pid_lens.estimators.concepts.groups import exchanged, grouped
+from pid_lens.estimators.concepts.inputs import Inputs, Labels, inputs, named
+from pid_lens.estimators.concepts.recipe import BottleneckRecipe, Constants, recipe_of
+from pid_lens.results import NATS, Curve, Unit, refuse_unit
+
+MOST_SHORTFALL = 0.05
+"""Bits that estimated marginals may take off a bound without a warning."""
+ERRORS = 2
+"""So many standard errors a gain must be beyond chance not to be doubted."""
+NAMES = {
+    "unconditional": "I(concepts; state), at least",
+    "conditional": "I(concepts; state | question), at least",
+    "gain": "visual information gain",
+    "gain_by_chance": "visual information gain, groups exchanged at random",
+    "gain_beyond_chance": "visual information gain beyond chance",
+    "available": "KL(target || marginal)",
+    "paper_unconditional": "KL(target || output), as published",
+    "paper_conditional": "KL(target || output) within groups, as published",
+    "paper_gain": "visual information gain, as published",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is computed, and how."""
+
+    shared: bool
+    constants: Constants | BottleneckRecipe
+    seed: int
+    unit: Unit
+    progress: bool
+
+    def __post_init__(self) -> None:
+        recipe_of(self.constants)
+        refuse_unit(self.unit)
+
+    @property
+    def recipe(self) -> BottleneckRecipe:
+        """That of the constants."""
+        return recipe_of(self.constants)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a curve says of it."""
+        recipe = {**asdict(self.recipe), "widths": list(self.recipe.widths)}
+        return {"shared": self.shared, "seed": self.seed, **recipe}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ConceptInformation:
+    """What states tell about concepts, at least, and the numbers that were published for it."""
+
+    unconditional: Curve
+    """A lower bound of I(concepts; state)."""
+    conditional: Curve | None
+    """A lower bound of I(concepts; state | group); None without groups."""
+    gain: Curve | None
+    """Visual information gain: unconditional minus conditional, paired. Biased upward."""
+    gain_by_chance: Curve | None
+    """The same with the groups exchanged at random: about what it reads where the truth is 0."""
+    gain_beyond_chance: Curve | None
+    """Gain minus gain by chance, paired: whether there is a gain at all; as a size, cautious."""
+    available: Curve
+    """E KL(target || marginal): what a state would tell from which targets could be read off."""
+    paper: dict[str, Curve]
+    """``paper_unconditional`` = mean KL(target || output): what the state *lacks*, at most;
+    ``paper_conditional``, its mean within groups, averaged by their sizes; ``paper_gain``, their
+    difference, which is 0 whatever the states are."""
+    outputs: Float64[Tensor, "layers n concepts"]
+    """Natural log of the probability that the unconditional bottleneck, which never saw the
+    sample, gives each concept."""
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """All of them by name."""
+        named = {
+            "gain": self.gain,
+            "gain_by_chance": self.gain_by_chance,
+            "gain_beyond_chance": self.gain_beyond_chance,
+            "unconditional": self.unconditional,
+            "conditional": self.conditional,
+            "available": self.available,
+        }
+        return {name: curve for name, curve in named.items() if curve is not None} | self.paper
+
+    def __repr__(self) -> str:
+        shown = ("unconditional", "conditional", "gain", "gain_by_chance")
+        values = [f"{k}={float(self.curves[k].value[-1]):.3f}" for k in shown if k in self.curves]
+        one = self.unconditional
+        return (
+            f"ConceptInformation(layer {one.layers[-1]}: {' '.join(values)} of "
+            f"{float(self.available.value[-1]):.3f} {one.unit}; n={one.n}, "
+            f"{len(one.layers)} layers, {self.outputs.shape[-1]} concepts)"
+        )
+
+
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+def informed(
+    settings: Settings,
+    hidden: Any,
+    concepts: Any,
+    groups: Labels | None,
+    clusters: Labels | None,
+    ids: Sequence[str] | None,
+    layers: Sequence[int] | None,
+) -> tuple[ConceptInformation, list[str]]:
+    """What `concept_information` returns, and what it warns of."""
+    given = inputs(hidden, concepts, clusters, settings.recipe.folds, settings.seed)
+    n = len(given.targets)
+    names, numbers = named(ids, n, "ids", str), named(layers, len(given.states), "layers", int)
+    ask = _Asking(given, settings, numbers)
+    everyone = torch.zeros(n, dtype=torch.long)
+    within = everyone
+    if groups is not None:
+        within = grouped(groups, given, settings.recipe.fewest_folds)
+    said = _uncertain(given, within)
+    outputs = ask(everyone)
+    found = _unconditional(given.targets, outputs)
+    if groups is not None:
+        chance = exchanged(within, given, settings.seed)
+        conditional, by_chance = (bound(given.targets, ask(of), of) for of in (within, chance))
+        found |= _gains(found, conditional, by_chance)
+    curve = partial(
+        Curve,
+        layers=numbers,
+        ids=names,
+        estimator="ConceptBottleneck",
+        unit="nats",
+        settings=settings.record,
+        groups=given.clusters,
+    )
+    curves = {k: curve(name=NAMES[k], pointwise=x).to(settings.unit) for k, x in found.items()}
+    of = ("unconditional", "conditional", "gain", "gain_by_chance", "gain_beyond_chance")
+    result = ConceptInformation(
+        **{name: curves.get(name) for name in of},  # type: ignore[arg-type]
+        available=curves["available"],
+        paper={k: one for k, one in curves.items() if k.startswith("paper")},
+        outputs=outputs,
+    )
+    return result, said + ask.unfinished() + _no_more_than_chance(result)
+
+
+class _Asking:
+    """Trains bottlenecks and remembers whose training ended too early."""
+
+    def __init__(self, given: Inputs, settings: Settings, layers: Sequence[int]) -> None:
+        self.given, self.settings, self.layers = given, settings, layers
+        self.early = [False] * len(layers)
+
+    def __call__(self, groups: Int64[Tensor, " n"]) -> Float64[Tensor, "layers n concepts"]:
+        """Log-probabilities of the concepts, by bottlenecks that did not see the sample."""
+        from tqdm import tqdm
+
+        one = self.settings
+        parts = self.given.rows(groups, one.shared)
+        shown = tqdm(parts, "bottlenecks", delay=2, leave=False, disable=not one.progress)
+        answers = [held_out(rows, one.recipe, one.seed) for rows in shown]
+        early = [not answer.finished for answer in answers] * (len(self.layers) // len(parts))
+        self.early = [a or b for a, b in zip(self.early, early, strict=True)]
+        found = torch.cat([answer.log_probs.cpu() for answer in answers])
+        return found.unflatten(0, (len(self.layers), -1))
+
+    def unfinished(self) -> list[str]:
+        """What is to be said of it."""
+        early = [layer for layer, of in zip(self.layers, self.early, strict=True) if of]
+        said = (
+            f"{_layers(early)}: bottlenecks were still getting better after "
+            f"{self.settings.recipe.epochs} epochs, so the information is underestimated: raise "
+            "epochs, BottleneckRecipe(epochs=...)"
+        )
+        return [said] if early else []
+
+
+def _unconditional(targets: Tensor, outputs: Tensor) -> dict[str, Float64[Tensor, "layers n"]]:
+    told = bound(targets, outputs, torch.zeros(len(targets), dtype=torch.long))
+    lacking = lacked(targets, outputs)
+    return {"unconditional": told, "available": told + lacking, "paper_unconditional": lacking}
+
+
+def _gains(
+    found: dict[str, Tensor], conditional: Tensor, by_chance: Tensor
+) -> dict[str, Float64[Tensor, "layers n"]]:
+    """Weighted by their sizes, the published means within groups are the mean over all."""
+    alone, published = found["unconditional"], found["paper_unconditional"]
+    return {
+        "conditional": conditional,
+        "gain": alone - conditional,
+        "gain_by_chance": alone - by_chance,
+        "gain_beyond_chance": by_chance - conditional,
+        "paper_conditional": published,
+        "paper_gain": published - published,
+    }
+
+
+# ---------------------------------------------------------------- what is to be said of it
+
+
+def _uncertain(given: Inputs, groups: Int64[Tensor, " n"]) -> list[str]:
+    """Where the means are so uncertain that a bound is well below what it should be."""
+    n, count = len(groups), int(groups.max()) + 1
+    clusters = torch.arange(n) if given.clusters is None else given.clusters
+    lost = shortfall(given.targets, groups, clusters) / NATS["bits"]
+    of = f"{n} samples" + f" ({int(clusters.max()) + 1} clusters)" * (given.clusters is not None)
+    said = (
+        f"the mean concepts of {of} in {count} groups are so uncertain that the information is "
+        f"underestimated by about {lost:.2f} bits: more samples, fewer concepts, or fewer groups"
+    )
+    return [said] if lost > MOST_SHORTFALL else []
+
+
+def _no_more_than_chance(result: ConceptInformation) -> list[str]:
+    gain, beyond = result.gain, result.gain_beyond_chance
+    if gain is None or beyond is None:
+        return []
+    doubted = (gain.value > 0) & (beyond.value < ERRORS * beyond.error)
+    said = (
+        f"{_layers([gain.layers[at] for at in doubted.nonzero().flatten()])}: the gain is "
+        f"positive, but within {ERRORS} errors of what groups exchanged at random give "
+        "(gain_by_chance), so it is no evidence of one: take more samples or fewer groups"
+    )
+    return [said] if doubted.any() else []
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"

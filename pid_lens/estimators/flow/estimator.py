@@ -1,0 +1,192 @@
+"""FlowPID: what image and question states tell of the answer's state, made Gaussian by flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Self, get_args
+
+import torch
+from torch import Tensor
+
+from pid_lens.estimators.common.clusters import Groups, clusters_of
+from pid_lens.estimators.common.over_reads import Gathering, refuse_lacking, sound_states, taken
+from pid_lens.estimators.flow.atoms import FlowAtoms
+from pid_lens.estimators.flow.from_samples import decomposed, reduced
+from pid_lens.estimators.flow.inputs import FlowSettings, warn_if_many
+from pid_lens.estimators.flow.reduction import Components
+from pid_lens.estimators.gaussian.estimator import NEEDED, Target
+from pid_lens.estimators.gaussian.from_covariance import Redundancy
+from pid_lens.reads import Reads
+from pid_lens.results import FIELDS, Atoms, Spectrum, Unit
+
+_STATE_OF = {"answer": "answer", "vision": "image", "language": "question"}
+
+
+@dataclass
+class FlowPID(Gathering):
+    """PID Flow: the decomposition of a model's states after flows, an ``Estimator``.
+
+    X1 is the mean state of the image, X2 that of the question, Y the state at the answer
+    position: ``Lens(..., states=[Pooled("image"), Pooled("question"), Pooled("answer")])``. In
+    each layer `flow_pid` reduces them to principal components, makes them Gaussian by an
+    invertible map each, and decomposes what comes out.
+
+    What the numbers are:
+
+    - Under causal attention the question comes after the image, and its states have already
+      seen it: X2 is not the question alone, and what it tells "uniquely" may be what it read
+      off the image. Close Image->Question attention to tell these apart.
+    - Y is the answer position's state, by default that after the last layer, with all that the
+      model holds there and not only the answer: information about it can be many bits. With
+      ``target="same"`` it is that of the layer itself.
+    - All states are those of the untouched pass; nothing is hidden and no option plays a part.
+    - The paper's flow maps source and target together, which changes their mutual information
+      (``joint=True`` does so); here each variable has its own. Its redundancy is
+      ``redundancy="minimum"``, by which one of the unique informations is 0 always. The paper
+      published no code; spans, Y and the flow are fixed here as said above.
+
+    The spectrum is the plug-in end and ``bracket`` the cross-fitted one, as of `GaussianPID`.
+    Doubtful are layers whose result is clearly not Gaussian, as states in clusters are: their
+    informations are lower bounds at best. ``settings`` has, layer by layer, the components
+    ``kept`` and their share of the ``variance``, the held-out ``gain`` of the flows in nats a
+    sample, and how Gaussian the result is: ``gaussianity[name]`` has skewness and
+    kurtosis (`Gaussianity`) before and after.
+
+    On the digits model, 450 samples of each task, the curves of three seeds correlate by .98 to
+    1, those that are 0 throughout apart; six layers take about 10 seconds of one core.
+
+    Source:
+        How vision becomes language: a layer-wise information-theoretic analysis of multimodal
+        reasoning (Wu et al., 2026), https://arxiv.org/abs/2602.15580; Partial information
+        decomposition via normalizing flows in latent Gaussian distributions (Zhao et al., 2025),
+        https://arxiv.org/abs/2510.04417
+
+    Example:
+        >>> from dataclasses import replace
+        >>> reads = Reads.from_posteriors(torch.zeros(1, 1, 900, 1), conditions=["full"])
+        >>> one, two, n = torch.randn(3, 1, 900, 1, generator=torch.Generator().manual_seed(0))
+        >>> states = {"image": one**3, "question": two, "answer": (one + n).exp()}
+        >>> FlowPID().update(replace(reads, states=states)).result().unique_vision
+        tensor([0.5...], dtype=torch.float64)
+    """
+
+    target: Target = "last"
+    """Y is the answer's state in the last layer that was read, or in the ``"same"`` one."""
+    redundancy: Redundancy = "exact"
+    """``"minimum"`` is R = min(I1, I2), the paper's."""
+    variance: float = 0.95
+    """Share of a variable's variance to keep, where it has more than 16 coordinates."""
+    components: int | None = 30
+    """Of each variable, at most: three times 30 are a tenth of 900 samples."""
+    joint: bool = False
+    """Let one flow mix all variables, see `flow_pid`: that does not keep mutual information."""
+    transforms: int = 1
+    """How many splines of each coordinate, with rotations in between."""
+    steps: int = 300
+    """Of descent, at most."""
+    folds: int = 3
+    """In which samples are held out in turn, to end the descent."""
+    seed: int = 0
+    """Of folds, batches and halves."""
+    unit: Unit = "bits"
+    groups: Groups | None = field(default=None, repr=False)
+    """Sample id -> its cluster, where samples are not independent: clusters are held out as a
+    whole, and errors count them."""
+    progress: bool = field(default=True, repr=False, compare=False)
+    """Show a bar over the layers if they take longer than two seconds."""
+
+    def __post_init__(self) -> None:
+        self._settings()
+        if self.target not in get_args(Target):
+            raise ValueError(f"target must be one of {get_args(Target)}; got {self.target!r}")
+
+    def update(self, reads: Reads) -> Self:
+        """Takes in more samples; one that came before is replaced.
+
+        Raises:
+            ValueError: states were not kept, or these reads cannot be mixed with those before.
+        """
+        refuse_lacking(type(self).__name__, reads, NEEDED)
+        return super().update(reads)
+
+    def result(self) -> Spectrum:
+        """The spectrum of everything seen.
+
+        Raises:
+            ImportError: zuko is not installed.
+            ValueError: no sample was seen, too few for the components, NaN, or a source that
+                determines the answer's state.
+        """
+        from tqdm import tqdm
+
+        reads = self.in_order()
+        layers = self._layers(reads)
+        warn_if_many(layers)
+        shown = tqdm(layers, "flows", delay=2, leave=False, disable=not self.progress)
+        of = clusters_of(reads.ids, self.groups)
+        rounds = zip(reads.layers, shown, strict=True)
+        found = [self._decomposed(layer, kept, of) for layer, kept in rounds]
+        return Spectrum.of(
+            reads,
+            Atoms(**_stacked(found), unit=self.unit),
+            estimator=self,
+            settings=self._said() | _reported(found),
+            bracket=Atoms(**_stacked([atoms.bracket for atoms in found]), unit=self.unit),
+            pointwise=Atoms(**_stacked([atoms.pointwise for atoms in found]), unit=self.unit),
+            influence=Atoms(**_stacked([atoms.influence for atoms in found]), unit=self.unit),
+            groups=of,
+            doubtful=torch.tensor([atoms.doubtful for atoms in found]),
+        )
+
+    def _decomposed(self, layer: int, kept: dict[str, Components], of: Tensor | None) -> FlowAtoms:
+        try:
+            return decomposed(kept, self._settings(), of)
+        except ValueError as error:
+            raise ValueError(f"layer {layer}: {error}") from error
+
+    def _settings(self) -> FlowSettings:
+        return taken(FlowSettings, self)
+
+    def _said(self) -> dict[str, Any]:
+        shown = (f.name for f in fields(self) if f.repr and f.name != "unit")
+        said = {name: getattr(self, name) for name in shown}
+        return {**said, "clustered": self.groups is not None}
+
+    def _layers(self, reads: Reads) -> list[dict[str, Components]]:
+        """Each layer's components, those of a last-layer answer once for all."""
+        kept = {
+            name: [self._kept(x) for x in sound_states(reads, state)]
+            for name, state in _STATE_OF.items()
+            if name != "answer" or self.target == "same"
+        }
+        if self.target == "last":
+            last = self._kept(sound_states(reads, "answer")[-1])
+            kept["answer"] = [last] * len(reads.layers)
+        return [dict(zip(kept, layer, strict=True)) for layer in zip(*kept.values(), strict=True)]
+
+    def _kept(self, state: Tensor) -> Components:
+        return reduced(state.double(), self._settings())
+
+
+def _stacked(found: list[Any]) -> dict[str, Any]:
+    return {name: torch.stack([getattr(atoms, name) for atoms in found]) for name in FIELDS}
+
+
+def _reported(found: list[FlowAtoms]) -> dict[str, Any]:
+    """What is known of each layer beside its atoms, as JSON can say it."""
+    return {
+        "kept": {name: [a.components[name] for a in found] for name in found[0].components},
+        "kept_variance": {name: [a.variance[name] for a in found] for name in found[0].variance},
+        "gain": [atoms.gain for atoms in found],
+        "bounded": [atoms.bounded for atoms in found],
+        "gaussianity": {
+            name: {
+                when: [
+                    [a.gaussianity[name][at].skewness, a.gaussianity[name][at].kurtosis]
+                    for a in found
+                ]
+                for at, when in enumerate(("before", "after"))
+            }
+            for name in found[0].gaussianity
+        },
+    }

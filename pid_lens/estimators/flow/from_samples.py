@@ -1,0 +1,201 @@
+"""The decomposition of samples that invertible maps can make Gaussian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.flow.atoms import VARIABLES, FlowAtoms
+from pid_lens.estimators.flow.gaussianise import Gaussianised, UnboundedError, gaussianise
+from pid_lens.estimators.flow.gaussianity import Gaussianity, gaussianity
+from pid_lens.estimators.flow.inputs import FlowSettings, checked, refuse_few, warn_if_many
+from pid_lens.estimators.flow.reduction import Components, principal_components
+from pid_lens.estimators.gaussian.from_covariance import Redundancy
+from pid_lens.estimators.gaussian.from_samples import GaussianBracket, gaussian_pid_samples
+from pid_lens.results import FIELDS, Unit
+
+NARROW = 16
+"""A variable of no more coordinates is not reduced for the sake of its variance: they may have
+units of their own, and there are few."""
+
+
+def flow_pid(
+    vision: Tensor | np.ndarray,
+    language: Tensor | np.ndarray,
+    answer: Tensor | np.ndarray,
+    *,
+    variance: float = 0.95,
+    components: int | None = 30,
+    redundancy: Redundancy = "exact",
+    joint: bool = False,
+    transforms: int = 1,
+    steps: int = 300,
+    folds: int = 3,
+    seed: int = 0,
+    unit: Unit = "bits",
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
+    progress: bool = True,
+) -> FlowAtoms:
+    r"""Redundancy, unique information and synergy of samples that flows can make Gaussian.
+
+    X1, X2 and Y, where they have more than 16 coordinates reduced to principal components, are
+    sent through an invertible map each, which leaves mutual information as it is. The maps are
+    those under which all three are likeliest as one Gaussian (`gaussianise`), and
+    `gaussian_pid_samples` decomposes what comes out. Where that is jointly Gaussian, it is the
+    decomposition of the components. Where only each variable by itself is, every information
+    is a lower bound: with given Gaussian marginals and covariances the Gaussian has least.
+
+    It lies where no such maps exist: of clusters, discrete variables and relations that are not
+    monotone (of Y = X^2 it reads 0). `FlowAtoms.gaussianity` says how far from Gaussian the
+    result is, from three and four moments: of uniform X and Y = X + noise as wide it reads .47
+    of .72 bits, at a joint kurtosis of -.05. Principal components know nothing of information:
+    what tells in the least 5 % of the variance is lost.
+
+    Where a direction of one variable is told by the others without error (two sources that are
+    one) flows have nothing to descend to: the closed form of the components stands, as doubtful.
+
+    Where nothing is to be found flows find no more than a covariance does: with the answers of
+    450 digits exchanged at random, 18 to 20 components, I(X1, X2; Y) reads .06 to .09 bits, and
+    .06 to .08 without flows.
+
+    Args:
+        vision: X1, [n, d1].
+        language: X2, [n, d2].
+        answer: Y, [n, dy].
+        variance: share of the variance to keep of a variable of more than 16 coordinates, in
+            (0, 1].
+        components: of each variable, at most; None for no limit.
+        redundancy: ``"exact"``, or ``"minimum"``: R = min(I(Y; X1), I(Y; X2)), the baseline of
+            PID Flow.
+        joint: let one flow mix X1, X2 and Y, as PID Flow does. Mutual information is then
+            another: maps like (X, Y) -> (X, Y - X) move what one variable tells of another,
+            or undo it, and the likeliest Gaussian is often one that tells nothing. Of X and
+            Y = X + noise, both exponential, .83 bits are true, own flows read .45, a joint
+            one .01, and looks Gaussian.
+        transforms: how many splines of each coordinate, with rotations in between. More are
+            likelier and less stable.
+        steps: of descent, at most.
+        folds: in which samples are held out in turn, to end the descent.
+        seed: of folds, batches and halves.
+        unit: ``"bits"`` or ``"nats"``.
+        groups: the cluster of each sample, any labels, where samples are not independent:
+            clusters are held out as a whole, and standard errors count them.
+        progress: show a bar if training takes longer than two seconds.
+
+    Returns:
+        ``FlowAtoms``; ``gap`` is 0.
+
+    Raises:
+        ImportError: zuko is not installed.
+        TypeError: not tensors or arrays.
+        ValueError: other shapes, NaN, fewer than 50 samples or too few for the components,
+            settings out of range, infinite information in one source.
+
+    Source:
+        How vision becomes language: a layer-wise information-theoretic analysis of multimodal
+        reasoning (Wu et al., 2026), https://arxiv.org/abs/2602.15580; Partial information
+        decomposition via normalizing flows in latent Gaussian distributions (Zhao et al., 2025),
+        https://arxiv.org/abs/2510.04417
+
+    Example:
+        >>> noise = torch.randn(3, 900, 1, generator=torch.Generator().manual_seed(0)).double()
+        >>> y, x1, x2 = noise[0], noise[0] + noise[1], noise[0] + 2 * noise[2]
+        >>> flow_pid(x1.exp(), x2**3, y.sinh())
+        FlowAtoms(R=0.198 U_vision=0.3... U_language=...0.000 S=0.09... bits; n=900,
+        1+1+1 components, gain=3.7... nats)
+    """
+    settings = FlowSettings(
+        variance, components, redundancy, joint, transforms, steps, folds, seed, unit
+    )
+    rows = {"answer": answer, "vision": vision, "language": language}
+    kept = {name: reduced(x, settings) for name, x in checked(rows).items()}
+    warn_if_many([kept])
+    of = None if groups is None else clusters(groups, len(kept["answer"].values))
+    return decomposed(kept, settings, of, progress)
+
+
+def reduced(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components:
+    """The principal components that the settings ask for."""
+    share = settings.variance if x.shape[1] > NARROW else 1.0
+    return principal_components(x, share, settings.components)
+
+
+def decomposed(
+    kept: dict[str, Components],
+    settings: FlowSettings,
+    groups: Int64[Tensor, " n"] | None = None,
+    progress: bool = False,
+) -> FlowAtoms:
+    """The decomposition of the principal components of answer, vision and language.
+
+    Raises:
+        ImportError, ValueError: as `flow_pid`.
+    """
+    before = {name: kept[name].values for name in VARIABLES}
+    n, used = len(before["answer"]), [name for name in VARIABLES if before[name].shape[1]]
+    refuse_few(n, sum(x.shape[1] for x in before.values()), settings.folds)
+    plain = _bracket(before, settings, groups)
+    found, bounded = Gaussianised(tuple(before[name] for name in used), 0.0, 0), True
+    if len(used) > 1 and bool(plain.plug_in.information.isfinite()):
+        try:
+            found = gaussianise(
+                found.values,
+                [kept[name].whole for name in used],
+                joint=settings.joint,
+                transforms=settings.transforms,
+                steps=settings.steps,
+                folds=settings.folds,
+                seed=settings.seed,
+                clusters=groups,
+                progress=progress,
+            )
+        except UnboundedError:
+            bounded = False
+    after = before | dict(zip(used, found.values, strict=True))
+    bracket = _bracket(after, settings, groups)
+    return FlowAtoms(
+        **{name: getattr(bracket.plug_in, name) for name in FIELDS},
+        unit=settings.unit,
+        pointwise=bracket.pointwise,
+        influence=bracket.influence,
+        bracket=bracket.cross_fitted,
+        components={name: before[name].shape[1] for name in VARIABLES},
+        variance={name: kept[name].share for name in VARIABLES},
+        gain=found.gain,
+        steps=found.steps,
+        bounded=bounded,
+        gaussianity=_report(before, after),
+        groups=groups,
+        n=n,
+    )
+
+
+def _bracket(
+    variables: dict[str, Tensor], settings: FlowSettings, groups: Tensor | None
+) -> GaussianBracket:
+    """Both ends; a constant is a column of zeros."""
+    y, x1, x2 = (
+        x if x.shape[1] else x.new_zeros(len(x), 1) for x in (variables[k] for k in VARIABLES)
+    )
+    return gaussian_pid_samples(
+        y,
+        x1,
+        x2,
+        redundancy=settings.redundancy,
+        seed=settings.seed,
+        unit=settings.unit,
+        groups=groups,
+    )
+
+
+def _report(
+    before: dict[str, Tensor], after: dict[str, Tensor]
+) -> dict[str, tuple[Gaussianity, Gaussianity]]:
+    old, new = (x | {"joint": torch.cat([x[k] for k in VARIABLES], 1)} for x in (before, after))
+    return {name: (gaussianity(old[name]), gaussianity(new[name])) for name in old}

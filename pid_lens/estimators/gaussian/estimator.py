@@ -1,0 +1,146 @@
+"""GaussianPID: what image and question states tell of the answer's state, were they Gaussian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, get_args
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pid_lens.estimators.common.clusters import Groups, labels_of
+from pid_lens.estimators.common.over_reads import Gathering, refuse_lacking, sound_states
+from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings
+from pid_lens.estimators.gaussian.from_samples import (
+    GaussianBracket,
+    gaussian_pid_samples,
+    uncertain,
+)
+from pid_lens.estimators.gaussian.principal import Principal
+from pid_lens.reads import Reads
+from pid_lens.results import NATS, Atoms, Spectrum, Unit
+
+Target = Literal["last", "same"]
+NEEDED = ("answer", "image", "question")
+
+
+@dataclass
+class GaussianPID(Gathering):
+    """The decomposition of a model's states instead of its answers, an ``Estimator``.
+
+    X1 is the mean state of the image, X2 that of the question, Y the state at the answer
+    position: ``Lens(..., states=[Pooled("image"), Pooled("question"), Pooled("answer")])``. All
+    are of the untouched pass: nothing is hidden from the model, and no option plays a part. The
+    atoms are those of a Gaussian with the states' covariance, and information about a state
+    is not information about the answer: a state holds far more bits than one.
+
+    The spectrum is the plug-in end of `gaussian_pid_samples`, its ``bracket`` the cross-fitted
+    one; a layer where they differ by over .05 bits and a tenth of the information is doubtful.
+    It does not depend on the order of the samples.
+
+    Errors are right for states of any distribution and know that components are estimated: with
+    3 of 8 whose variances hardly fall, 1.96 of them covered 91 to 97 % at n = 1000, and 65 to 81 %
+    had the components been taken for given. They know nothing of the plug-in's bias: in 10
+    dimensions with two equally good sources, n = 500, its atoms were 3 to 5 errors off. The
+    intervals reach to the bracket for that reason.
+
+    Source:
+        Gaussian partial information decomposition: bias correction and application to
+        high-dimensional data (Venkatesh et al., 2023), https://arxiv.org/abs/2307.10515
+
+    Example:
+        >>> from dataclasses import replace
+        >>> reads = Reads.from_posteriors(torch.zeros(1, 1, 900, 1), conditions=["full"])
+        >>> one, two, n = torch.randn(3, 1, 900, 2, generator=torch.Generator().manual_seed(0))
+        >>> states = {"image": one, "question": two, "answer": one + n}
+        >>> GaussianPID().update(replace(reads, states=states)).result().unique_vision
+        tensor([1.0207], dtype=torch.float64)
+    """
+
+    target: Target = "last"
+    """Y is the answer's state in the last layer that was read, or in the ``"same"`` one."""
+    redundancy: Redundancy = "exact"
+    """``"minimum"`` is R = min(I1, I2), see `gaussian_pid`."""
+    components: int | None = None
+    """Keep so many principal components of each of Y, X1, X2; all by default."""
+    seed: int = 0
+    """Of the halves that cross-fitting learns and evaluates on."""
+    unit: Unit = "bits"
+    groups: Groups | None = field(default=None, repr=False)
+    """Sample id -> its cluster, where samples are not independent; errors count clusters."""
+
+    def __post_init__(self) -> None:
+        check_settings(self.redundancy, self.unit)
+        if self.target not in get_args(Target):
+            raise ValueError(f"target must be one of {get_args(Target)}; got {self.target!r}")
+        if self.components is not None and self.components < 1:
+            raise ValueError(f"components must be at least 1; got {self.components}")
+
+    @torch.no_grad()
+    def update(self, reads: Reads) -> Self:
+        """Takes in more samples; one that came before is replaced.
+
+        Raises:
+            ValueError: states were not kept, or these reads cannot be mixed with those before.
+        """
+        refuse_lacking(type(self).__name__, reads, NEEDED)
+        return super().update(reads)
+
+    @torch.no_grad()
+    def result(self) -> Spectrum:
+        """The spectrum of everything seen.
+
+        Raises:
+            ValueError: no sample was seen, not more samples than dimensions, NaN, a sample that
+                ``groups`` lack, or a source that determines the answer's state.
+        """
+        reads = self.in_order()
+        bracket = self._bracket(reads)
+        return Spectrum.of(
+            reads,
+            bracket.plug_in,
+            estimator=self,
+            settings={
+                "target": self.target,
+                "redundancy": self.redundancy,
+                "components": self.components,
+                "seed": self.seed,
+                "clustered": self.groups is not None,
+            },
+            pointwise=bracket.pointwise,
+            influence=bracket.influence,
+            groups=bracket.groups,
+            bracket=bracket.cross_fitted,
+            doubtful=uncertain(bracket.plug_in, bracket.cross_fitted),
+        )
+
+    def _bracket(self, reads: Reads) -> GaussianBracket:
+        """The decompositions of all layers, with influences that know how components turn."""
+        parts = [Principal.of(x, self.components or x.shape[-1]) for x in self._states(reads)]
+        bracket = gaussian_pid_samples(
+            *(part.scores for part in parts),
+            redundancy=self.redundancy,
+            seed=self.seed,
+            unit=self.unit,
+            groups=labels_of(reads.ids, self.groups),
+        )
+        return replace(bracket, influence=_turning(bracket, parts))
+
+    def _states(self, reads: Reads) -> list[Float64[Tensor, "layers n width"]]:
+        """Y, X1 and X2."""
+        y, x1, x2 = (sound_states(reads, name).double() for name in NEEDED)
+        return [y[-1:] if self.target == "last" else y, x1, x2]
+
+
+def _turning(bracket: GaussianBracket, parts: list[Principal]) -> Atoms:
+    """The influences, and what each sample moves by turning the principal components."""
+    layers = bracket.plug_in.union.shape
+    scores = torch.cat([part.scores.expand(*layers, -1, -1) for part in parts], -1)
+    widths = [part.scores.shape[-1] for part in parts]
+    moved: dict[str, Any] = {}
+    for name, slope in bracket.slopes.items():
+        pulls = (2 * scores @ slope / NATS[bracket.plug_in.unit]).split(widths, -1)
+        turned = [part.turned(pull) for part, pull in zip(parts, pulls, strict=True)]
+        moved[name] = getattr(bracket.influence, name) + torch.stack(turned).sum(0)
+    return replace(bracket.influence, **moved)

@@ -1,0 +1,207 @@
+"""The decomposition of Gaussian samples: an estimate from either side of the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from pid_lens.estimators.common.arrays import as_float64
+from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.gaussian.algebra import covariance_of
+from pid_lens.estimators.gaussian.cross_fit import cross_fit, halves
+from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings, gaussian_pid
+from pid_lens.estimators.gaussian.influence import influence, pointwise, slopes
+from pid_lens.results import ATOMS, NATS, TOO_MUCH, Atoms, Sampled, Unit, interval
+
+MOST_WIDTH = 0.1
+"""Estimates that differ by more than this share of the information (and .05 bits) are doubtful."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class GaussianBracket(Sampled):
+    """Two estimates of one decomposition, of shape [...], and how far they are apart.
+
+    Example:
+        >>> y, one, two = torch.randn(3, 900, 2, generator=torch.Generator().manual_seed(0))
+        >>> gaussian_pid_samples(y, y + one, y + 2 * two)
+        GaussianBracket(plug_in R=0.327 U_vision=0.791 U_language=0.000 S=0.170,
+        cross_fitted R=0.324 U_vision=0.790 U_language=-0.000 S=0.167 bits; n=900)
+    """
+
+    plug_in: Atoms
+    """`gaussian_pid` of the sample covariance: both unique informations too large."""
+    cross_fitted: Atoms
+    """Informations without bias, unique ones too small if anything."""
+    pointwise: Atoms
+    """Each sample's local information in the plug-in's fit, [..., n]; means are the values."""
+    influence: Atoms
+    """How far each sample moves the plug-in, times n, [..., n]; mean 0."""
+    slopes: dict[str, Float64[Tensor, "*batch d d"]]
+    """The derivative of the plug-in's informations in the samples' covariance, nats."""
+    n: int
+
+    @property
+    def width(self) -> Float64[Tensor, "*batch"]:
+        """How far plug-in and cross-fitted atoms are apart at most, [...]."""
+        return apart(self.plug_in, self.cross_fitted)
+
+    def interval(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """A confidence interval of one value, [...] each: sampling error around both estimates.
+
+        As `Spectrum.interval`, from an error below the lower estimate to an error above the
+        higher one. In ten dimensions with two equally good sources, n = 500, 95 % intervals
+        covered 93 to 96 %, and around the plug-in alone 0 to 83 %: there bias is all. The least
+        was 88 %, in eight dimensions with one source half as good again, n = 400.
+        """
+        error = self.standard_error(name)
+        ends = torch.stack([getattr(self.plug_in, name), getattr(self.cross_fitted, name)])
+        return interval(ends, torch.zeros_like(error), error, level)
+
+    def __repr__(self) -> str:
+        if self.plug_in.union.ndim:
+            shape, unit = list(self.plug_in.union.shape), self.plug_in.unit
+            return f"GaussianBracket({shape} decompositions, {unit}; n={self.n})"
+        lines = [
+            f"{name} " + repr(getattr(self, name))[6:-1].removesuffix(self.plug_in.unit).strip()
+            for name in ("plug_in", "cross_fitted")
+        ]
+        return f"GaussianBracket({', '.join(lines)} {self.plug_in.unit}; n={self.n})"
+
+
+def apart(plug_in: Atoms, cross_fitted: Atoms) -> Float64[Tensor, "*batch"]:
+    """How far two estimates of the atoms are apart at most."""
+    pairs = [(getattr(plug_in, name), getattr(cross_fitted, name)) for name in ATOMS]
+    return torch.stack([(a - b).abs().where(a != b, 0.0) for a, b in pairs]).amax(0)
+
+
+def uncertain(plug_in: Atoms, cross_fitted: Atoms) -> Bool[Tensor, "*batch"]:
+    """Whether two estimates are infinite, or .05 bits and a tenth of the information apart."""
+    most = TOO_MUCH * NATS["bits"] / NATS[plug_in.unit] + MOST_WIDTH * plug_in.information
+    return ~plug_in.information.isfinite() | (apart(plug_in, cross_fitted) > most)
+
+
+def gaussian_pid_samples(
+    y: Tensor | np.ndarray,
+    x1: Tensor | np.ndarray,
+    x2: Tensor | np.ndarray,
+    *,
+    redundancy: Redundancy = "exact",
+    seed: int = 0,
+    splits: int = 4,
+    unit: Unit = "bits",
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
+) -> GaussianBracket:
+    r"""Redundancy, unique information and synergy of Gaussian samples, from either side.
+
+    *Plug-in*: `gaussian_pid` of the sample covariance. Its unique informations are sums over
+    positive parts, so that noise adds up: ten dimensions and two equally good sources, each
+    with nothing of its own, read .6 bits at n = 500.
+
+    *Cross-fitted*: any subspace W of Y bounds U1 from below,
+
+    .. math::  U_1 \ge \tfrac12 \log\det W^T \Sigma_{Y|X_2} W
+                     - \tfrac12 \log\det W^T \Sigma_{Y|X_1} W,
+
+    and the best one is found on one half of the samples and evaluated on the other, where the
+    logarithm of a Wishart determinant has a known bias, :math:`\sum_{i<k} \psi((\nu - i)/2)`
+    and what cancels, that is taken off. Both halves are used in turn, and so are
+    both sources: the union is the mean of I(Y; X2) + U1 and I(Y; X1) + U2. The informations
+    themselves are unbiased by the same formula. What is left is too small where the half that
+    learns is too small to see what is unique.
+
+    The corrections are exact for Gaussian samples that are independent of each other; samples
+    in ``groups`` are kept in one half, their dependence within it is not corrected for.
+
+    Args:
+        y: [layers, n, dy] or [n, dy]; leading axes broadcast.
+        x1: [..., n, d1].
+        x2: [..., n, d2].
+        redundancy: ``"exact"`` or ``"minimum"``, see `gaussian_pid`.
+        seed: of the halves.
+        splits: how many random halvings to average over.
+        unit: ``"bits"`` or ``"nats"``.
+        groups: the cluster of each sample, any labels, where samples are not independent;
+            clusters stay in one half, and standard errors count them.
+
+    Returns:
+        ``GaussianBracket`` with ``plug_in`` and ``cross_fitted`` of shape [...], ``pointwise``
+        and ``influence`` of shape [..., n], ``standard_error(name)`` and ``interval(name)``.
+
+    Raises:
+        TypeError: not tensors or arrays.
+        ValueError: not more samples than dimensions (in each half), NaN, other lengths, or
+            infinite information in one source.
+
+    Source:
+        Gaussian partial information decomposition: bias correction and application to
+        high-dimensional data (Venkatesh et al., 2023), https://arxiv.org/abs/2307.10515
+
+    Example:
+        >>> noise = torch.randn(3, 4000, 1, generator=torch.Generator().manual_seed(0)).double()
+        >>> y, x1, x2 = noise[0], noise[0] + noise[1], 2 * noise[2]
+        >>> gaussian_pid_samples(y, x1, x2).cross_fitted
+        Atoms(R=-0.000 U_vision=0.473 U_language=0.000 S=-0.000 bits)
+    """
+    check_settings(redundancy, unit)
+    rows, sizes = _rows(y, x1, x2)
+    if splits < 1:
+        raise ValueError(f"splits must be at least 1; got {splits}")
+    n = rows.shape[-2]
+    labels = None if groups is None else clusters(groups, n)
+    firsts = halves(n, seed, splits, labels)
+    _enough(n, firsts, sizes)
+    cov = covariance_of(rows)
+    plug_in = gaussian_pid(cov, sizes, redundancy=redundancy, unit=unit)
+    with torch.no_grad():
+        slope = slopes(cov, sizes, redundancy)
+        moves = influence(rows, slope, plug_in)
+    return GaussianBracket(
+        plug_in=plug_in,
+        cross_fitted=cross_fit(rows, sizes, firsts, plug_in, redundancy),
+        pointwise=pointwise(moves, plug_in),
+        influence=moves,
+        slopes=slope,
+        groups=labels,
+        n=n,
+    )
+
+
+# ---------------------------------------------------------------- input
+
+
+def _rows(*given: Any) -> tuple[Float64[Tensor, "*batch n d"], tuple[int, int, int]]:
+    """Y, X1 and X2 side by side, and their widths."""
+    names = ("y", "x1", "x2")
+    tensors = [as_float64(x, name) for x, name in zip(given, names, strict=True)]
+    shapes = {name: list(x.shape) for name, x in zip(names, tensors, strict=True)}
+    if any(x.ndim < 2 or 0 in x.shape for x in tensors) or len({x.shape[-2] for x in tensors}) > 1:
+        raise ValueError(f"y, x1 and x2 must be [..., n, width] of one n; got {shapes}")
+    for name, x in zip(names, tensors, strict=True):
+        if not bool(x.isfinite().all()):
+            raise ValueError(f"{name} has NaN or infinite values")
+    try:
+        batch = torch.broadcast_shapes(*(x.shape[:-2] for x in tensors))
+    except RuntimeError:
+        raise ValueError(f"the layers of y, x1 and x2 must broadcast; got {shapes}") from None
+    wide = [x.expand(*batch, *x.shape[-2:]) for x in tensors]
+    dy, d1, d2 = (x.shape[-1] for x in tensors)
+    return torch.cat(wide, -1), (dy, d1, d2)
+
+
+def _enough(n: int, firsts: Bool[Tensor, "splits n"], sizes: tuple[int, int, int]) -> None:
+    d, need = sum(sizes), sizes[0] + max(sizes[1:]) + 1
+    cure = "more samples, or fewer dimensions (GaussianPID(components=...) keeps the first few)"
+    if n <= d:
+        raise ValueError(f"{n} samples of {d} dimensions in all; there must be over {d}: {cure}")
+    least = int(torch.minimum(firsts.sum(-1), (~firsts).sum(-1)).min())
+    if least < need:
+        raise ValueError(
+            f"cross-fitting needs {need} samples in each half, {sizes[0]} of y and "
+            f"{max(sizes[1:])} of a source and one; the smaller half has {least} of {n}: {cure}"
+        )

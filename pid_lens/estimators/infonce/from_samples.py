@@ -1,0 +1,201 @@
+"""Information: how much two sets of variables say about each other, from samples."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pid_lens.estimators.common.arrays import as_float64
+from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.gaussian.algebra import covariance_of, rank, whitener
+from pid_lens.estimators.infonce.copula import canonical, normal_scores
+from pid_lens.estimators.infonce.critics import RECIPES
+from pid_lens.estimators.infonce.held_out import held_out, shown
+from pid_lens.estimators.infonce.neighbours import neighbour_information
+from pid_lens.results import NATS, NEAR_CAP, Unit, refuse_unit, standard_error
+
+Method = Literal["infonce", "gaussian", "ksg"]
+CERTAIN = 1e-9
+"""A correlation that is this near to 1 is 1 but for rounding."""
+_Found: TypeAlias = tuple[float, float, float]
+"""Value, error and cap, nats."""
+
+
+@dataclass(frozen=True, repr=False)
+class MutualInformation:
+    """A value, its standard error and the most that the method can say, in ``unit``.
+
+    Example:
+        >>> value, error, cap = MutualInformation(0.5, 0.01, math.inf)
+        >>> MutualInformation(0.5, 0.01, 9.97)
+        MutualInformation(0.500±0.010 bits, cap 9.970)
+    """
+
+    value: float
+    error: float
+    cap: float
+    unit: Unit = "bits"
+
+    def __iter__(self) -> Iterator[float]:
+        """Value, error and cap."""
+        return iter((self.value, self.error, self.cap))
+
+    @property
+    def near_cap(self) -> bool:
+        """Whether the value lies within 10 % of the cap and says only that it is large."""
+        return self.value > NEAR_CAP * self.cap
+
+    def __repr__(self) -> str:
+        return (
+            f"MutualInformation({self.value:.3f}±{self.error:.3f} {self.unit}, cap {self.cap:.3f})"
+        )
+
+
+def mutual_information(
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    method: Method = "infonce",
+    groups: Sequence[Any] | Tensor | np.ndarray | None = None,
+    seed: int = 0,
+    unit: Unit = "bits",
+) -> MutualInformation:
+    """I(X; Y) of continuous variables, from samples.
+
+    All methods look at normal scores of each coordinate's ranks, whose information is the same.
+
+    ============ ==================================================================================
+    ``infonce``  a lower bound, by critics that are trained on two thirds of the samples and
+                 evaluated on the last, in turn; at most the log of that third's number. They
+                 start at the log density ratio of the canonical pairs and learn what these leave
+                 unsaid. Too small where there is much to learn from few samples
+    ``gaussian`` -1/2 sum log(1 - r^2) over canonical correlations r, less its bias: right where
+                 the scores are jointly normal
+    ``ksg``      distances to the fifth neighbour, at most psi(n) - psi(5): right in few
+                 dimensions, far too small in many; samples that are equal are refused
+    ============ ==================================================================================
+
+    On the 40 tasks of the benchmark of Czyż et al. at 3,000 samples the mean absolute errors are
+    .065 (infonce, mean of three seeds), .170 (gaussian) and .250 nats (ksg).
+
+    Args:
+        x: [n, dx], or [n].
+        y: [n, dy], or [n].
+        method: see above.
+        groups: the cluster of each sample, one label each, where samples are not independent
+            (several questions on one image): held out together and counted as one in the error.
+            Without it a critic that saw the image knows it again. Equal rows bring no warning,
+            as they may be samples of one discrete value. ``gaussian`` subtracts the bias of n
+            independent samples all the same, which is too little then.
+        seed: of the critics.
+        unit: ``"bits"`` or ``"nats"``.
+
+    Returns:
+        value, standard error and cap. The error is that of samples drawn anew; the bias is not in
+        it: 95 % intervals hold the truth of normal pairs (one to three dimensions, 600 to 900
+        samples) in 78 to 92 % of draws (infonce), 95 to 98 % (gaussian), 30 to 92 % (ksg).
+
+    Raises:
+        TypeError: not tensors or arrays.
+        ValueError: other shapes, NaN, an unknown method or unit, too few samples or clusters, or
+            equal samples for ``ksg``.
+
+    Source:
+        Representation learning with contrastive predictive coding (van den Oord, Li, Vinyals,
+        2018), https://arxiv.org/abs/1807.03748; Estimating mutual information (Kraskov,
+        Stögbauer, Grassberger, 2004), https://doi.org/10.1103/PhysRevE.69.066138; Beyond normal:
+        on the evaluation of mutual information estimators (Czyż et al., 2023),
+        https://arxiv.org/abs/2306.11078
+
+    Example:
+        >>> x, noise = torch.randn(2, 600, 3, generator=torch.Generator().manual_seed(0))
+        >>> mutual_information(x, x + noise)
+        MutualInformation(...±0.0... bits, cap 7.644)
+        >>> mutual_information(x, x + noise, method="gaussian")
+        MutualInformation(1.6...±0.0... bits, cap inf)
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method must be one of {get_args(Method)}; got {method!r}")
+    refuse_unit(unit)
+    one, other = _samples(x, y)
+    of = None if groups is None else clusters(groups, len(one))
+    value, error, cap = (v / NATS[unit] for v in _METHODS[method](one, other, seed, of))
+    result = MutualInformation(value, error, cap, unit)
+    if result.near_cap:
+        warnings.warn(
+            f"{result.value:.2f} {unit} is within 10 % of the most that so few samples can show, "
+            f"{result.cap:.2f}: the information is large, and how large needs more samples",
+            stacklevel=2,
+        )
+    return result
+
+
+def _infonce(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
+    recipe = RECIPES["default"]
+    one, other = (shown(side, recipe, seed=seed) for side in (x, y))
+    pointwise, cap = held_out(one, other, recipe, seed=seed, clusters=of)
+    return float(pointwise.mean()), _error(pointwise, of), cap
+
+
+def _gaussian(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
+    """Without the bias of the log determinants of Wishart matrices, which is known."""
+    n, dx, dy = len(x), x.shape[1], y.shape[1]
+    if n <= dx + dy + 1:
+        raise ValueError(
+            f"the gaussian method needs more samples than coordinates, {dx} + {dy} and one; got "
+            f"{n}: more samples, or method='infonce'"
+        )
+    x, y = normal_scores(x), normal_scores(y)
+    pairs = canonical(x, y)
+    if float(pairs.correlations.max()) > 1 - CERTAIN:
+        raise ValueError(
+            "x determines a direction of y without error (a variable that is in both?), so the "
+            "information is infinite: leave that direction out, or add the noise with which it is "
+            "measured"
+        )
+    of_x, of_y = pairs.features(x, y)
+    rank_x, rank_y = (int(rank(whitener(covariance_of(z)))) for z in (x, y))
+    steps = torch.arange(rank_y)
+    of_all, given_x = (torch.digamma((n - 1 - k - steps) / 2).sum() for k in (0, rank_x))
+    value = float(pairs.information - (of_all - given_x) / 2)
+    return value, _error((of_x * of_y).sum(-1), of), math.inf
+
+
+def _ksg(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
+    return neighbour_information(normal_scores(x), normal_scores(y), seed, of)
+
+
+_METHODS: dict[str, Callable[[Tensor, Tensor, int, Tensor | None], _Found]] = {
+    "infonce": _infonce,
+    "gaussian": _gaussian,
+    "ksg": _ksg,
+}
+
+
+def _error(pointwise: Float64[Tensor, " n"], of: Tensor | None) -> float:
+    return float(standard_error((pointwise - pointwise.mean())[None], of)[0])
+
+
+def _samples(x: Any, y: Any) -> list[Float64[Tensor, "n width"]]:
+    """Both as matrices of as many rows."""
+    given = [as_float64(z, name).detach().cpu() for name, z in (("x", x), ("y", y))]
+    given = [z[:, None] if z.ndim == 1 else z for z in given]
+    shapes = [list(z.shape) for z in given]
+    if any(z.ndim != 2 or 0 in z.shape for z in given) or len(given[0]) != len(given[1]):
+        raise ValueError(f"x and y must be [n, width] of one n; got {shapes[0]} and {shapes[1]}")
+    for name, z in zip("xy", given, strict=True):
+        bad = (~z.isfinite()).any(-1).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(
+                f"{name} has NaN or infinite values in {len(bad)} of {len(z)} rows, first in row "
+                f"{bad[0]}: leave those rows out of x and of y"
+            )
+    return given

@@ -1,0 +1,104 @@
+"""Image only: proof that the image's tokens know nothing of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from pid_lens.interventions import Fixed, Variation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from pid_lens.inputs import Samples, Spans
+    from pid_lens.readouts import Pooled
+
+TEXT = ("question", "options")
+"""Spans that differ from sample to sample; what else stands before an image is the template."""
+UNSEEN = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""A model's states may move by this share through rounding; `UNSEEN_IN_HALF` in half precision."""
+UNSEEN_IN_HALF = 1e-2
+
+
+@dataclass(frozen=True)
+class NegatedText(Fixed):
+    """The embeddings behind the image with their signs changed: another text altogether."""
+
+    def edit(
+        self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
+    ) -> Float[Tensor, "n tokens width"]:
+        """The same image, another text."""
+        steps = torch.arange(embeddings.shape[1], device=embeddings.device)
+        behind = steps > samples.spans.positions("image").to(embeddings.device)[:, None]
+        return torch.where(behind[..., None], -embeddings, embeddings)
+
+
+PROBE = Variation("", 0, (NegatedText(),))
+"""One more copy of a batch, to see whether its image notices the text."""
+
+
+def is_image_only(pooled: Pooled) -> bool:
+    """Whether a state is meant to know nothing of the text."""
+    return (pooled.span, pooled.token) == ("image", "last")
+
+
+def refuse_text_before_image(spans: Spans) -> None:
+    """The last image token must stand before question and options.
+
+    Raises:
+        ValueError: some sample has text of its own before its last image token, or nobody said
+            where the question stands.
+    """
+    if "question" not in spans:
+        raise ValueError(
+            "no span says where the text is, so nothing shows that it stands behind the image: "
+            "name it, spans={'image': mask, 'question': mask}, or hand over the processor, or "
+            "leave out Pooled('image', token='last')"
+        )
+    last = spans.positions("image")[:, None]
+    for name in TEXT:
+        if name not in spans:
+            continue
+        mask = spans[name]
+        before = mask & (torch.arange(mask.shape[1], device=mask.device) < last.to(mask.device))
+        rows = before.any(-1).nonzero().flatten().tolist()
+        if rows:
+            raise ValueError(
+                f"the {name} stands before the last image token in samples {rows[:8]}, so that "
+                "token's state is no image-only one: put the image first, or leave out "
+                "Pooled('image', token='last')"
+            )
+
+
+def refuse_seeing_image(
+    own: Float[Tensor, "n width"], other: Float[Tensor, "n width"], layer: int, dtype: torch.dtype
+) -> None:
+    """The last image token's state must be the same before another text.
+
+    Args:
+        own: the state before its own text, as it was computed: rounding it would move it.
+        other: the state before another text.
+        layer: where.
+        dtype: that of the model, which says how far rounding may move a state.
+
+    Raises:
+        ValueError: it is not the same in some sample, or not finite.
+    """
+    own, other = own.double(), other.double()
+    if not bool((own.isfinite() & other.isfinite()).all()):
+        raise ValueError(
+            f"the last image token's state at layer {layer} is NaN or infinite, so nothing shows "
+            "that it does not see the text: run the model in float32 or bfloat16, or leave out "
+            "Pooled('image', token='last')"
+        )
+    moved = (other - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(torch.finfo(own.dtype).tiny)
+    if not bool((moved <= UNSEEN.get(dtype, UNSEEN_IN_HALF)).all()):
+        raise ValueError(
+            f"the image sees the text in this model: with another text behind it, the last image "
+            f"token's state at layer {layer} moves by {float(moved.max()):.2%}. There is no "
+            "image-only state in it to compare with (PaliGemma's prefix, for one, attends both "
+            "ways): leave out Pooled('image', token='last')"
+        )

@@ -1,0 +1,53 @@
+"""TODO pid_lens/forward/layer_answers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from pid_lens.inputs import Samples
+    from pid_lens.model import Anatomy
+    from pid_lens.readouts import Readout
+
+
+def answers_at(
+    states: Float[Tensor, "rows tokens width"],
+    samples: Samples,
+    readout: Readout,
+    anatomy: Anatomy,
+    layer: int,
+) -> Float[Tensor, "rows answers"]:
+    """What a readout makes of a layer's states at the answer position.
+
+    Rows are the samples, or several blocks of them, one behind the other.
+
+    Raises:
+        ValueError: the readout returns another shape.
+    """
+    times = len(states) // samples.n
+    rows = torch.arange(len(states), device=states.device)
+    at = samples.spans.positions("answer").repeat(times).to(states.device)
+    options = samples.options.repeat(times, 1).to(states.device)
+    answers = readout(states[rows, at], options, anatomy, layer)
+    if answers.shape != options.shape:
+        raise ValueError(
+            f"{readout!r} must return one number an option, {list(options.shape)}; it returned "
+            f"{list(answers.shape)}"
+        )
+    return answers
+
+
+def stacked(layers: Sequence[Tensor]) -> Tensor:
+    """Layers as one tensor; a model may lie on several devices."""
+    return torch.stack([layer.to(layers[0].device) for layer in layers])
+
+
+def layer_states(output: Any) -> Tensor:
+    """The residual stream in a layer's output."""
+    return output[0] if isinstance(output, tuple) else output

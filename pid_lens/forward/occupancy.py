@@ -1,0 +1,52 @@
+"""TODO pid_lens/forward/occupancy.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from pid_lens.model import refuse_compiled, refuse_unloaded
+
+if TYPE_CHECKING:
+    from pid_lens.model import Anatomy
+
+LENS, INTERVENTIONS = "lens", "interventions"
+_open: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+
+
+@contextmanager
+def occupied(anatomy: Anatomy, by: str) -> Iterator[None]:
+    """A model that a lens, or interventions, work on for the length of a block.
+
+    Raises:
+        RuntimeError: a lens does already, or interventions where a lens is to.
+        ValueError: the model is compiled, or its weights are not loaded.
+    """
+    refuse_compiled(anatomy.model)
+    refuse_unloaded(anatomy.model)
+    others = _open.setdefault(anatomy.decoder, [])
+    if LENS in others:
+        raise RuntimeError(
+            "a lens is open already on this model: close it first. One lens can read several "
+            "conditions at once, Lens(..., conditions={...}), under interventions that are in "
+            "force in all of them, Lens(..., interventions=[...])"
+        )
+    if by == LENS and others:
+        raise RuntimeError(
+            "interventions are in force on this model, which reads would not tell of: hand them "
+            "to the lens, Lens(..., interventions=[...])"
+        )
+    others.append(by)
+    try:
+        yield
+    finally:
+        others.remove(by)
+
+
+def is_read(anatomy: Anatomy) -> bool:
+    """Whether a lens is open on a model."""
+    return LENS in _open.get(anatomy.decoder, [])

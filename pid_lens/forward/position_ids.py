@@ -1,0 +1,85 @@
+"""Positions: of a prompt's tokens, counted without those that are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+    from pid_lens.inputs import Samples
+    from pid_lens.interventions import Variation
+
+
+def closed_up(
+    repeated: dict[str, Any],
+    arguments: Mapping[str, Any],
+    samples: Samples,
+    variations: Sequence[Variation],
+) -> dict[str, Any]:
+    """A decoder's repeated arguments, with each variation's tokens moved up to what it removes.
+
+    Args:
+        repeated: the arguments, once a variation.
+        arguments: the same, for n samples.
+        samples: the n samples.
+        variations: which remove something, or nothing.
+    """
+    removed = [variation.removed(samples) for variation in variations]
+    if not any(bool(one.any()) for one in removed):
+        return repeated
+    given = positions_of(arguments, samples)
+    moved = [given - shift_of(given, one, samples)[..., :-1] for one in removed]
+    changed = {**repeated, "position_ids": torch.cat(moved, -2)}
+    if arguments.get("attention_mask") is None:
+        # without a mask, positions that are not one run are taken for several prompts
+        n, tokens = removed[0].shape
+        changed["attention_mask"] = given.new_ones(len(removed) * n, tokens)
+    return changed
+
+
+def positions_of(arguments: Mapping[str, Any], samples: Samples) -> Int[Tensor, "*axes n tokens"]:
+    """The positions that a decoder is given, or would count by itself."""
+    n, tokens = samples.spans.shape
+    given, mask = arguments.get("position_ids"), arguments.get("attention_mask")
+    if given is not None:
+        return given.expand(*given.shape[:-2], n, -1)
+    device = next(iter(samples.spans.values())).device
+    plain = isinstance(mask, Tensor) and mask.ndim == 2
+    attended = mask if mask is not None and plain else torch.ones(n, tokens, device=device)
+    return (attended.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def shift_of(
+    positions: Int[Tensor, "*axes n tokens"], removed: Bool[Tensor, "n tokens"], samples: Samples
+) -> Int[Tensor, "*axes n more"]:
+    """How far each token moves up, and last whatever follows the prompt.
+
+    What follows a run of removed tokens takes the position that the run began at, on every axis.
+
+    Raises:
+        ValueError: part of an image whose positions are those of a grid.
+    """
+    removed = removed.to(positions.device)
+    if positions.ndim > 2:
+        _refuse_cut_images(removed, samples.spans.get("image"))
+    behind = positions.amax(-1, keepdim=True).amax(tuple(range(positions.ndim - 2)), True) + 1
+    behind = behind.expand(*positions.shape[:-1], 1)
+    steps = torch.cat([positions, behind], -1).diff(dim=-1)
+    return torch.nn.functional.pad((steps * removed).cumsum(-1), (1, 0))
+
+
+def _refuse_cut_images(removed: Tensor, image: Tensor | None) -> None:
+    if image is None:
+        return
+    image = image.to(removed.device)
+    within = image[:, 1:] & image[:, :-1]
+    if bool((within & (removed[:, 1:] != removed[:, :-1])).any()):
+        raise ValueError(
+            "this model's image tokens have positions on a grid, so a part of an image cannot be "
+            "taken out of the prompt: remove whole images, or hide the part by Noise or Knockout"
+        )

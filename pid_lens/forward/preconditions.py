@@ -1,0 +1,96 @@
+"""Soundness: what a forward pass must fulfil so that its reads can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.model import cached_tokens, carries_numbers
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from pid_lens.inputs import Samples
+    from pid_lens.model import Anatomy
+
+WHOLE_PROMPTS = (
+    "a Lens reads prompts whole, so `generate` and chats that go on cannot run inside it: call "
+    "model(**inputs) on the whole prompt inside the lens, and generate outside"
+)
+
+
+def refuse_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None:
+    """Options must be there, and tokens of the model."""
+    if not options.numel():
+        raise ValueError("no options: choices=('A', 'B'), or options in the batch")
+    weight: Any = anatomy.unembed.weight
+    if int(options.max()) >= len(weight):
+        raise ValueError(
+            f"option {int(options.max())} is no token id: this model has {len(weight)} tokens"
+        )
+
+
+def refuse_blindness(arguments: Mapping[str, Any], image_token: int | None) -> None:
+    """A prompt with places for an image needs an image, or the model runs on text alone.
+
+    Raises:
+        ValueError: no pixels came.
+    """
+    ids: Tensor = arguments["input_ids"]
+    if image_token is None or not bool((ids == image_token).any()):
+        return
+    given = arguments.values()
+    if not any(carries_numbers(value) for value in given):
+        raise ValueError(
+            "these prompts hold places for an image, and none came with them, so the model would "
+            "run on text alone: hand over the pixels, model(**inputs), bridge(ids, **vision)"
+        )
+
+
+def refuse_caches(arguments: Mapping[str, Any]) -> None:
+    """A cache that is filled, or cannot grow to several conditions, cannot be used."""
+    cache = arguments.get("past_key_values")
+    if cached_tokens(arguments):
+        held = cached_tokens(arguments)
+        raise ValueError(f"a KV cache that holds {held} tokens came in, but {WHOLE_PROMPTS}")
+    if cache is not None and "DynamicCache" not in {c.__name__ for c in type(cache).__mro__}:
+        raise ValueError(
+            f"a {type(cache).__name__} cannot grow to the rows of several conditions: hand over "
+            "none inside a lens, or a DynamicCache"
+        )
+
+
+def confirm_last_layer(
+    read: Float[Tensor, "n answers"],
+    logits: Float[Tensor, "n tokens vocabulary"],
+    samples: Samples,
+) -> None:
+    """The last layer's reads must be the model's own answer, or the anatomy is wrong.
+
+    Raises:
+        ValueError: they differ by more than precision explains.
+    """
+    if logits.ndim != 3:
+        return
+    at = samples.spans.positions("answer").to(logits.device)
+    tokens = samples.spans.shape[1]
+    if logits.shape[1] == 1 and bool((at == tokens - 1).all()):
+        at = torch.zeros_like(at)
+    elif logits.shape[1] != tokens:
+        return
+    own = logits[torch.arange(len(at), device=at.device), at].float().log_softmax(-1)
+    options = samples.options.to(own.device)
+    own = own.gather(-1, options.clamp(min=0)).masked_fill(options < 0, -math.inf)
+    error = (own - read.to(own.device)).nan_to_num(nan=0.0).abs().max().item()
+    if error > (1e-2 if logits.dtype == torch.float32 else 0.5):
+        raise ValueError(
+            f"the last layer read through the final norm and the unembedding is {error:.2g} nats "
+            "off the model's own answer: something else comes after its last layer (a soft cap, a "
+            "scale). Hand over the model's parts: dataclasses.replace("
+            "pid_lens.dissect(model), softcap=..., scale=...) as anatomy=. If it is an edit of "
+            "your own behind the last layer: Lens(..., check=False)"
+        )

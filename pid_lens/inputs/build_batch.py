@@ -1,0 +1,184 @@
+"""Your own images and questions, as a model takes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.inputs.batch_record import Batch, attended_tokens
+from pid_lens.inputs.options import Choice, option_table
+from pid_lens.inputs.prompts.chat_template import Prompt, image_id, special_tokens
+from pid_lens.inputs.prompts.locate import find_image, refuse_videos
+from pid_lens.inputs.prompts.multi_image import single_images
+from pid_lens.inputs.prompts.turns import Named, Turn, asked_for
+from pid_lens.inputs.samples import recognise
+from pid_lens.inputs.spans import Spans
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+def batch(
+    processor: Any,
+    *,
+    images: Sequence[Image] | Sequence[Sequence[Image]],
+    questions: Sequence[str],
+    options: Sequence[Any],
+    labels: Sequence[Any] | None = None,
+    ids: Sequence[Any] | None = None,
+    system: str | Sequence[str] | None = None,
+    spans: Mapping[str, Named | Sequence[Named]] | None = None,
+) -> Batch:
+    """Your own images and questions, as a model takes them.
+
+    The processor's chat template renders each prompt; text is found in its tokens by character
+    offsets, so a token that holds a character of a span belongs to it, also where it holds the
+    space before.
+
+    Spans of the batch: ``image`` (``image_0``, ``image_1``, ... too, as far as every sample has
+    them, where a sample has several), ``question``, ``answer``, and those that ``spans`` asks
+    for.
+
+    Args:
+        processor: the model's processor, with a chat template.
+        images: one image a question, or one list of images; they come before the question.
+        questions: one text a sample, options included where the model is to see them; white
+            space around it is left out.
+        options: what the model may answer: one list for all samples (``("A", "B")``) or one list
+            a sample, as text (its first token counts) or token ids.
+        labels: the right option of each sample, as its index or its text.
+        ids: names of the samples; by default a hash of each one's content.
+        system: the system turn, one for all or one a sample. It is never noised.
+        spans: more spans, by name. ``{"system": True}`` is the system turn; ``{"options": True}``
+            the listing of the options in the question, where each stands behind a marker (``A.``,
+            ``(1)``, ``-``; see `listed`); ``{"car": "the red car"}`` any words of the prompt, one
+            text for all samples or a list of one a sample. ``(text, k)`` is its k-th occurrence,
+            from 0. Every sample must have it: those without go into a batch of their own.
+
+    Returns:
+        A `Batch` of n samples; ``model(**batch.inputs)`` runs it.
+
+    Raises:
+        TypeError: one string or image where a list is wanted.
+        ValueError: lists of different lengths, a question or named text that matches nothing in
+            its prompt (or, without an occurrence, more than one place), has words that the
+            tokenizer lacks or tokens that cannot be told from others, a listing or system turn
+            that is not there, options that share a first token, a label that is no option, a
+            tokenizer without character offsets, a video token.
+
+    Example:
+        >>> import pid_lens
+        >>> _, processor = pid_lens.demo.load()
+        >>> digit = pid_lens.demo.digits("test").images[0]
+        >>> pid_lens.batch(processor, images=[digit], questions=["is the digit even ?"],
+        ...                options=("A", "B"), system="vision",
+        ...                spans={"system": True, "word": "even"})
+        Batch(1 samples, 26 tokens, 2 options, spans image question system word answer)
+    """
+    for name, given in (("images", images), ("questions", questions), ("labels", labels)):
+        if isinstance(given, str) or (given is not None and not hasattr(given, "__len__")):
+            raise TypeError(f"{name} must be a list, one entry a sample; got one {given!r}")
+    n = len(questions)
+    if not n:
+        raise ValueError("a batch needs at least one question")
+    systems = [system] * n if system is None or isinstance(system, str) else list(system)
+    for name, given in (("images", images), ("labels", labels), ("ids", ids), ("system", systems)):
+        if given is not None and len(given) != n:
+            raise ValueError(f"{n} questions need as many {name}; got {len(given)}")
+    table, wanted = option_table(options, n, processor), asked_for(spans or {}, n)
+    albums = [_album(entry) for entry in images]
+    turns = [
+        Turn(processor, question.strip(), turn, len(album), row)
+        for question, turn, album, row in zip(
+            questions, systems, albums, _option_rows(options, n), strict=True
+        )
+    ]
+    inputs = dict(
+        processor(
+            images=albums,
+            text=[turn.prompt.text for turn in turns],
+            padding=True,
+            return_tensors="pt",
+            **special_tokens(processor, turns[0].prompt.text),
+        )
+    )
+    inputs.pop("labels", None)  # PaliGemma's processor makes some, for training
+    refuse_videos(inputs, processor)
+    image = find_image(inputs["input_ids"], image_id(processor))
+    found = Spans(image=image) | single_images(processor, image, albums)
+    made = Batch(
+        inputs=inputs,
+        spans=found | _text_spans(inputs, turns, wanted),
+        options=table,
+        labels=None if labels is None else torch.tensor(_label_indices(labels, options, n)),
+        ids=None if ids is None else tuple(map(str, ids)),
+    )
+    known = recognise(made)
+    return replace(made, spans=known.spans, labels=known.labels, ids=known.ids)
+
+
+def _album(entry: Any) -> list[Image]:
+    """The images of one sample."""
+    album = list(entry) if isinstance(entry, list | tuple) else [entry]
+    if not album:
+        raise ValueError("a sample without an image came: every sample needs at least one")
+    return album
+
+
+def _text_spans(
+    inputs: Mapping[str, Tensor], turns: Sequence[Turn], wanted: Sequence[Mapping[str, Named]]
+) -> dict[str, Bool[Tensor, "n tokens"]]:
+    """The spans of text that every sample is to have."""
+    attended = attended_tokens(inputs)
+    masks = {name: torch.zeros_like(attended) for name in wanted[0]}
+    for row, (turn, said) in enumerate(zip(turns, wanted, strict=True)):
+        places = attended[row].nonzero().flatten()
+        expanded = inputs["input_ids"][row, places].tolist()
+        _known_words(turn.processor.tokenizer, turn.prompt)
+        for name, text in said.items():
+            masks[name][row, places[turn.prompt.places(turn.where(name, text), expanded)]] = True
+    return masks
+
+
+def _known_words(tokenizer: Any, prompt: Prompt) -> None:
+    """Refuses words that became the unknown token; where that token itself is written, it may."""
+    pairs = zip(prompt.tokens, prompt.offsets, strict=True)
+    unknown = [
+        (start, stop)
+        for token, (start, stop) in pairs
+        if token == tokenizer.unk_token_id
+        and start < stop
+        and prompt.text[start:stop].strip() != tokenizer.unk_token
+    ]
+    if unknown:
+        words = [
+            word.group()
+            for word in re.finditer(r"\S+", prompt.text)
+            if any(start < word.end() and stop > word.start() for start, stop in unknown)
+        ]
+        raise ValueError(
+            f"the prompt {prompt.text!r} has words that this model's tokenizer lacks: {words}"
+        )
+
+
+def _option_rows(options: Sequence[Any] | Tensor, n: int) -> list[list[Any]]:
+    """Each sample's options, as they were given."""
+    given = options.tolist() if hasattr(options, "tolist") else list(options)
+    rows = [given] if isinstance(given[0], Choice) else [list(row) for row in given]
+    return rows * n if len(rows) == 1 else rows
+
+
+def _label_indices(labels: Sequence[Any], options: Sequence[Any], n: int) -> list[int]:
+    """Labels that are an option's text, as its index; indices as they are."""
+    found = []
+    for row, (label, choices) in enumerate(zip(labels, _option_rows(options, n), strict=True)):
+        if isinstance(label, str) and label not in choices:
+            raise ValueError(f"label {label!r} of sample {row} is none of its options {choices}")
+        found.append(choices.index(label) if isinstance(label, str) else int(label))
+    return found

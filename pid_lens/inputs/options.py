@@ -1,0 +1,128 @@
+"""Choices: which tokens stand for the options of a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+    from torch import Tensor
+
+Choice = str | int
+ABSENT = -1
+"""Stands in the place of an option that a sample does not have."""
+
+
+def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> list[int]:
+    """Token id of each option: itself, or the first token of its text.
+
+    The text is tokenised as it stands, without special tokens. What to write where the answer
+    follows a space depends on the tokenizer: ``" A"`` where it keeps the space in the word and
+    adds none (Qwen, Llama 3, Gemma), and ``"A"`` where it puts a space before every text by
+    itself (Llama 2, Mistral), and where ``" A"`` may begin with a token of the space alone.
+    ``tokenizer.tokenize("A")`` shows which.
+
+    Raises:
+        TypeError: choices is one string, or an option is neither text nor a token id.
+        ValueError: fewer than two options, text without a processor, text without a token, an
+            unknown word, or two options that share their first token.
+
+    Example:
+        >>> first_tokens([7, 9])
+        [7, 9]
+    """
+    if isinstance(choices, str):
+        raise TypeError(f"choices must be a list of options; got the one string {choices!r}")
+    choices = list(as_lists(choices))
+    tokens = [_first_token(choice, processor) for choice in choices]
+    present = [token for token in tokens if token != ABSENT]
+    if len(present) < 2:
+        raise ValueError(f"a question needs at least two options; got {choices}")
+    if len(set(present)) < len(present):
+        clash = [c for c, t in zip(choices, tokens, strict=True) if present.count(t) > 1]
+        raise ValueError(
+            f"options {clash} share a first token, so the model's answer cannot tell them apart: "
+            "use option letters (A, B, ...) or options that begin differently, or score whole "
+            "options with pid_lens.scoring.score_options"
+        )
+    return tokens
+
+
+def _first_token(choice: Choice, processor: Any) -> int:
+    if not isinstance(choice, str):
+        if not isinstance(choice, int):
+            raise TypeError(f"an option must be a text or a token id; got {choice!r}")
+        if int(choice) < ABSENT:
+            raise ValueError(f"option {choice!r} is no token id: ids begin at 0, -1 is no option")
+        return int(choice)
+    return text_tokens(choice, processor, known=1)[0]
+
+
+def text_tokens(text: str, processor: Any, known: int | None = None) -> list[int]:
+    """A text's tokens without special ones, of which the first ``known``, or all, must be words.
+
+    Raises:
+        ValueError: no tokenizer, no token, or an unknown one.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer is None:
+        raise ValueError(
+            f"option {text!r} is text: hand over the processor too, or token ids as choices"
+        )
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids or (tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[:known]):
+        raise ValueError(f"option {text!r} has no token in this model's vocabulary")
+    return ids
+
+
+def option_table(
+    options: Sequence[Any] | Tensor, n: int, processor: Any = None
+) -> Int[Tensor, "n answers"]:
+    """Token ids [n, K] of every sample's options, -1 where a sample has fewer.
+
+    Args:
+        options: one list for all samples, or one list a sample.
+        n: number of samples.
+        processor: needed for options that are text.
+
+    Example:
+        >>> option_table([[3, 4], [3, 4, 5]], n=2)
+        tensor([[ 3,  4, -1],
+                [ 3,  4,  5]])
+    """
+    if isinstance(options, str):
+        raise TypeError(f"options must be a list of options; got the one string {options!r}")
+    given = list(as_lists(options))
+    each = bool(given) and all(isinstance(row, list) for row in given)
+    if not each:
+        return torch.tensor(first_tokens(given, processor)).expand(n, -1).clone()
+    rows = [torch.tensor(first_tokens(row, processor)) for row in one_a_sample(given, n)]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=ABSENT)
+
+
+def as_lists(options: Any) -> Any:
+    """Options with every tensor, array or sequence in them as a list of plain numbers and texts.
+
+    Example:
+        >>> as_lists((torch.tensor([7, 9]), "A"))
+        [[7, 9], 'A']
+    """
+    if hasattr(options, "tolist"):
+        options = options.tolist()
+    if isinstance(options, str) or not isinstance(options, Sequence):
+        return options
+    return [as_lists(one) for one in options]
+
+
+def one_a_sample(rows: list[Any], n: int) -> list[Any]:
+    """A list of options for every sample; a single one is for all.
+
+    Raises:
+        ValueError: another number of lists than samples.
+    """
+    if len(rows) not in (1, n):
+        raise ValueError(f"options must be one list, or one a sample: {n}; got {len(rows)}")
+    return rows * n if len(rows) == 1 else rows

@@ -1,0 +1,202 @@
+"""TODO pid_lens/interventions/calibration.py."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.inputs import (
+    Batch,
+    Samples,
+    as_batch,
+    as_batches,
+    find_spans,
+    recognise,
+)
+from pid_lens.interventions.donors import Donors
+from pid_lens.interventions.moments import Moment, Moments, at_site
+from pid_lens.model import (
+    Anatomy,
+    Entry,
+    dissect,
+    embedded,
+    entering,
+    hooked,
+    named_arguments,
+    processor_of,
+    refuse_compiled,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def collect(
+    model: Any = None,
+    batches: Iterable[Batch | Mapping[str, Any]] = (),
+    *,
+    spans: Sequence[str] = ("image", "question"),
+    limit: int = 64,
+    processor: Any = None,
+    anatomy: Anatomy | None = None,
+) -> Donors:
+    """The embeddings of the first samples' spans, for `Resample`.
+
+    The decoder itself does not run.
+
+    Args:
+        model: a vision-language model (or None, with ``anatomy``).
+        batches: `Batch` records, or mappings of the model's inputs; one or many.
+        spans: which to keep.
+        limit: of how many samples; an image of 576 tokens and width 4096 takes 4.7 MB.
+        processor: needed where a batch does not say its spans.
+        anatomy: the model's parts, for a model that `dissect` does not know.
+
+    Returns:
+        `Donors`, in the model's precision, on the CPU.
+
+    Raises:
+        TypeError: spans is one string.
+        ValueError: fewer than two samples, or a span that cannot be found.
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> collect(model, pid_lens.demo.batches("synergy", n=16), spans=["image"])
+        Donors(image 16 samples, ...)
+    """
+    from tqdm import tqdm
+
+    if isinstance(spans, str):
+        raise TypeError(f"spans must be a list of names; got the one string {spans!r}")
+    anatomy = anatomy or dissect(model)
+    kept: dict[str, list[Tensor]] = {}
+    ids: list[str] = []
+    for given in tqdm(as_batches(batches), "collecting", delay=2, leave=False):
+        batch = as_batch(given)
+        samples = recognise(batch, processor, anatomy.image_token)
+        rows = range(min(samples.n, limit - len(ids)))
+        for entry in entered(anatomy, batch.to(anatomy.device).inputs, samples):
+            for name in spans:
+                mask = entry.samples.spans[name].to(entry.vectors.device)
+                if bool(mask.any()):
+                    found = kept.setdefault(at_site(name, entry.samples.site), [])
+                    found += [entry.vectors[row][mask[row]].cpu() for row in rows]
+        ids += [samples.ids[row] for row in rows]
+        if len(ids) == limit:
+            break
+    if len(ids) < 2:
+        raise ValueError(f"donors must be at least two samples; got {len(ids)}")
+    return Donors(
+        model=anatomy.fingerprint(),
+        site=anatomy.site,
+        ids=tuple(ids),
+        spans={name: tuple(rows) for name, rows in kept.items()},
+    )
+
+
+class _Reached(Exception):  # noqa: N818
+    """The decoder's input was seen: the rest of the forward pass is not needed."""
+
+
+def calibrate(
+    model: Any,
+    batches: Iterable[Batch | Mapping[str, Any]],
+    *,
+    processor: Any = None,
+    anatomy: Anatomy | None = None,
+) -> Moments:
+    """Per-dimension mean and standard deviation of each span's embeddings.
+
+    Measured where the images are already merged in: at the decoder's input. The decoder itself
+    does not run. Use the data the noise is to look like: the training split of your task.
+
+    Args:
+        model: a vision-language model, or pass its ``anatomy``.
+        batches: `Batch` records, or mappings of the model's inputs; one or many.
+        processor: needed where a batch does not say its spans; the model's own by default.
+        anatomy: the model's parts, for a model that `dissect` does not know.
+
+    Returns:
+        `Moments` of every span of the batches but ``answer``; float64.
+
+    Raises:
+        ValueError: no batch at all, a batch whose spans cannot be found, or one token in all.
+
+    Example:
+        >>> import pid_lens
+        >>> model, processor = pid_lens.demo.load()
+        >>> calibrate(model, pid_lens.demo.batches("synergy", split="train", n=64))
+        Moments(image 1024 tokens, question 448 tokens, model ..., at model....inputs_embeds)
+    """
+    from tqdm import tqdm
+
+    anatomy, processor = anatomy or dissect(model), processor_of(model, processor)
+    refuse_compiled(anatomy.model)
+    total: Moments | None = None
+    empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
+    for given in tqdm(as_batches(batches), "calibrating", delay=2, leave=False):
+        batch = as_batch(given)
+        found = find_spans(batch, processor, anatomy.image_token)
+        samples = Samples(
+            ids=tuple(map(str, range(found.shape[0]))),
+            spans=found,
+            options=torch.empty(found.shape[0], 0, dtype=torch.long),
+            labels=torch.full((found.shape[0],), -1),
+        )
+        spans = {
+            at_site(name, entry.samples.site): Moment.of(
+                entry.vectors[mask.to(entry.vectors.device)]
+            )
+            for entry in entered(anatomy, batch.to(anatomy.device).inputs, samples)
+            for name, mask in entry.samples.spans.items()
+            if name != "answer" and bool(mask.any())
+        }
+        total = (total or empty) + Moments(model=empty.model, site=empty.site, spans=spans)
+    if total is None:
+        raise ValueError("no batch came, so there is nothing to calibrate on")
+    for name, moment in total.items():
+        if moment.count < 2:
+            raise ValueError(
+                f"span {name!r} has one token in all: noise needs a deviation, so calibrate on "
+                "more samples"
+            )
+        elsewhere = [other for key, other in total.items() if key.startswith(f"{name}@")]
+        varying = any(bool(one.std.any()) for one in (moment, *elsewhere))
+        if name in ("image", "question") and not varying:
+            warnings.warn(
+                f"every embedding of span {name!r} is the same: is the model's projector "
+                "untrained? Its noise will be a constant",
+                stacklevel=2,
+            )
+    return total
+
+
+@torch.no_grad()
+def entered(anatomy: Anatomy, inputs: Mapping[str, Any], samples: Samples) -> list[Entry]:
+    """Whatever enters the decoder for a batch, and the words that image features depend on."""
+    arguments = _decoder_input(anatomy, inputs)
+    aware = anatomy.question_aware
+    more = [] if aware is None else [aware.entry(inputs, samples)]
+    return [*entering(anatomy.entrances, arguments, samples), *more]
+
+
+def _decoder_input(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the decoder is given for a batch; nothing after it runs."""
+    seen: list[dict[str, Any]] = []
+
+    def stop(module: Any, args: tuple, kwargs: dict) -> None:
+        seen.append(embedded(module, named_arguments(module, args, kwargs)))
+        raise _Reached
+
+    with hooked(before=[(anatomy.decoder, stop)]):
+        try:
+            anatomy.model(**inputs)
+        except _Reached:
+            return seen[0]
+    raise ValueError(
+        f"the model's forward never reached its decoder at {anatomy.site}: is the anatomy right?"
+    )

@@ -1,0 +1,53 @@
+"""TODO pid_lens/model/dissection.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pid_lens.model.frameworks import ADAPTERS, TRANSFORMERS, adapter_of
+
+if TYPE_CHECKING:
+    from pid_lens.model.anatomy import Anatomy
+
+
+def dissect(model: Any) -> Anatomy:
+    """Finds the parts of a model, whichever framework it comes from.
+
+    Args:
+        model: a vision-language model of transformers, or one that nnsight (`NNsight`,
+            `TransformersModel`) or TransformerLens (`TransformerBridge`) wraps.
+
+    Returns:
+        Its `Anatomy`, of the plain modules.
+
+    Raises:
+        TypeError: no adapter knows the model's class.
+        ImportError: a framework of a version that was not tried.
+        ValueError: an adapter knows it but misses a part, or the family cannot be measured
+            without a leak.
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> dissect(model).site
+        'model.language_model.inputs_embeds'
+    """
+    adapter = adapter_of(model)
+    if adapter is None:
+        raise TypeError(
+            f"no adapter knows {type(model).__module__}.{type(model).__name__} (known frameworks: "
+            f"{', '.join(ADAPTERS)}). Hand over its parts: anatomy=pid_lens.Anatomy(model=..., "
+            "decoder=..., layers=..., norm=..., unembed=..., image_token=...). If it wraps a "
+            "model of transformers (torch.compile, DataParallel, PEFT), hand over the wrapped "
+            "model"
+        )
+    find: Callable[[Any], Anatomy] = adapter.dissect
+    return find(model)
+
+
+def dissect_plain(model: Any) -> Anatomy:
+    """The same for the plain model that a framework wraps."""
+    find: Callable[[Any], Anatomy] = import_module(ADAPTERS[TRANSFORMERS]).dissect
+    return find(model)

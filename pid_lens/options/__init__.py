@@ -1,1 +1,0 @@
-"""Options: what a model may answer, as first tokens and as a whole."""

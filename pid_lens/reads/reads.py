@@ -1,0 +1,436 @@
+"""Reads: the durable record of what was read, from which every number comes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from pid_lens.records import load_record, save_record
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+MOST_LOG_MASS = 1e-3
+"""Rounding that a sum of probabilities may have above 1."""
+TAU = 0.3
+"""Below this mass on the options an answer is taken for no answer, as in: A comprehensive
+information-decomposition analysis of large vision-language models (ICLR 2026),
+https://openreview.net/forum?id=6WsBGk4Iag"""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reads:
+    """What a model said about its options: every layer, every condition, every sample.
+
+    Nothing is thresholded or normalised here, so that a result can be computed again under
+    other settings without another forward pass.
+
+    Example:
+        >>> import torch
+        >>> certain = torch.tensor([[.9, .1], [.1, .9]]).log().expand(1, 3, 2, 2)
+        >>> reads = Reads.from_posteriors(certain, labels=[0, 1])
+        >>> reads
+        Reads(2 samples, 1 layers, conditions full vision language, 2 options)
+        >>> reads.accuracy()
+        1.0
+    """
+
+    ids: tuple[str, ...]
+    """One name a sample; a sample read again replaces its record."""
+    conditions: tuple[str, ...]
+    layers: tuple[int, ...]
+    log_probs: Float[Tensor, "layers conditions n answers"]
+    """Natural log of the full-vocabulary probability of each option; -inf where it is absent."""
+    options: Int[Tensor, "n answers"]
+    """Token id of each option; -1 where a sample has fewer than the others."""
+    labels: Int[Tensor, " n"]
+    """Index of the right option; -1 where unknown."""
+    states: dict[str, Float[Tensor, "layers n width"]] = field(default_factory=dict)
+    """Pooled states of the untouched pass, where somebody asked for them."""
+    spread: Float[Tensor, "layers conditions n answers"] | None = None
+    """Variance over noise draws of each option's posterior; None where nothing was drawn twice."""
+    on_disk: bool = False
+    """Whether the tensors are mapped from a file."""
+    contents: tuple[str, ...] = ()
+    """A hash of each sample's content, where known: it knows a sample again by either name."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the reads depend on: model, noise, draws. Only reads of equal settings mix."""
+
+    def __post_init__(self) -> None:
+        expected = (len(self.layers), len(self.conditions), *self.options.shape)
+        n = len(self.options)
+        for name in ("ids", "labels", *(["contents"] if self.contents else [])):
+            if len(getattr(self, name)) != n:
+                raise ValueError(
+                    f"{n} samples need as many {name}; got {len(getattr(self, name))}"
+                )
+        if self.log_probs.shape != expected:
+            raise ValueError(
+                f"log_probs must be [layers, conditions, n, answers] = {list(expected)}; got "
+                f"{list(self.log_probs.shape)}"
+            )
+
+    @classmethod
+    def from_posteriors(
+        cls,
+        log_p: Float[Tensor, "layers conditions n answers"],
+        *,
+        conditions: Sequence[str] = ("full", "vision", "language"),
+        ids: Sequence[Any] | None = None,
+        labels: Sequence[int] | Tensor | None = None,
+        present: Bool[Tensor, "n answers"] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> Self:
+        """Reads from log-probabilities that come from anywhere.
+
+        Args:
+            log_p: natural logs, [layers, conditions, n, answers]; -inf is probability 0.
+            conditions: one name each.
+            ids: one name a sample; its number by default.
+            labels: indices of the right options.
+            present: which options each sample has; all by default.
+            settings: what the reads depend on.
+
+        Raises:
+            ValueError: another shape, or logs whose probabilities sum to more than 1.
+        """
+        log_p = torch.as_tensor(log_p)
+        if log_p.ndim != 4:
+            raise ValueError(
+                "log_p must be [layers, conditions, samples, answers]; got a tensor of shape "
+                f"{list(log_p.shape)}"
+            )
+        if log_p.shape[1] != len(conditions):
+            raise ValueError(
+                f"log_p has {log_p.shape[1]} conditions: name them, conditions=(...); got "
+                f"{tuple(conditions)}"
+            )
+        layers, _, n, answers = log_p.shape
+        present = torch.ones(n, answers).bool() if present is None else torch.as_tensor(present)
+        log_p = log_p.masked_fill(~present, -math.inf)
+        if bool((log_p.double().logsumexp(-1) > MOST_LOG_MASS).any()):
+            raise ValueError(
+                "probabilities of a sample's options sum to more than 1: log_p takes natural logs "
+                "(p.log(), or logits.log_softmax(-1))"
+            )
+        return cls(
+            ids=tuple(map(str, range(n) if ids is None else ids)),
+            conditions=tuple(conditions),
+            layers=tuple(range(layers)),
+            log_probs=log_p,
+            options=torch.arange(answers).expand(n, answers).where(present, -1),
+            labels=torch.full((n,), -1) if labels is None else torch.as_tensor(labels),
+            settings=settings or {},
+        )
+
+    # ---------------------------------------------------------------- what they say
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    @property
+    def mask(self) -> Bool[Tensor, "n answers"]:
+        """Which options a sample has."""
+        return self.options >= 0
+
+    @property
+    def mass(self) -> Float[Tensor, "layers conditions n"]:
+        """Full-vocabulary probability of all options together, before any threshold."""
+        return self.log_probs.double().logsumexp(-1).exp()
+
+    def fallback(self, tau: float = TAU) -> Float[Tensor, "layers conditions"]:
+        """Share of samples whose mass lies below tau: no answer yet, hence uniform."""
+        return self._unanswered(tau).double().mean(-1)
+
+    def _unanswered(self, tau: float) -> Bool[Tensor, "layers conditions n"]:
+        mass = self.log_probs.double().logsumexp(-1)
+        return mass < math.log(tau) if tau > 0 else mass == -math.inf
+
+    def posteriors(
+        self, tau: float = TAU, conditions: Sequence[str] | None = None
+    ) -> Float[Tensor, "layers conditions n answers"]:
+        """Log-posterior of each option, given what a condition shows; sums to 1 over a sample's.
+
+        Uniform where the mass lies below tau. float64, -inf where an option is absent.
+
+        Args:
+            tau: the least mass of an answer.
+            conditions: those to return, in this order; all by default.
+
+        Raises:
+            ValueError: NaN among the log-probabilities, or a condition that was not read.
+        """
+        at = slice(None) if conditions is None else [self.index(name) for name in conditions]
+        self._refuse_nan()
+        logs = self.log_probs.double()
+        mass = logs.logsumexp(-1, keepdim=True)
+        uniform = torch.where(
+            self.mask, -self.mask.sum(-1, keepdim=True).double().log(), -math.inf
+        )
+        return torch.where(self._unanswered(tau)[..., None], uniform, logs - mass)[:, at]
+
+    def _refuse_nan(self) -> None:
+        bad = self.log_probs.isnan()
+        if bool(bad.any()):
+            layer, condition, row, _ = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"the model's logits are NaN in {int(bad.any(-1).any(0).any(0).sum())} of "
+                f"{self.n} samples, first at layer {self.layers[layer]}, condition "
+                f"{self.conditions[condition]!r}, sample {self.ids[row]!r}: half precision that "
+                "overflows, or a fully masked row? reads.rows(...) picks the others"
+            )
+
+    def _labelled(self) -> Tensor:
+        if bool((self.labels < 0).any()):
+            raise ValueError(
+                f"{int((self.labels < 0).sum())} of {self.n} samples have no label: give labels= "
+                "to pid_lens.batch and say the batch, `with lens(batch): ...`, or lens(labels=...)"
+            )
+        return self.labels
+
+    def accuracy(self, layer: int = -1, condition: str = "full") -> float:
+        """Share of samples whose likeliest option is the right one.
+
+        ``layer`` is a position among the layers that were read, -1 the last of them.
+        """
+        best = self.log_probs[layer, self.index(condition)].argmax(-1)
+        return (best == self._labelled()).double().mean().item()
+
+    def cross_entropy(self, layer: int = -1, condition: str = "full", tau: float = TAU) -> float:
+        """Mean of -log2 p(right option), bits."""
+        log_p = self.posteriors(tau)[layer, self.index(condition)]
+        return -log_p.gather(-1, self._labelled()[:, None]).mean().item() / math.log(2)
+
+    def calibration_error(
+        self, layer: int = -1, condition: str = "full", tau: float = TAU, bins: int = 10
+    ) -> float:
+        """Expected calibration error: mean |confidence - accuracy| over bins of confidence.
+
+        Source:
+            On calibration of modern neural networks (Guo, Pleiss, Sun, Weinberger, 2017),
+            https://arxiv.org/abs/1706.04599
+        """
+        confidence, best = self.posteriors(tau)[layer, self.index(condition)].exp().max(-1)
+        surplus = confidence - (best == self._labelled()).double()
+        bin_of = (confidence * bins).long().clamp(max=bins - 1)
+        sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, surplus)
+        return sums.abs().sum().item() / self.n
+
+    def index(self, condition: str) -> int:
+        """Position of a condition along its axis."""
+        if condition not in self.conditions:
+            raise ValueError(
+                f"no condition {condition!r} was read; there are {', '.join(self.conditions)}"
+            )
+        return self.conditions.index(condition)
+
+    # ---------------------------------------------------------------- putting together
+
+    @classmethod
+    def concat(cls, parts: Iterable[Reads]) -> Reads:
+        """All parts as one; of a sample read more than once the last record stays.
+
+        Raises:
+            ValueError: nothing to put together, or parts of other layers, conditions or
+                settings (another model, other noise).
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("no reads to put together")
+        for part in parts[1:]:
+            _same_kind(parts[0], part)
+        width = max(part.options.shape[-1] for part in parts)
+        parts = [part._padded(width) for part in parts]
+        whole = replace(
+            parts[0],
+            on_disk=False,
+            ids=tuple(i for part in parts for i in part.ids),
+            log_probs=torch.cat([part.log_probs for part in parts], 2),
+            options=torch.cat([part.options for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            states={k: torch.cat([p.states[k] for p in parts], 1) for k in parts[0].states},
+            spread=_together([part.spread for part in parts]),
+            contents=tuple(c for part in parts for c in part.contents or part.ids),
+        )
+        whole = replace(whole, ids=_known_names(whole.ids, whole.contents))
+        last = {name: row for row, name in enumerate(whole.ids)}
+        return whole if len(last) == whole.n else whole.rows(last.values())
+
+    @classmethod
+    def join(cls, **conditions: Reads) -> Reads:
+        """Reads of the same samples under one condition each, as reads of all of them.
+
+        Raises:
+            ValueError: nothing to join, or reads of several conditions, other samples, layers,
+                another model or readout.
+
+        Example:
+            >>> import torch
+            >>> even = torch.full((1, 1, 4, 2), 0.5).log()
+            >>> one = Reads.from_posteriors(even, conditions=["plain"])
+            >>> Reads.join(full=one, vision=one, language=one).conditions
+            ('full', 'vision', 'language')
+        """
+        if not conditions:
+            raise ValueError("nothing to join: Reads.join(full=..., vision=..., language=...)")
+        first = next(iter(conditions.values()))
+        for name, reads in conditions.items():
+            missing = set(first.ids) ^ set(reads.ids)
+            if len(reads.conditions) != 1 or missing:
+                raise ValueError(
+                    f"{name!r}: expected reads of one condition over the same samples; got "
+                    f"{len(reads.conditions)} conditions, {len(missing)} samples in one only"
+                )
+            for what in ("model", "readout"):
+                if reads.settings.get(what) != first.settings.get(what):
+                    raise ValueError(
+                        f"{name!r}: reads of another {what} than the first's cannot be joined: "
+                        f"{reads.settings.get(what)} and {first.settings.get(what)}"
+                    )
+            if reads.layers != first.layers:
+                raise ValueError(
+                    f"{name!r}: reads of layers {reads.layers} cannot be joined with those of "
+                    f"layers {first.layers}"
+                )
+        aligned = [reads.rows(map(reads.ids.index, first.ids)) for reads in conditions.values()]
+        for name, reads in zip(conditions, aligned, strict=True):
+            if not torch.equal(reads.options.cpu(), aligned[0].options.cpu()):
+                raise ValueError(
+                    f"{name!r}: reads of other options, or in another order, cannot be joined"
+                )
+        log_probs = torch.cat([reads.log_probs for reads in aligned], 1)
+        states = next((reads.states for reads in aligned if reads.states), {})
+        known = any(reads.spread is not None for reads in aligned)
+        none = torch.zeros_like(aligned[0].log_probs)
+        drawn = [none if reads.spread is None else reads.spread for reads in aligned]
+        return replace(
+            first,
+            conditions=tuple(conditions),
+            log_probs=log_probs,
+            states=states,
+            spread=torch.cat(drawn, 1) if known else None,
+        )
+
+    def rows(self, keep: Iterable[int]) -> Reads:
+        """The reads of some samples, by position."""
+        keep = list(keep)
+        at = torch.tensor(keep, dtype=torch.long, device=self.log_probs.device)
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in keep),
+            log_probs=self.log_probs[:, :, at],
+            options=self.options[at],
+            labels=self.labels[at],
+            states={name: state[:, at] for name, state in self.states.items()},
+            spread=None if self.spread is None else self.spread[:, :, at],
+            contents=tuple(self.contents[row] for row in keep) if self.contents else (),
+        )
+
+    def _padded(self, answers: int) -> Reads:
+        more = answers - self.options.shape[-1]
+        pad = torch.nn.functional.pad
+        return (
+            self
+            if not more
+            else replace(
+                self,
+                log_probs=pad(self.log_probs, (0, more), value=-math.inf),
+                options=pad(self.options, (0, more), value=-1),
+                spread=None if self.spread is None else pad(self.spread, (0, more)),
+            )
+        )
+
+    # ---------------------------------------------------------------- where they lie
+
+    @property
+    def bytes(self) -> int:
+        """How much memory the tensors take."""
+        tensors = [self.log_probs, self.options, self.labels, *self.states.values()]
+        spread = 0 if self.spread is None else self.spread.nbytes
+        return spread + sum(tensor.nbytes for tensor in tensors)
+
+    def cpu(self) -> Reads:
+        """The same on the CPU."""
+        return replace(
+            self,
+            log_probs=self.log_probs.cpu(),
+            options=self.options.cpu(),
+            labels=self.labels.cpu(),
+            spread=None if self.spread is None else self.spread.cpu(),
+            states={name: state.cpu() for name, state in self.states.items()},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file."""
+        tensors = {"log_probs": self.log_probs, "options": self.options, "labels": self.labels}
+        if self.spread is not None:
+            tensors["spread"] = self.spread
+        tensors |= {f"states.{name}": state for name, state in self.states.items()}
+        about = {
+            "ids": self.ids,
+            "conditions": self.conditions,
+            "layers": self.layers,
+            "settings": self.settings,
+            "contents": self.contents,
+        }
+        save_record(path, "pid_lens.Reads", tensors, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reads:
+        """Reads what `save` wrote."""
+        tensors, about = load_record(path, "pid_lens.Reads")
+        states = {
+            name.removeprefix("states."): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith("states.")
+        }
+        return cls(
+            ids=tuple(about["ids"]),
+            conditions=tuple(about["conditions"]),
+            layers=tuple(about["layers"]),
+            settings=about["settings"],
+            contents=tuple(about["contents"]),
+            states=states,
+            on_disk=True,
+            **tensors,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Reads({self.n} samples, {len(self.layers)} layers, conditions "
+            f"{' '.join(self.conditions)}, {self.options.shape[-1]} options)"
+        )
+
+
+def _together(spreads: list[Tensor | None]) -> Tensor | None:
+    """Spreads of several parts along the samples; None unless all have one."""
+    known = [spread for spread in spreads if spread is not None]
+    return torch.cat(known, 2) if known and len(known) == len(spreads) else None
+
+
+def _known_names(ids: tuple[str, ...], contents: tuple[str, ...]) -> tuple[str, ...]:
+    """A sample that was read under its content's hash and under a name goes by the name."""
+    names = {c: name for name, c in zip(ids, contents, strict=True) if name != c}
+    return tuple(names.get(name, name) for name in ids)
+
+
+def _same_kind(one: Reads, other: Reads) -> None:
+    if tuple(one.states) != tuple(other.states):
+        raise ValueError(
+            f"these reads differ in the states that they keep, so they cannot be mixed: "
+            f"{tuple(one.states)} and {tuple(other.states)}"
+        )
+    for name in ("conditions", "layers", "settings"):
+        if getattr(one, name) != getattr(other, name):
+            raise ValueError(
+                f"these reads differ in their {name}, so they cannot be mixed: "
+                f"{getattr(one, name)} and {getattr(other, name)}. Use a Lens (or Reads) for each"
+            )

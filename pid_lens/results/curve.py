@@ -1,0 +1,258 @@
+"""Curve: one quantity at every layer, with its unit, its error and what it cannot exceed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from pid_lens.records import load_record, save_record
+from pid_lens.results.atoms import NATS, Unit, refuse_unit
+from pid_lens.results.drawing import layer_ticks
+from pid_lens.results.pairing import DIFFERENCE, aligned, common_groups, refuse_others
+from pid_lens.results.sampling_error import interval, standard_error
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+NEAR_CAP = 0.9
+"""From this share of its cap on a value says no more than that it is large."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Curve:
+    """One quantity at every layer: a mean over samples, with what each of them contributes.
+
+    Tensors are float64 on the CPU, in ``unit``. ``a - b`` of two curves over the same samples is
+    paired: its error is that of the mean difference.
+
+    Raises:
+        ValueError: pointwise values of another shape or not finite, or a sample that stands
+            twice.
+
+    Example:
+        >>> values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
+        >>> curve = Curve(name="information", pointwise=values, layers=(0, 1), ids=("a", "b"),
+        ...               estimator="Mine")
+        >>> curve.value, curve.error
+        (tensor([2., 2.], dtype=torch.float64), tensor([1., 0.], dtype=torch.float64))
+        >>> curve
+        Curve(information, layer 1: 2.000±0.000 bits; n=2, 2 layers, Mine())
+    """
+
+    name: str
+    """What it is, as an axis would say it."""
+    pointwise: Tensor
+    """What each sample contributes, [layers, n] in the order of ``ids``."""
+    layers: tuple[int, ...]
+    ids: tuple[str, ...]
+    """The samples behind it: those that the estimator was not trained on."""
+    estimator: str
+    unit: Unit = "bits"
+    settings: dict[str, Any] = field(default_factory=dict)
+    cap: Tensor | None = None
+    """The most that the estimator can say, [layers], e.g. the log of the number of samples that
+    a critic tells apart."""
+    groups: Tensor | None = None
+    """The cluster of each sample, where they are not independent."""
+    parts: dict[str, Curve] = field(default_factory=dict)
+    """What it is made of."""
+
+    def __post_init__(self) -> None:
+        expected = [len(self.layers), len(self.ids)]
+        if list(self.pointwise.shape) != expected:
+            raise ValueError(
+                f"pointwise must be [layers, n] = {expected}; got {list(self.pointwise.shape)}"
+            )
+        twice = [name for name, count in Counter(self.ids).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"each sample counts once; {len(twice)} of the ids stand more than once, such as "
+                f"{twice[0]!r}"
+            )
+        bad = (~self.pointwise.isfinite()).nonzero()
+        if len(bad):
+            layer, row = bad[0].tolist()
+            raise ValueError(
+                f"pointwise must be finite; got {float(self.pointwise[layer, row])} at layer "
+                f"{self.layers[layer]}, sample {self.ids[row]!r}: leave that sample out"
+            )
+
+    @property
+    def value(self) -> Tensor:
+        """The mean over samples, [layers]."""
+        return self.pointwise.mean(1)
+
+    @property
+    def error(self) -> Tensor:
+        """The standard error of the value over samples or clusters, [layers]."""
+        return standard_error(self.pointwise - self.value[:, None], self.groups)
+
+    @property
+    def near_cap(self) -> Tensor:
+        """Where the cap squeezes the value, [layers] bool: it or one of its parts is near.
+
+        Within 10 % of its cap a value says only that it is large, and a difference with such a
+        part says little.
+        """
+        near = torch.zeros(len(self.layers), dtype=torch.bool)
+        if self.cap is not None:
+            near |= self.value > NEAR_CAP * self.cap
+        for part in self.parts.values():
+            near |= part.near_cap
+        return near
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """A confidence interval of the value, [layers] each; sampling error alone.
+
+        Raises:
+            ValueError: a level that is no probability.
+        """
+        return interval(self.value[None], torch.zeros_like(self.value), self.error, level)
+
+    def to(self, unit: Unit) -> Self:
+        """The same in another unit, ``"bits"`` or ``"nats"``.
+
+        Raises:
+            ValueError: an unknown unit.
+        """
+        refuse_unit(unit)
+        factor = NATS[self.unit] / NATS[unit]
+        return replace(
+            self,
+            unit=unit,
+            pointwise=self.pointwise * factor,
+            cap=None if self.cap is None else self.cap * factor,
+            parts={name: part.to(unit) for name, part in self.parts.items()},
+        )
+
+    def __sub__(self, other: Curve) -> Curve:
+        """The change from ``other`` to this one, sample by sample; both are its parts.
+
+        Raises:
+            ValueError: another quantity, or other samples, layers, unit, estimator or settings.
+        """
+        if not isinstance(other, Curve):
+            return NotImplemented
+        refuse_others(self, other, ("name", "unit", "layers", "estimator"))
+        return replace(
+            self,
+            pointwise=self.pointwise - other.pointwise[:, aligned(self, other)],
+            groups=common_groups(self, other),
+            estimator=f"{DIFFERENCE}{self.estimator}",
+            settings={**self.settings, "minus": other.settings},
+            cap=None,
+            parts={"changed": self, "baseline": other},
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a layer: value, error, near_cap, cap, and the same of every part."""
+        import pandas as pd
+
+        columns = {"value": self.value, **self._columns("")}
+        for name, part in self.parts.items():
+            columns |= {name: part.value, **part._columns(f"{name}_")}
+        rows = pd.Index(self.layers, name="layer")
+        return pd.DataFrame({k: v.numpy() for k, v in columns.items()}, index=rows)
+
+    def _columns(self, prefix: str) -> dict[str, Tensor]:
+        """What a table says beside the value."""
+        columns = {"error": self.error, "near_cap": self.near_cap}
+        columns |= {} if self.cap is None else {"cap": self.cap}
+        return {f"{prefix}{name}": column for name, column in columns.items()}
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the value over the layers with its 95 % band and its cap."""
+        return plot_curve(self, ax)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file."""
+        tensors: dict[str, Tensor] = {}
+        save_record(path, "pid_lens.Curve", tensors, self._record("", tensors))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Curve:
+        """Reads what `save` wrote."""
+        tensors, about = load_record(path, "pid_lens.Curve")
+        return cls._recalled("", tensors, about)
+
+    def _record(self, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Everything but the tensors, which are added to those given, names prefixed."""
+        for name in _TENSORS:
+            if getattr(self, name) is not None:
+                tensors[prefix + name] = getattr(self, name)
+        about = {name: getattr(self, name) for name in _ABOUT}
+        parts = {k: p._record(f"{prefix}{k}/", tensors) for k, p in self.parts.items()}
+        return {**about, "parts": parts}
+
+    @classmethod
+    def _recalled(cls, prefix: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> Curve:
+        found: dict[str, Any] = {k: tensors[prefix + k] for k in _TENSORS if prefix + k in tensors}
+        parts = {k: cls._recalled(f"{prefix}{k}/", tensors, p) for k, p in about["parts"].items()}
+        tuples = {name: tuple(about[name]) for name in ("layers", "ids")}
+        return cls(**{**about, **tuples, "parts": parts}, **found)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(
+            f"{k}={v}" for k, v in self.settings.items() if isinstance(v, str | int | float)
+        )
+        capped = int(self.near_cap.sum())
+        return (
+            f"Curve({self.name}, layer {self.layers[-1]}: {float(self.value[-1]):.3f}±"
+            f"{float(self.error[-1]):.3f} {self.unit}; n={self.n}, {len(self.layers)} layers, "
+            f"{self.estimator}({settings}){f', {capped} near the cap' if capped else ''})"
+        )
+
+
+_TENSORS = ("pointwise", "cap", "groups")
+_ABOUT = ("name", "unit", "layers", "ids", "estimator", "settings")
+
+
+def plot_curve(curve: Curve, ax: Axes | None = None) -> Axes:
+    """Draws one quantity over the layers, what it is made of, and the cap of its estimator.
+
+    Bands are 95 % intervals of the mean over samples; where a marker is hollow the value, or one
+    of its parts, lies within 10 % of its cap and says only that it is large.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    lines = {curve.name: curve, **curve.parts}
+    for index, (name, line) in enumerate(lines.items()):
+        colour = f"C{index}"
+        ax.fill_between(line.layers, *line.interval(), color=colour, alpha=0.25, linewidth=0)
+        ax.plot(
+            line.layers, line.value, color=colour, linewidth=1.6 if index == 0 else 1.1, label=name
+        )
+        for hollow in (False, True):
+            at = (line.near_cap == hollow).nonzero().flatten().tolist()
+            ax.plot(
+                [line.layers[i] for i in at],
+                line.value[at],
+                linestyle="none",
+                marker="o" if index == 0 else ".",
+                markeredgecolor=colour,
+                markerfacecolor="white" if hollow else colour,
+            )
+    caps = {float(c) for line in lines.values() if line.cap is not None for c in line.cap}
+    for cap in sorted(caps):
+        ax.axhline(cap, color="0.5", linestyle=":", linewidth=1)
+        ax.annotate("cap", (1, cap), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    ax.set_xlabel("layer")
+    ax.set_ylabel(f"{curve.name} ({curve.unit})" if not curve.parts else curve.unit)
+    ax.set_xticks(layer_ticks(curve.layers))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize="small")
+    return ax

@@ -1,0 +1,122 @@
+"""Pictures of spectra; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pid_lens.results.atoms import ATOMS
+from pid_lens.results.layer_atoms import LayerAtoms
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+STYLE = {
+    "redundancy": ("#009E73", "o", "redundancy: either alone"),
+    "unique_vision": ("#0072B2", "s", "unique vision"),
+    "unique_language": ("#E69F00", "D", "unique language"),
+    "synergy": ("#CC3311", "^", "synergy: only both"),
+}
+"""Colour (told apart by colour-blind readers and in grey), marker and label of each atom."""
+
+
+def plot_spectrum(spectrum: LayerAtoms, ax: Axes | None = None) -> Axes:
+    """Draws the four atoms and their sum over the layers.
+
+    The darker band around a line is its 95 % interval (`Spectrum.interval`: sampling error,
+    certified gap, and the bracket of the bias), the lighter one reaches to the other repair's
+    result, where there is one. A dotted line is what chance alone reads as unique (`floor`).
+    Hollow markers: not to be relied on (`Spectrum.doubtful`).
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> found = pid_lens.spectrum(model, pid_lens.demo.batches("vision", n=64))
+        >>> plot_spectrum(found).get_xlabel()
+        'layer'
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.plot(
+        spectrum.layers,
+        spectrum.information,
+        color="0.45",
+        linestyle=(0, (4, 2)),
+        linewidth=1.2,
+        label="all information",
+        zorder=1,
+    )
+    for name in ATOMS:
+        _draw_atom(ax, spectrum, name)
+    ax.set_xlabel("layer")
+    ax.set_ylabel(f"information ({spectrum.unit})")
+    ax.set_xticks(layer_ticks(spectrum.layers))
+    ax.spines[["top", "right"]].set_visible(False)
+    if not ax.get_legend():
+        ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def plot_spectra(spectra: Mapping[str, LayerAtoms], title: str | None = None) -> Figure:
+    """Several spectra side by side, one panel each, one scale, one legend."""
+    import matplotlib.pyplot as plt
+
+    width = 2.6 * len(spectra) + 0.6
+    figure, axes = plt.subplots(
+        1, len(spectra), figsize=(width, 3.5), sharey=True, layout="constrained", squeeze=False
+    )
+    for ax, (name, spectrum) in zip(axes[0], spectra.items(), strict=True):
+        plot_spectrum(spectrum, ax)
+        ax.set_title(name, fontsize="medium", fontweight="bold")
+        handles, labels = ax.get_legend_handles_labels()
+        ax.get_legend().remove()
+        ax.label_outer()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize="small"
+    )
+    if title:
+        figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _draw_atom(ax: Axes, spectrum: LayerAtoms, name: str) -> None:
+    colour, marker, label = STYLE[name]
+    value, half = getattr(spectrum, name), spectrum.gap / 2
+    low, high = value - half, value + half
+    if spectrum.influence is not None:
+        ax.fill_between(
+            spectrum.layers, *spectrum.interval(name), color=colour, alpha=0.3, linewidth=0
+        )
+    if spectrum.sensitivity is not None:
+        other = getattr(spectrum.sensitivity, name)
+        low, high = low.fmin(other), high.fmax(other)
+    ax.fill_between(spectrum.layers, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.plot(spectrum.layers, value, color=colour, linewidth=1.6, zorder=2)
+    if spectrum.floor is not None and name.startswith("unique"):
+        chance = getattr(spectrum.floor, name).mean(0)
+        ax.plot(spectrum.layers, chance, color=colour, linestyle=":", linewidth=1.2, zorder=1)
+    for hollow in (False, True):
+        at = (spectrum.doubtful == hollow).nonzero().flatten().tolist()
+        ax.plot(
+            [spectrum.layers[i] for i in at],
+            value[at],
+            linestyle="none",
+            marker=marker,
+            markersize=5.5,
+            markeredgecolor=colour,
+            markeredgewidth=1.4,
+            markerfacecolor="white" if hollow else colour,
+            label=None if hollow else label,
+            zorder=3,
+        )
+
+
+def layer_ticks(layers: tuple[int, ...]) -> list[int]:
+    """At most nine layers, evenly."""
+    step = -(-len(layers) // 9)
+    return list(layers[::step])

@@ -1,0 +1,88 @@
+"""Sampling: how far a mean over samples may lie from that of their population."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+_HALVINGS = 50
+
+
+def standard_error(
+    values: Float64[Tensor, "layers n"], groups: Tensor | None = None
+) -> Float64[Tensor, " layers"]:
+    """Standard error of a mean of influences, clusters of samples counted as one.
+
+    sqrt(G / (G - 1) sum over clusters of (sum of influences)^2) / n.
+
+    Args:
+        values: influences, mean 0.
+        groups: the cluster of each sample, 0 to G - 1; each its own by default.
+
+    Example:
+        >>> values = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
+        >>> standard_error(values)
+        tensor([0.5774], dtype=torch.float64)
+        >>> standard_error(values, torch.tensor([0, 0, 1, 1]))
+        tensor([0.], dtype=torch.float64)
+    """
+    n = values.shape[1]
+    if groups is not None:
+        count = int(groups.max()) + 1
+        sums = values.new_zeros(len(values), count)
+        values = sums.index_add_(1, groups.to(values.device), values)
+    clusters = values.shape[1]
+    if clusters < 2:
+        return values.new_full((len(values),), torch.inf)
+    return (values.square().sum(1) * clusters / (clusters - 1)).sqrt() / n
+
+
+def interval(
+    ends: Float64[Tensor, "ends layers"],
+    gap: Float64[Tensor, " layers"],
+    error: Float64[Tensor, " layers"],
+    level: float,
+) -> tuple[Float64[Tensor, " layers"], Float64[Tensor, " layers"]]:
+    """A confidence interval of a value that lies between two ends, themselves uncertain.
+
+    From the lowest end to the highest, half the gap on either side, and c errors beyond; w is
+    the width of what lies between::
+
+        normal(c + w / error) - normal(-c) = level
+
+    so that c is 1.96 for one point and 1.64 for distant ends, at a level of 95 %.
+
+    Source:
+        Confidence intervals for partially identified parameters (Imbens, Manski, 2004),
+        https://doi.org/10.1111/j.1468-0262.2004.00555.x
+
+    Returns:
+        The lower and the upper limit; infinite where a value or its error is.
+
+    Raises:
+        ValueError: a level that is no probability.
+
+    Example:
+        >>> ends = torch.tensor([[0.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
+        >>> interval(ends, torch.zeros(2), torch.ones(2, dtype=torch.float64), 0.95)[0]
+        tensor([-1.9600, -1.6449], dtype=torch.float64)
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is a probability such as 0.95; got {level}")
+    low, high = ends.amin(0) - gap / 2, ends.amax(0) + gap / 2
+    beyond = _reach(((high - low) / error).nan_to_num(nan=0.0), level) * error
+    known = beyond.isfinite() & (high - low).isfinite()
+    return (low - beyond).where(known, -torch.inf), (high + beyond).where(known, torch.inf)
+
+
+def _reach(width: Float64[Tensor, " layers"], level: float) -> Float64[Tensor, " layers"]:
+    """The c with normal(c + width) - normal(-c) = level, by bisection."""
+    normal = torch.special.ndtr
+    ends = torch.special.ndtri(width.new_tensor([level, (1 + level) / 2]))
+    low, high = (end.expand_as(width) for end in ends)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        short = normal(middle + width) - normal(-middle) < level
+        low, high = middle.where(short, low), high.where(short, middle)
+    return high

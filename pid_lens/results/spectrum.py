@@ -1,0 +1,231 @@
+"""What an estimator returns: four atoms a layer, with their unit, their proof and their doubts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pid_lens.records import load_record, save_record
+from pid_lens.results.atoms import ATOMS, FIELDS, Atoms
+from pid_lens.results.difference import difference
+from pid_lens.results.drawing import plot_spectrum
+from pid_lens.results.layer_atoms import PARTS, LayerAtoms
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+TOTALS = (
+    "information",
+    "information_vision",
+    "information_language",
+    "co_information",
+)
+FLAGS = ("gap", "mismatch", "ess", "feasible", "doubtful")
+SHOWN = ("repair", "tau", "draws", "redundancy", "target", "components")
+"""The settings that a representation names."""
+EFFECTS = {
+    "trapped visual-unique information": "unique_vision",
+    "compensatory synergy": "synergy",
+    "total information cost": "information",
+}
+"""The PID Flow paper's names for what a knockout changes."""
+
+
+class Measured(Protocol):
+    """What a spectrum takes over from the reads that it is of (`pid_lens.Reads`)."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the samples."""
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the reads depend on."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class Spectrum(LayerAtoms):
+    """The atoms of every layer, with the settings behind them and the reasons for doubt.
+
+    All tensors are float64 ``[layers]``. ``a - b`` of two spectra over the same samples gives
+    the change of every number, for instance what a knockout costs.
+    """
+
+    @classmethod
+    def of(
+        cls,
+        reads: Measured,
+        atoms: Atoms,
+        *,
+        estimator: object,
+        settings: Mapping[str, Any],
+        **more: Any,
+    ) -> Spectrum:
+        """The spectrum that an estimator makes of reads.
+
+        Args:
+            reads: `pid_lens.Reads`, or anything with their layers, ids, conditions and settings.
+            atoms: of each layer, [layers].
+            estimator: it gives its class's name.
+            settings: its own, beside those of the reads.
+            more: the other fields of a spectrum, as far as the estimator knows them.
+
+        Example:
+            >>> import torch
+            >>> from pid_lens import Reads
+            >>> reads = Reads.from_posteriors(torch.full((1, 3, 4, 2), .5).log())
+            >>> zero = torch.zeros(1, dtype=torch.float64)
+            >>> atoms = Atoms(information=zero, information_vision=zero,
+            ...               information_language=zero, union=zero, gap=zero)
+            >>> Spectrum.of(reads, atoms, estimator="me", settings={}).n
+            4
+        """
+        return cls(
+            **{name: getattr(atoms, name) for name in FIELDS},
+            unit=atoms.unit,
+            layers=reads.layers,
+            ids=reads.ids,
+            conditions=reads.conditions,
+            estimator=type(estimator).__name__,
+            settings={**reads.settings, **settings},
+            **more,
+        )
+
+    def __sub__(self, other: Spectrum) -> Spectrum:
+        """The change of the atoms from ``other`` to this, over the same samples.
+
+        Gaps add up; every flag is the worse of the two; the floor of chance is left out. Where
+        both informations are infinite their change is NaN, with a warning. Model and noise may
+        differ: that is what is compared. Settings are this one's, the other's stand under
+        ``minus``.
+
+        Raises:
+            ValueError: other samples, layers, unit, estimator, repair or threshold.
+        """
+        if not isinstance(other, Spectrum):
+            return NotImplemented
+        return difference(self, other)
+
+    def effects(self) -> pd.DataFrame:
+        """The three figures by which the PID Flow paper sums up a knockout, with errors.
+
+        =================================== ==================================================
+        trapped visual-unique information   change of U_vision. On answers: below 0, what only
+                                            vision told and no longer reaches them; on states,
+                                            as in the paper, it may rise
+        compensatory synergy                change of S
+        total information cost              change of I(X1, X2; Y) = R + U_vision + U_language
+                                            + S
+        =================================== ==================================================
+
+        Returns:
+            One row a layer: each figure and its paired standard error (``..., error``), in the
+            unit of the spectra.
+
+        Raises:
+            ValueError: it is no difference of two spectra, or has no errors.
+
+        Source:
+            How vision becomes language: a layer-wise information-theoretic analysis of
+            multimodal reasoning (Wu et al., 2026), https://arxiv.org/abs/2602.15580
+
+        Example:
+            >>> import pid_lens
+            >>> model, processor = pid_lens.demo.load()
+            >>> batches = pid_lens.demo.batches("vision", n=64)
+            >>> hidden = [pid_lens.Knockout("image", "question")]
+            >>> closed = pid_lens.spectrum(model, batches, interventions=hidden)
+            >>> change = pid_lens.compare(closed, pid_lens.spectrum(model, batches))
+            >>> bool(change.effects()["trapped visual-unique information"].iloc[-1] < -0.9)
+            True
+        """
+        import pandas as pd
+
+        if not self.is_difference:
+            raise ValueError(
+                "the effects of a knockout are differences: compare(with_it, without).effects(); "
+                f"this is a spectrum of {self.estimator}"
+            )
+        columns: dict[str, Any] = {}
+        for figure, name in EFFECTS.items():
+            columns[figure] = getattr(self, name).numpy()
+            columns[f"{figure}, error"] = self.standard_error(name).numpy()
+        return pd.DataFrame(columns, index=pd.Index(self.layers, name="layer"))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a layer: atoms, information, gap and every flag."""
+        import pandas as pd
+
+        columns = {name: getattr(self, name).numpy() for name in (*ATOMS, *TOTALS, *FLAGS)}
+        for name in ATOMS if self.influence is not None else ():
+            columns[f"{name}_error"] = self.standard_error(name).numpy()
+        for name, below in zip(self.conditions, self.fallback.T, strict=True):
+            columns[f"fallback_{name}"] = below.numpy()
+        for name in ATOMS if self.sensitivity is not None else ():
+            columns[f"{name}_other_repair"] = getattr(self.sensitivity, name).numpy()
+        return pd.DataFrame(columns, index=pd.Index(self.layers, name="layer"))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the atoms over the layers; doubtful layers hollow."""
+        return plot_spectrum(self, ax)
+
+    def _errors(self) -> str:
+        """The last layer's atoms, each with its standard error where there is one."""
+        if self.influence is None:
+            return self._line(-1)
+        errors = (float(self.standard_error(name)[-1]) for name in ATOMS)
+        pairs = zip(self._line(-1).split(), errors, strict=True)
+        return " ".join(f"{atom}±{error:.3f}" for atom, error in pairs)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        for part in PARTS:
+            if getattr(self, part) is not None:
+                tensors |= {f"{part}.{k}": getattr(getattr(self, part), k) for k in FIELDS}
+        for name in ("groups", "draw_bias"):
+            if getattr(self, name) is not None:
+                tensors[name] = getattr(self, name)
+        about = {name: getattr(self, name) for name in _ABOUT}
+        save_record(path, "pid_lens.Spectrum", tensors, about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Spectrum:
+        """Reads what `save` wrote."""
+        tensors, about = load_record(path, "pid_lens.Spectrum")
+        parts: dict[str, Any] = {}
+        for part in PARTS:
+            found = {k: tensors.pop(f"{part}.{k}", None) for k in FIELDS}
+            sound = found["union"] is not None
+            parts[part] = Atoms(unit=about["unit"], **found) if sound else None
+        for name in ("layers", "ids", "conditions"):
+            about[name] = tuple(about[name])
+        return cls(**parts, **tensors, **about)
+
+    def __repr__(self) -> str:
+        doubt, below = int(self.doubtful.sum()), float(self.unanswered[-1])
+        settings = ", ".join(f"{k}={v}" for k, v in self.settings.items() if k in SHOWN)
+        widest = float(self.gap.max())
+        proven = f"gap<={widest:.1g}, " if widest > 0 else ""
+        return (
+            f"Spectrum(layer {self.layers[-1]}: {self._errors()} of "
+            f"I={float(self.information[-1]):.3f} {self.unit}; n={self.n}, "
+            f"{len(self.layers)} layers, {proven}{self.estimator}"
+            f"({settings}){f', {doubt} doubtful layers' if doubt else ''}"
+            f"{f', {below:.0%} below tau' if below > 0.5 else ''})"
+        )
+
+
+_TENSORS = (*FIELDS, "mismatch", "ess", "feasible", "fallback", "doubtful")
+_ABOUT = ("unit", "layers", "ids", "conditions", "estimator", "settings")

@@ -1,0 +1,215 @@
+"""Continuing: the same prompts with many continuations, which share its keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange, repeat
+
+from pid_lens.inputs import Batch, attended_tokens
+from pid_lens.model import hooked, named_arguments
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor, nn
+
+    from pid_lens.model import Anatomy
+
+
+def left_padded(batch: Batch) -> Batch:
+    """The same prompts, each one's padding moved to the left, so that more can follow them.
+
+    Raises:
+        ValueError: position ids or a mask of pairs came along, which cannot be moved.
+    """
+    mask = batch.inputs.get("attention_mask")
+    if batch.inputs.get("position_ids") is not None or (mask is not None and mask.ndim != 2):
+        raise ValueError(
+            "options continue their prompts, so the model must find positions and masks by "
+            "itself: leave position_ids out, and hand over an attention_mask [n, tokens]"
+        )
+    attended = attended_tokens(batch.inputs)
+    n, tokens = attended.shape
+    steps = torch.arange(tokens, device=attended.device)
+    shift = tokens - 1 - (attended * steps).amax(-1, keepdim=True)
+    if not bool(shift.any()):
+        return batch
+    source = (steps - shift) % tokens
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.shape[:2] != (n, tokens):
+            return value
+        rows = torch.arange(n, device=value.device)[:, None]
+        return value[rows, source.to(value.device)]
+
+    said = batch.spans
+    spans = None if said is None else {k: moved(torch.as_tensor(m)) for k, m in said.items()}
+    return replace(batch, inputs={k: moved(v) for k, v in batch.inputs.items()}, spans=spans)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Prompts that ran, and how probable what may follow them is.
+
+    Continuations are token ids [n, k, steps] with a mask of those that are there. Of the model's
+    answers only what these tokens need is kept.
+    """
+
+    anatomy: Anatomy
+    inputs: Mapping[str, Any]
+    """Padded on the left."""
+    log_probs: Float[Tensor, "n vocabulary"]
+    """The model's answer to the prompts themselves."""
+    cache: Any
+    """Keys and values; None where the model gives none that can be copied row by row."""
+    positions: Int[Tensor, "... one"] | None
+    """Where the decoder was told that the last token stands; None where it counts by itself."""
+
+    @classmethod
+    def run(cls, anatomy: Anatomy, inputs: Mapping[str, Any]) -> Asked:
+        """Runs the prompts once.
+
+        Raises:
+            ValueError: an answer that is not a number.
+        """
+        told: list[Tensor | None] = []
+
+        def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            told.append(named_arguments(module, args, kwargs).get("position_ids"))
+
+        with hooked(before=[(anatomy.decoder, see)]):
+            output = anatomy.model(**{**inputs, "use_cache": True})
+        cache = getattr(output, "past_key_values", None)
+        log_probs = output.logits[:, -1].float().log_softmax(-1).to(anatomy.device)
+        refuse_broken(log_probs.isnan().any(-1))
+        return cls(
+            anatomy,
+            inputs,
+            log_probs,
+            cache if _copies(cache) else None,
+            None if (at := told[-1]) is None else at[..., -1:],
+        )
+
+    def first(self, tokens: Int[Tensor, "n k steps"]) -> Float[Tensor, "n k one"]:
+        """Log-probability of each first token, which the prompts' own run says."""
+        return self.log_probs.gather(1, tokens[..., 0])[..., None]
+
+    def shared(
+        self, tokens: Int[Tensor, "n k steps"], present: Bool[Tensor, "n k steps"]
+    ) -> Float[Tensor, "n k later"]:
+        """Log-probability of each token but the first, given all before it.
+
+        In one call, on copies of the prompts' keys and values.
+        """
+        fed, wanted, present = tokens[..., :-1], tokens[..., 1:], present[..., :-1]
+        if not wanted.numel():
+            return wanted.float()
+        k, steps = fed.shape[1:]
+        cache = deepcopy(self.cache)
+        cache.batch_repeat_interleave(k)
+        before = repeat(attended_tokens(self.inputs), "n t -> (n k) t", k=k)
+        mask = torch.cat([before, rearrange(present, "n k s -> (n k) s")], 1).long()
+        inputs = {
+            "input_ids": rearrange(fed, "n k s -> (n k) s"),
+            "attention_mask": mask,
+            "past_key_values": cache,
+            "use_cache": True,
+            **{
+                name: value.repeat_interleave(k, 0)
+                for name, value in self._ahead(steps).items()
+                if value.ndim > 2  # which images a token sees; what kind it is concerns prompts
+            },
+        }
+        with hooked(before=[(self.anatomy.decoder, self._placing(k, steps))]):
+            logits = self.anatomy.model(**inputs).logits
+        found = chosen(logits, rearrange(wanted, "n k s -> (n k) s"))
+        return rearrange(found, "(n k) s -> n k s", k=k)
+
+    def _placing(self, k: int, steps: int) -> Any:
+        """Tells the decoder where the continuation stands, as it was told of the prompt."""
+
+        def place(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            if self.positions is None:
+                return None
+            last = self.positions
+            if last.ndim > 1 and last.shape[-2] == len(self.inputs["input_ids"]):
+                last = last.repeat_interleave(k, -2)
+            ahead = torch.arange(1, steps + 1, device=last.device)
+            return (), {**named_arguments(module, args, kwargs), "position_ids": last + ahead}
+
+        return place
+
+    def again(
+        self, tokens: Int[Tensor, "n k steps"], present: Bool[Tensor, "n k steps"]
+    ) -> Float[Tensor, "n k steps"]:
+        """Log-probability of each token, given all before it.
+
+        The whole prompt runs again with every continuation, and without a cache.
+        """
+        if tokens.shape[-1] == 1:
+            return self.first(tokens)
+        columns = zip(tokens.unbind(1), present.unbind(1), strict=True)
+        return torch.stack([chosen(self.plain(*one), one[0]) for one in columns], 1)
+
+    def plain(
+        self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
+    ) -> Float[Tensor, "n steps vocabulary"]:
+        """Logits before each token of one continuation, the prompt run with it."""
+        inputs = self._longer(tokens[:, :-1], present[:, :-1])
+        logits: Tensor = self.anatomy.model(**inputs, use_cache=False).logits
+        return logits[:, -tokens.shape[1] :]
+
+    def _longer(
+        self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
+    ) -> dict[str, Any]:
+        """The inputs with tokens at the end; of whatever kind the prompt's last token is."""
+        ids = self.inputs["input_ids"]
+        attended = attended_tokens(self.inputs)
+        ahead = self._ahead(tokens.shape[1])
+        return {
+            **self.inputs,
+            **{name: torch.cat([self.inputs[name], value], 1) for name, value in ahead.items()},
+            "input_ids": torch.cat([ids, tokens], 1),
+            "attention_mask": torch.cat([attended, present], 1).long(),
+        }
+
+    def _ahead(self, steps: int) -> dict[str, Tensor]:
+        """What else the inputs say of each token, for tokens like the prompt's last one."""
+        shape = self.inputs["input_ids"].shape
+        return {
+            name: repeat(value[:, -1], "n ... -> n s ...", s=steps)
+            for name, value in self.inputs.items()
+            if isinstance(value, torch.Tensor) and value.shape[:2] == shape
+        }
+
+
+def refuse_broken(broken: Bool[Tensor, " n"]) -> None:
+    """Answers that are no numbers are not passed on.
+
+    Raises:
+        ValueError: a sample is broken.
+    """
+    if bool(broken.any()):
+        raise ValueError(
+            f"the model's answer is not finite in samples {broken.nonzero().flatten().tolist()} "
+            "of this batch: is the model in order, and its precision wide enough?"
+        )
+
+
+def chosen(
+    logits: Float[Tensor, "n steps vocabulary"], tokens: Int[Tensor, "n steps"]
+) -> Float[Tensor, "n steps"]:
+    """Log-probability of one token a step."""
+    wide = logits.float()
+    found = wide.gather(-1, tokens[..., None].to(wide.device))[..., 0] - wide.logsumexp(-1)
+    return found.to(tokens.device)
+
+
+def _copies(cache: Any) -> bool:
+    """Whether it can be repeated row by row: caches of recurrent layers cannot."""
+    layers: Any = getattr(cache, "layers", [])
+    return bool(layers) and all(hasattr(one, "batch_repeat_interleave") for one in layers)

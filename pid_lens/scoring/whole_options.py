@@ -1,0 +1,183 @@
+"""Whole options: how probable answers of several tokens are, the prompt read once."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.inputs import Batch, as_batch
+from pid_lens.model import Anatomy, dissect
+from pid_lens.scoring.cache_sharing import known_verdict, may_share
+from pid_lens.scoring.continuation import Asked, left_padded, refuse_broken
+from pid_lens.scoring.option_scores import OptionScores
+from pid_lens.scoring.option_tokens import Options, collisions, option_tokens, whole_options
+from pid_lens.scoring.under_interventions import Force
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from pid_lens.interventions import Intervention, Moments
+
+
+@torch.no_grad()
+def score_options(
+    model: Any,
+    batch: Batch | Mapping[str, Any],
+    options: Sequence[Any],
+    *,
+    processor: Any = None,
+    interventions: Sequence[Intervention] = (),
+    spans: Mapping[str, Bool[Tensor, "n tokens"]] | None = None,
+    moments: Moments | None = None,
+    seed: int = 0,
+    share: bool | None = None,
+    rows: int = 64,
+    anatomy: Anatomy | None = None,
+) -> OptionScores:
+    """Log-probability of every whole option after its prompt.
+
+    ::
+
+        log p(option | prompt) = sum_j log p(token_j | prompt, token_1 .. token_{j-1})
+
+    The prompt runs once; options of all samples then run as rows of a call on copies of its keys
+    and values. Whether a model can be trusted with that is tested in its first call, and again
+    with longer options, another precision, another kind of attention or with interventions: the
+    longest options also run the plain way, prompt and option together without a cache. Where
+    the two differ by more than the precision explains, the plain way is used from then on, and
+    the result says so. (Where a prompt's own tokens look ahead at an option that follows them, as
+    in PaliGemma, the plain way is the wrong one, and sharing is what ``generate`` does.)
+
+    Args:
+        model: a vision-language model (or None, with ``anatomy``).
+        batch: a `Batch`, or the model's inputs, padded on either side.
+        options: texts, or lists of token ids: one list for all samples, or one list a sample.
+            They are tokenised as they stand and put behind the prompt's last token. Where the
+            answer begins with a space, as after ``ASSISTANT:``, write ``" A"`` if the tokenizer
+            keeps the space in the word (Qwen, Llama 3, Gemma), but ``"A"`` if it puts a space
+            before every text by itself (Llama 2, Mistral): ``tokenizer.tokenize("A")`` shows it.
+        processor: needed for options that are text, and to find a question for interventions.
+        interventions: in force for prompts and options, which continue the ``answer`` span.
+        spans: masks [n, tokens] by name for the interventions, where the batch has none.
+        moments: what noise looks like, of `calibrate`.
+        seed: of the noise.
+        share: True and False settle which way is taken, without a test.
+        rows: rows of one call on shared keys and values at most, though at least one option of
+            every sample. Memory grows with it: each row has a copy of its prompt's keys and
+            values and an answer over the vocabulary at each of its tokens. Interventions know the
+            prompts' rows, so under them options run one after another.
+        anatomy: the model's parts, for a model that `dissect` does not know.
+
+    Returns:
+        `OptionScores`, with the length-normalised and the first-token rule beside the sum.
+
+    Raises:
+        TypeError: options that are neither texts nor lists of token ids.
+        ValueError: no samples, an empty option, one with an unknown word or no token id of the
+            model, two of the same tokens, sharing asked for from a model that gives no keys and
+            values, or an answer of the model that is not finite.
+
+    Warns:
+        UserWarning: the model is in training mode.
+
+    Source:
+        Language models are few-shot learners (Brown et al., 2020),
+        https://arxiv.org/abs/2005.14165: options scored by log-probability a token
+
+    Example:
+        >>> import pid_lens
+        >>> from pid_lens.scoring import score_options
+        >>> model, processor = pid_lens.demo.load()
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=8)))
+        >>> found = score_options(model, batch, ("A", "B", "B ."), processor=processor)
+        >>> found.best("whole").tolist() == batch.labels.tolist()
+        True
+        >>> found.collisions[0]
+        (('B', 'B .'),)
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1; got {rows}")
+    anatomy = anatomy or dissect(model)
+    if anatomy.model.training:
+        warnings.warn(
+            "the model is in training mode, so dropout may blur its answers: call model.eval()",
+            stacklevel=3,
+        )
+    given = as_batch(batch).to(anatomy.device)
+    chosen = whole_options(options, given.n, processor)
+    _refuse_strangers(chosen, anatomy)
+    given = left_padded(given if spans is None else replace(given, spans=spans))
+    tokens, present = (one.to(anatomy.device) for one in option_tokens(chosen))
+    force = Force(anatomy, tuple(interventions), given, processor, moments, seed)
+    with force():
+        asked = Asked.run(anatomy, given.inputs)
+        _refuse_sharing(share, asked)
+        together = 1 if interventions else max(1, rows // given.n)
+        later = None
+        if _worth_sharing(share, asked, bool(interventions)):
+            later = _shared(asked, tokens, present, together)
+    with force(tokens.shape[-1] - 1):
+        sharing = later is not None and (
+            share or may_share(asked, tokens, present, later, bool(interventions))
+        )
+        if later is None or not sharing:
+            later = asked.again(tokens, present)[..., 1:]
+    scores = torch.cat([asked.first(tokens), later], -1)
+    refuse_broken((present & ~scores.isfinite()).flatten(1).any(-1))
+    return OptionScores(
+        log_probs=_total(scores, present),
+        first=scores[..., 0].masked_fill(~present[..., 0], -math.inf).cpu(),
+        tokens=present.sum(-1).cpu(),
+        names=tuple(tuple(option.name for option in row) for row in chosen),
+        collisions=collisions(chosen),
+        shared=sharing,
+        ids=given.ids,
+    )
+
+
+def _shared(
+    asked: Asked,
+    tokens: Int[Tensor, "n answers steps"],
+    present: Bool[Tensor, "n answers steps"],
+    together: int,
+) -> Float[Tensor, "n answers later"]:
+    """Log-probability of each token but the first; so many options in one call."""
+    parts = zip(tokens.split(together, 1), present.split(together, 1), strict=True)
+    return torch.cat([asked.shared(*part) for part in parts], 1)
+
+
+def _worth_sharing(share: bool | None, asked: Asked, intervened: bool) -> bool:
+    """Whether sharing can be right, as far as is known before it is tried."""
+    if asked.cache is None or share is not None:
+        return bool(share)
+    known = known_verdict(asked, intervened)
+    return known is None or known.sound
+
+
+def _refuse_sharing(share: bool | None, asked: Asked) -> None:
+    if share and asked.cache is None:
+        raise ValueError(
+            f"{type(asked.anatomy.model).__name__} gives no keys and values that can be copied: "
+            "leave share out"
+        )
+
+
+def _total(
+    scores: Float[Tensor, "n answers steps"], present: Bool[Tensor, "n answers steps"]
+) -> Float[Tensor, "n answers"]:
+    total = scores.masked_fill(~present, 0).sum(-1)
+    return total.masked_fill(~present[..., 0], -math.inf).cpu()
+
+
+def _refuse_strangers(options: Options, anatomy: Anatomy) -> None:
+    """Token ids must be the model's."""
+    weight: Any = anatomy.unembed.weight
+    largest = max(max(option.tokens) for row in options for option in row)
+    if largest >= len(weight):
+        raise ValueError(f"{largest} is no token id: this model has {len(weight)} tokens")

@@ -1,0 +1,153 @@
+"""TODO pid_lens/self_check/trial.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pid_lens.forward import intervene
+from pid_lens.inputs import Batch
+from pid_lens.interventions import Moments, calibrate
+from pid_lens.lens import Lens
+from pid_lens.model import Anatomy
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from pid_lens.inputs import Samples
+
+ROUNDINGS = {torch.float32: 32, torch.float64: 32}
+"""By how many roundings of the largest logit two ways to the same logits may differ, eps each;
+`ROUNDINGS_IN_HALF` in half precision, whose sums are made in float32."""
+ROUNDINGS_IN_HALF = 4
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A model, a batch, and other batches that differ from it in one modality alone."""
+
+    anatomy: Anatomy
+    batch: Batch
+    samples: Samples
+
+    @cached_property
+    def moments(self) -> Moments:
+        return calibrate(None, [self.batch], anatomy=self.anatomy)
+
+    @cached_property
+    def plain(self) -> Tensor:
+        return self.answer(self.batch)
+
+    @cached_property
+    def close(self) -> float:
+        """How far rounding may move a logit; reads are float32 at best."""
+        dtype = self.plain.dtype
+        eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+        return ROUNDINGS.get(dtype, ROUNDINGS_IN_HALF) * eps * _largest(self.plain)
+
+    @cached_property
+    def other_pixels(self) -> Batch:
+        """The values of every pixel tensor in another order."""
+        inputs = self.batch.inputs
+        pixels = [k for k, v in inputs.items() if torch.is_tensor(v) and _is_picture(k, v)]
+        if not pixels:
+            raise ValueError(f"no pixels among the inputs {', '.join(inputs)}")
+        changed = {name: _shuffled(inputs[name]) for name in pixels}
+        return replace(self.batch, inputs={**inputs, **changed})
+
+    @cached_property
+    def other_words(self) -> Batch:
+        """Another word wherever the question is said."""
+        ids, vocabulary = self.batch.inputs["input_ids"], len(self.anatomy.unembed.weight)  # type: ignore[arg-type]
+        inside = self.samples.spans["question"].to(ids.device)
+        words = ids[inside].unique()
+        taken = {int(self.anatomy.image_token or -1), *words.tolist()}
+        new = next(token for token in range(vocabulary // 2, vocabulary) if token not in taken)
+        changed = {"input_ids": ids.where(~inside, new)}
+        for name, value in self.batch.inputs.items():
+            if name.endswith("_input_ids"):
+                changed[name] = torch.full_like(value, int(value.flatten()[0]) + 1)
+        return replace(self.batch, inputs={**self.batch.inputs, **changed})
+
+    def answer(self, batch: Batch, *hidden: Any) -> Float[Tensor, "n vocabulary"]:
+        """Logits at the answer position."""
+        if hidden:
+            how: dict[str, Any] = {"spans": batch.spans, "ids": batch.ids, "moments": self.moments}
+            with intervene(None, *hidden, anatomy=self.anatomy, **how):
+                return self.answer(batch)
+        logits = self.anatomy.model(**batch.inputs).logits
+        at = self.samples.spans.positions("answer")[: len(logits)].to(logits.device)
+        return logits[torch.arange(len(at), device=logits.device), at]
+
+    def lens(self) -> Lens:
+        """A lens; without options it reads the first sample's two likeliest tokens."""
+        likeliest = self.plain[0].topk(2).indices.tolist()
+        choices = likeliest if self.batch.options is None else None
+        return Lens(
+            anatomy=self.anatomy,
+            moments=self.moments,
+            choices=choices,
+            fork_edits=True,  # hooks that edit belong to what is checked
+        )
+
+
+class _UntoldError(ValueError):
+    """The inputs do not say what would have to be known."""
+
+
+def _is_picture(name: str, value: Tensor) -> bool:
+    return value.is_floating_point() and "mask" not in name
+
+
+def _shuffled(pixels: Tensor) -> Tensor:
+    order = torch.randperm(pixels.numel(), generator=torch.Generator().manual_seed(0))
+    return pixels.flatten()[order.to(pixels.device)].view_as(pixels)
+
+
+def _largest(change: Tensor) -> float:
+    return float(change.float().abs().max())
+
+
+def _alone(trial: _Trial) -> dict[str, Any]:
+    """The first sample's inputs."""
+    image, inputs = trial.samples.spans["image"], trial.batch.inputs
+    begins = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
+    counts = [mask.sum(-1).tolist() for mask in (begins, image)]
+    return {name: _first(name, value, *counts) for name, value in inputs.items()}
+
+
+def _first(name: str, value: Any, images: list[int], tokens: list[int]) -> Any:
+    """The first sample's share of an input, whose samples have so many images and image tokens.
+
+    Rows are samples, or images, or patches, of which each image token stands for as many.
+    """
+    if not _has_rows(value):
+        return value
+    if name == "position_ids" and value.ndim == 3:
+        return value[:, :1]
+    rows = len(value)
+    if rows == len(images):
+        return value[:1]
+    if not _is_content(name, value):
+        return value
+    share = images[0] if rows == sum(images) else rows * tokens[0] / sum(tokens)
+    if share != int(share):
+        raise _UntoldError(
+            f"cannot tell how many of the {rows} rows of {name} belong to the first of "
+            f"{len(images)} samples: check samples of one image each"
+        )
+    return value[: int(share)]
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (torch.is_tensor(value) and value.ndim > 0)
+
+
+def _is_content(name: str, value: Any) -> bool:
+    """Pixels, and what is said of images one by one."""
+    sizes = name.endswith(("_sizes", "_thw"))
+    return sizes or not torch.is_tensor(value) or _is_picture(name, value)
