@@ -150,8 +150,8 @@ class LayerAtoms(SampledAtoms):
         difference the ends are crossed, plug-in minus cross-fitted and cross-fitted minus
         plug-in, as either side's bias may be anywhere in its bracket. On the recipes of
         `truth.layered_reads` 95 % intervals cover at least 90 %, and at most 98.5 % where every
-        atom is above 0 (`tests/test_coverage.py`); more where some are 0. Without a bracket it
-        knows nothing of the bias of few samples and many answers.
+        atom is above 0 (`tests/estimators/broja/test_coverage.py`); more where some are 0.
+        Without a bracket it knows nothing of the bias of few samples and many answers.
         """
         ends = torch.stack([getattr(end, name) for end in self.ends])
         return interval(ends, self.gap, self.standard_error(name), level)

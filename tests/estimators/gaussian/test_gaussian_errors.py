@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_gaussian import NAMES, STORED, atoms, covariance, looks
+from gaussians import NAMES, STORED, atoms, covariance, looks
 
 import pid_lens
 from pid_lens import GaussianPID, Reads, truth

@@ -7,8 +7,8 @@ import pytest
 import tokenizers as tk
 import torch
 import transformers as hf
-from test_batching import TEMPLATE, byte_level, metaspace, picture, processor_of
-from test_batching import squeezed as joined
+from processors import TEMPLATE, byte_level, metaspace, picture, processor_of
+from processors import squeezed as joined
 
 import pid_lens
 from pid_lens.inputs import Batch, Spans, recognise

@@ -1,18 +1,15 @@
 """The Gaussian decomposition: stored values, laws, singular systems, samples, states in a Lens."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gaussians import NAMES, STORED, atoms, covariance, looks
 
 from pid_lens import Lens, Pooled, Reads, truth
 from pid_lens.estimators import GaussianPID, gaussian_pid, gaussian_pid_samples
-from pid_lens.results import ATOMS
 
-STORED = np.load(Path(__file__).parent / "data" / "gaussian.npz")
-NAMES = STORED["names"].tolist()
 GAIN = {
     0: (0.5, 0, 0.792481, 0.207519),
     0.99: (0.992787, 0, 0.299695, 0.495199),
@@ -21,26 +18,8 @@ GAIN = {
 }
 
 
-def atoms(result):
-    return torch.stack([getattr(result, name) for name in ATOMS], -1)
-
-
-def covariance(sizes=(3, 4, 2), batch=(), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    d = sum(sizes)
-    root = torch.randn(*batch, d, 2 * d, generator=generator, dtype=torch.float64)
-    return root @ root.mT / (2 * d)
-
-
 def blocks(*parts):
     return torch.block_diag(*parts)
-
-
-def looks(n=500, d=10, better=1.0, seed=0, layers=()):
-    """Y and two looks at it, with noises of variance 1/better and 1."""
-    generator = torch.Generator().manual_seed(seed)
-    y, a, b = torch.randn(3, *layers, n, d, generator=generator, dtype=torch.float64)
-    return y, y + a / better**0.5, y + b
 
 
 # ---------------------------------------------------------------- covariances

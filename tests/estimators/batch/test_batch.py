@@ -4,18 +4,17 @@ import math
 import warnings
 from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from paths import DATA
 
 from pid_lens import truth
 from pid_lens.estimators import batch_pid
 from pid_lens.estimators.batch.projection import project
 from pid_lens.results import ATOMS
 
-DATA = Path(__file__).parent / "data"
 STORED = {name: np.load(DATA / f"batch_{name}.npz") for name in "abc"}
 TRIED = [("a", seed) for seed in range(5)] + [("c", seed) for seed in range(5)] + [("b", 0)]
 COLUMNS = ("x1", "x2", "p1", "p2", "p12")

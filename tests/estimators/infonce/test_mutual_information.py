@@ -2,16 +2,16 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from draws import folded, generator, images, normal, student
+from paths import SHARED
 
 from pid_lens.estimators import mutual_information
 
-STORED = Path(__file__).parents[2] / "shared/reference/mi_tasks.npz"
+STORED = SHARED / "reference/mi_tasks.npz"
 TASKS = (
     "1v1-additive-0.75",
     "swissroll_x-normal_cdf-1v1-normal-0.75",

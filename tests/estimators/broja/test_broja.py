@@ -1,17 +1,14 @@
 """Posteriors and reads: stored values, laws, strata, flags, errors."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from paths import DATA
 
 from pid_lens import truth
 from pid_lens.estimators import BROJA, posterior_pid
 from pid_lens.reads import Reads
 from pid_lens.results import ATOMS
-
-DATA = Path(__file__).parent / "data"
 
 
 def atoms(result):

@@ -2,13 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import pid_lens
-
-ROOT = Path(__file__).parents[1]
 
 
 def python(code, **options):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import InstallationTried
+from paths import ROOT
 from pid_lens.adapters.versions import require
 from transformer_lens.model_bridge.sources.transformers import helpers
 
@@ -80,8 +81,8 @@ def test_the_range_that_was_tried_is_the_one_that_is_asked_for(package):
         one for one in importlib.metadata.requires("pid_lens") if one.startswith(f"{package}<")
     )
     below, first = re.match(rf"{package}<([\d.]+),>=([\d.]+)", asked).groups()
-    internals = f"{package.replace('-', '_')}_internals.py"
-    source = (Path(pid_lens.__file__).parents[1] / "adapters" / internals).read_text()
+    internals = f"adapters/{package.replace('-', '_')}/internals.py"
+    source = (Path(pid_lens.__file__).parents[1] / internals).read_text()
     assert f'require("{package}", "{first}", "{below}")' in source
 
 
@@ -92,9 +93,8 @@ def test_an_installation_that_somebody_sets_off_is_noticed():
 
 
 def test_nobody_here_calls_what_installs():
-    root = Path(__file__).parents[1]
     calls = re.compile(r"boot_transformers\(|_ensure_torchvision\(|pip install torchvision")
     for folder in ("pid_lens", "adapters", "tests", "tutorials"):
-        for path in (root / folder).rglob("*"):
+        for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".ipynb") and path.name != Path(__file__).name:
                 assert not calls.search(path.read_text()), path

@@ -1,17 +1,16 @@
 """Gates have the atoms that their closed forms and the stored references say."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from paths import DATA
 
 from pid_lens import truth
 from pid_lens.estimators import BROJA, discrete_pid, gaussian_pid
 from pid_lens.reads import Reads
 from pid_lens.results import ATOMS
 
-NAMED = np.load(Path(__file__).parent / "data" / "discrete_named.npz")
+NAMED = np.load(DATA / "discrete_named.npz")
 
 
 @pytest.mark.parametrize("name", truth.GATES)
@@ -59,7 +58,7 @@ def atoms(result):
 
 @pytest.mark.parametrize("name", truth.GAUSSIANS)
 def test_named_gaussian_systems_are_the_stored_ones(name):
-    stored = np.load(Path(__file__).parent / "data" / "gaussian.npz")
+    stored = np.load(DATA / "gaussian.npz")
     system, at = truth.gaussian_system(name), stored["names"].tolist().index(name)
     assert np.allclose(system.covariance, stored[f"cov_{name}"], atol=1e-15)
     assert system.sizes == tuple(stored["dims"][at])

@@ -1,17 +1,15 @@
 """Tables: acceptance values, laws, an independent solver, clear errors."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from paths import DATA
 
 from pid_lens import truth
 from pid_lens.estimators import discrete_pid, mutual_information
 from pid_lens.estimators.common.entropy import NATS_PER_BIT
 from pid_lens.results import ATOMS
 
-DATA = Path(__file__).parent / "data"
 STORED = {
     str(name): (archive[f"joint_{name}"], archive["atoms"][i], archive["IQ_lo"][i])
     for archive in (np.load(DATA / f"discrete_{kind}.npz") for kind in ("named", "random"))

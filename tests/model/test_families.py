@@ -1,20 +1,19 @@
 """What each family can do: measured on tiny models, and the table of the README is that one.
 
-``python tests/test_families.py`` prints the table as it should be.
+``PYTHONPATH=tests/support python tests/model/test_families.py`` prints the table as it should be.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from paths import README
 from tiny import FAMILIES, make
 
 import pid_lens
 from pid_lens import Knockout, Lens, Pooled, Remove, Spans, intervene
 from pid_lens.scoring import score_options
 
-README = Path(__file__).parent.parent / "README.md"
 GREEDY = {
     "max_new_tokens": 2,
     "do_sample": False,

@@ -1,11 +1,9 @@
 """Every line of Python on the README's page runs as it stands there."""
 
 import re
-from pathlib import Path
 
 import pytest
-
-README = Path(__file__).parents[1] / "README.md"
+from paths import README
 
 
 def test_the_readmes_code_runs(tmp_path):
