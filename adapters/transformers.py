@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from pid_lens.model import Anatomy, CrossAttention, DeepStack, Entrance, QuestionAwareImage
+from pid_lens.model import Anatomy, CrossAttention, DeepStack, ImagePathway, QuestionAwareImage
 
-ENTRANCES: dict[str, tuple[Entrance, ...]] = {
+ENTRANCES: dict[str, tuple[ImagePathway, ...]] = {
     "qwen3_vl": (DeepStack(),),
     "qwen3_vl_moe": (DeepStack(),),
     "mllama": (CrossAttention(),),

@@ -7,15 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from packaging.version import Version
 
 
-def require(package: str, first: str, below: str) -> None:
+def require_version(package: str, first: str, below: str) -> None:
     """Refuses a framework that is not there, or of a version that was not tried.
 
     Raises:
         ImportError: naming the versions that were.
 
     Example:
-        >>> require("torch", "2.6", "3")
-        >>> require("torch", "1.0", "1.1")
+        >>> require_version("torch", "2.6", "3")
+        >>> require_version("torch", "1.0", "1.1")
         Traceback (most recent call last):
         ...
         ImportError: pid_lens was tried with torch >=1.0,<1.1, and ... is installed: pip install

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pid_lens.demo import TASKS
 from pid_lens.results import ATOMS
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pid_lens.results import Spectrum
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-TASKS = ("vision", "language", "redundant", "synergy")
 SHORT = {
     "redundancy": "R",
     "unique_vision": "U_vision",
@@ -114,7 +114,7 @@ def prepare_check(options: argparse.Namespace) -> Callable[[], bool]:
     """
     import pid_lens
 
-    _refuse_strange(options)
+    _require_known_target(options)
     model, processor = _loaded(options)
     batch = _pictures(processor, model.dtype)
 
@@ -126,7 +126,7 @@ def prepare_check(options: argparse.Namespace) -> Callable[[], bool]:
     return run
 
 
-def _refuse_strange(options: argparse.Namespace) -> None:
+def _require_known_target(options: argparse.Namespace) -> None:
     """Refuses a dtype or a device that is not there."""
     import torch
 

@@ -10,23 +10,23 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from pid_lens.estimators import BROJA, Estimator
-from pid_lens.forward import Instrument, View, joined
-from pid_lens.inputs import Batch, described, option_table
+from pid_lens.forward import Recorder, View, join_views
+from pid_lens.inputs import Batch, describe_batch, option_table
 from pid_lens.interventions import (
     CONDITIONS,
     Moments,
     Variation,
-    checked,
+    as_conditions,
+    as_interventions,
     draws_of,
-    listed,
-    measured_by,
-    refuse_strangers,
-    variations,
+    list_variations,
+    moment_fingerprints,
+    require_same_model,
 )
 from pid_lens.model import Anatomy, dissect, processor_of, resolve_indices
 from pid_lens.readouts import LogitLens, Pooled
-from pid_lens.reads import MEMORY, Pile, Reads
-from pid_lens.records import said_by_settings
+from pid_lens.reads import MEMORY, Reads, ReadsBuffer
+from pid_lens.records import settings_repr
 
 if TYPE_CHECKING:
     from pid_lens.interventions import Intervention
@@ -118,12 +118,14 @@ class Lens:
         self.anatomy, processor = anatomy or dissect(model), processor_of(model, processor)
         _sound(moments=moments, draws=draws, seed=seed, states=states, estimators=estimators)
         complete = partial(_completed, moments=moments, seed=seed, draws=draws)
-        self.interventions = complete(checked("interventions", interventions))
+        self.interventions = complete(as_interventions("interventions", interventions))
         self.conditions = {
             name: complete(hidden)
-            for name, hidden in listed(CONDITIONS if conditions is None else conditions).items()
+            for name, hidden in as_conditions(
+                CONDITIONS if conditions is None else conditions
+            ).items()
         }
-        self.variations = variations(self.conditions, self.interventions)
+        self.variations = list_variations(self.conditions, self.interventions)
         drawn = {
             name: draws_of(name, (*self.interventions, *hidden))
             for name, hidden in self.conditions.items()
@@ -131,8 +133,8 @@ class Lens:
         self.estimators = tuple(estimators)
         readout, model_hash = readout or LogitLens(), self.anatomy.fingerprint()
         every = (*self.interventions, *chain(*self.conditions.values()))
-        refuse_strangers(every, self.anatomy, model_hash)
-        self._instrument = Instrument(
+        require_same_model(every, self.anatomy, model_hash)
+        self._instrument = Recorder(
             anatomy=self.anatomy,
             processor=processor,
             readout=readout,
@@ -146,17 +148,17 @@ class Lens:
             image_only=[not check],
             settings={
                 "model": model_hash,
-                "readout": said_by_settings(readout),
+                "readout": settings_repr(readout),
                 "last step": [self.anatomy.scale, self.anatomy.softcap],
                 "interventions": list(map(repr, self.interventions)),
                 "draws": max(drawn.values()),
                 "drawn": drawn,
                 "conditions": {name: list(map(repr, c)) for name, c in self.conditions.items()},
-                "moments": measured_by(every),
+                "moments": moment_fingerprints(every),
             },
         )
         self._versions = self.anatomy.versions
-        self._pile = Pile(memory)
+        self._pile = ReadsBuffer(memory)
         self._open: list[AbstractContextManager] = []
 
     # ---------------------------------------------------------------- opening
@@ -186,7 +188,7 @@ class Lens:
             TypeError: something else was said.
             ValueError: another batch runs inside than the one described.
         """
-        with self._opened(self._forked, described(batch, **said), self._add):
+        with self._opened(self._forked, describe_batch(batch, **said), self._add):
             yield self
 
     def views(self, batch: Batch | None = None, **said: Any) -> Iterator[View]:
@@ -210,13 +212,13 @@ class Lens:
                 "not see the text: run one batch in the lens first, `with lens(batch): "
                 "model(**batch.inputs)`, then go through its views"
             )
-        given, views = described(batch, **said), []
+        given, views = describe_batch(batch, **said), []
         needed = [v for v in self.variations if v.condition or self._instrument.states]
         for variation in (*needed[1:], *needed[:1]):
             seen: list[Reads] = []
             views.append(View(variation, seen, self._opened(variation, given, seen.append)))
             yield views[-1]
-        self._add(joined(views, tuple(self.conditions)))
+        self._add(join_views(views, tuple(self.conditions)))
 
     @contextmanager
     def _opened(
@@ -281,7 +283,7 @@ class Lens:
 
     def reset(self) -> Self:
         """Forgets everything read so far; inline ``estimators`` keep what they have seen."""
-        self._pile = Pile(self._pile.memory)
+        self._pile = ReadsBuffer(self._pile.memory)
         return self
 
     def __repr__(self) -> str:

@@ -44,7 +44,7 @@ def load_record(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
     raise ValueError(f"{path} holds {about.get('kind', 'no record of pid_lens')}, not a {kind}")
 
 
-def said_by_settings(plugged_in: Any) -> str:
+def settings_repr(plugged_in: Any) -> str:
     """The repr of something plugged in, which must say its settings.
 
     Raises:

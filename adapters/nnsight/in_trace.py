@@ -17,18 +17,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pid_lens.adapters.nnsight.internals import Run, save
 
-from pid_lens.forward import Intervening, Stream, completely, is_read, layer_states, refuse_options
+from pid_lens.forward import (
+    InterventionScope,
+    Stream,
+    complete_interventions,
+    is_read,
+    require_options,
+    residual_stream,
+)
 from pid_lens.inputs import (
     Batch,
     Samples,
     attended_tokens,
     content_ids,
-    described,
+    describe_batch,
     option_table,
-    recognise,
+    resolve_samples,
 )
-from pid_lens.interventions import Knockout, Noise, Variation, among_others, scoped, several
-from pid_lens.model import by_hand, cached_tokens, dissect, hooked, processor_of, resolve_indices
+from pid_lens.interventions import Knockout, Noise, Variation, as_list, place_among, scope
+from pid_lens.model import (
+    cached_tokens,
+    dissect,
+    hooked,
+    is_user_call,
+    processor_of,
+    resolve_indices,
+)
 from pid_lens.readouts import LogitLens
 
 if TYPE_CHECKING:
@@ -74,7 +88,7 @@ def knockout(
         >>> torch.equal(closed, hf(**batch.inputs).logits)
         False
     """
-    closed = Knockout(source, target, layers=several(layers), heads=several(heads))
+    closed = Knockout(source, target, layers=as_list(layers), heads=as_list(heads))
     intervene(model, closed, **said)
 
 
@@ -155,20 +169,20 @@ def intervene(
         True
     """
     run, anatomy = Run.current(model, "intervene"), dissect(model)
-    completed = completely(interventions, anatomy, moments=moments, seed=seed)
+    completed = complete_interventions(interventions, anatomy, moments=moments, seed=seed)
     if run.rows is not None:
-        completed = tuple(scoped(one, *run.rows) for one in completed)
+        completed = tuple(scope(one, *run.rows) for one in completed)
     now = _InTrace(
         anatomy,
         Variation("", draw, completed),
-        described(batch, **said) or Batch(inputs={}),
+        describe_batch(batch, **said) or Batch(inputs={}),
         processor_of(model, processor),
         rows=run.rows,
     )
     entered = run.enter_pass()
     stack = ExitStack()
     run.at_end(stack.close)
-    stack.enter_context(now.in_force(unless=by_hand))
+    stack.enter_context(now.in_force(unless=is_user_call))
     if entered is not None:
         _join_in(run, now, *entered)
 
@@ -233,11 +247,11 @@ def readout(
             raise ValueError(
                 "readout reads prompts: call it in the first step, outside a loop over tracer.iter"
             )
-        _refuse_late(run, [anatomy.layers[layer] for layer in stream.layers], step)
+        _require_not_begun(run, [anatomy.layers[layer] for layer in stream.layers], step)
     options = None if choices is None else option_table(choices, 1, processor)
-    given = described(batch, **said) or Batch(inputs={})
+    given = describe_batch(batch, **said) or Batch(inputs={})
     stream.begin(_own(run, given, processor, anatomy, options))
-    refuse_options(_samples(stream).options, anatomy)
+    require_options(_samples(stream).options, anatomy)
     _stream(run, stream)
     kept: Stream = save(stream)
     return kept
@@ -247,7 +261,7 @@ def readout(
 
 
 @dataclass
-class _InTrace(Intervening):
+class _InTrace(InterventionScope):
     """Interventions on a worker's rows, for one pass."""
 
     rows: tuple[int, int] | None = None
@@ -285,15 +299,15 @@ class _InTrace(Intervening):
         first, count = self.rows
         if self.said.ids is None and self.variation.embedding:
             self.said = replace(self.said, ids=names_of(arguments, self.rows, self.anatomy))
-        own = super()._recognised(ids[first : first + count], narrowed(arguments, self.rows))
-        return among_others(own, first, len(ids), image=images_in(ids, self.anatomy))
+        own = super()._recognised(ids[first : first + count], narrow_rows(arguments, self.rows))
+        return place_among(own, first, len(ids), image=images_in(ids, self.anatomy))
 
 
 def _join_in(run: Run, now: _InTrace, step: int, arguments: dict[str, Any]) -> None:
     """Has interventions hold in a pass that is under way."""
     anatomy, blockade = now.anatomy, now.blockade
     touched = [module for module, _ in (*blockade.before, *blockade.after)]
-    _refuse_late(run, touched, step)
+    _require_not_begun(run, touched, step)
     now.resume(run.prompt, arguments)
     if not run.begun(anatomy.decoder, step):
         return
@@ -306,7 +320,7 @@ def _join_in(run: Run, now: _InTrace, step: int, arguments: dict[str, Any]) -> N
     blockade.begin(now.samples, [now.variation], cached_tokens(arguments))
 
 
-def _refuse_late(run: Run, modules: Sequence[nn.Module], step: int) -> None:
+def _require_not_begun(run: Run, modules: Sequence[nn.Module], step: int) -> None:
     late = [module for module in modules if run.begun(module, step)]
     if late:
         names = {id(module): name for name, module in run.model.named_modules()}
@@ -326,7 +340,7 @@ def _stream(run: Run, stream: Stream) -> None:
 
     def taking(layer: int) -> Any:
         def take(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            states = layer_states(output)
+            states = residual_stream(output)
             if len(states) != n and not is_read(stream.anatomy):
                 raise ValueError(
                     f"{len(states)} rows came for {n} prompts: of beams, or several answers to a "
@@ -342,7 +356,7 @@ def _stream(run: Run, stream: Stream) -> None:
     stack.enter_context(
         hooked(
             after=[(stream.anatomy.layers[layer], taking(layer)) for layer in stream.layers],
-            unless=by_hand,
+            unless=is_user_call,
         )
     )
 
@@ -351,7 +365,7 @@ def _own(
     run: Run, given: Batch, processor: Any, anatomy: Anatomy, options: Tensor | None
 ) -> Samples:
     """The samples of a block's rows."""
-    inputs = run.prompt if run.rows is None else narrowed(run.prompt, run.rows)
+    inputs = run.prompt if run.rows is None else narrow_rows(run.prompt, run.rows)
     expected = given.inputs.get("input_ids")
     if expected is not None and not torch.equal(expected.cpu(), inputs["input_ids"].cpu()):
         raise ValueError(
@@ -360,7 +374,7 @@ def _own(
         )
     if run.rows is not None and given.ids is None:
         given = replace(given, ids=names_of(run.prompt, run.rows, anatomy))
-    return recognise(replace(given, inputs=inputs), processor, anatomy.image_token, options)
+    return resolve_samples(replace(given, inputs=inputs), processor, anatomy.image_token, options)
 
 
 def _samples(stream: Stream) -> Samples:
@@ -386,7 +400,7 @@ def names_of(
     return content_ids(arguments, attended_tokens(arguments), images)[first : first + count]
 
 
-def narrowed(arguments: dict[str, Any], rows: tuple[int, int]) -> dict[str, Any]:
+def narrow_rows(arguments: dict[str, Any], rows: tuple[int, int]) -> dict[str, Any]:
     """The arguments of some rows of a batch."""
     n, (first, count) = len(arguments["input_ids"]), rows
     return {

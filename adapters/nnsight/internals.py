@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pid_lens.adapters.versions import require
+from pid_lens.adapters.versions import require_version
 from torch import nn
 
-from pid_lens.forward import ForkEditError, Watch
+from pid_lens.forward import ForkEditError, UserHookGuard
 from pid_lens.model import Anatomy, dissect_plain, named_arguments
 
-require("nnsight", "0.8", "0.9")
+require_version("nnsight", "0.8", "0.9")
 
 from nnsight import save
 from nnsight.intervention.envoy import Envoy
 from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 
-__all__ = ["Run", "by_hand", "dissect", "save", "unwatched", "watched"]
+__all__ = ["Run", "dissect", "forward_without_hooks", "guard_user_hooks", "is_user_call", "save"]
 
 KEPT = "_pid_lens_kept"
 """Where what is known of a run is kept on nnsight's own objects, which end with it."""
@@ -30,7 +30,7 @@ def dissect(model: Any) -> Anatomy:
     return dissect_plain(model._module)
 
 
-def unwatched(controller: Any) -> Callable[..., Any]:
+def forward_without_hooks(controller: Any) -> Callable[..., Any]:
     """A module's forward with the trace stood down: nothing is served, no visit is counted."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -46,7 +46,7 @@ def unwatched(controller: Any) -> Callable[..., Any]:
     return call
 
 
-def by_hand(module: nn.Module) -> bool:
+def is_user_call(module: nn.Module) -> bool:
     """Whether a block calls a module itself: its trace stands down meanwhile."""
     controller: Any = module.forward
     running = (route[0]() for route in controller.state.routes)
@@ -54,7 +54,7 @@ def by_hand(module: nn.Module) -> bool:
 
 
 @contextmanager
-def watched(decoder: nn.Module, watch: Watch) -> Iterator[None]:
+def guard_user_hooks(decoder: nn.Module, watch: UserHookGuard) -> Iterator[None]:
     """Shows the blocks of a trace what a watch shows them, inside a decoder.
 
     Raises:

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.forward import Blockade, Stream, completely, refuse_disobedient, refuse_options
-from pid_lens.inputs import Batch, as_batch, option_table, recognise
+from pid_lens.forward import (
+    AttentionKnockouts,
+    Stream,
+    complete_interventions,
+    require_maskable,
+    require_options,
+)
+from pid_lens.inputs import Batch, as_batch, option_table, resolve_samples
 from pid_lens.interventions import Moment, Moments, Variation
 from pid_lens.model import dissect, resolve_indices
 
@@ -91,11 +97,13 @@ def plan(
         ['at', 'closed', 'decoder', 'layers']
     """
     anatomy = dissect(model)
-    _refuse_other_entrances(anatomy)
+    _require_embeddings_alone(anatomy)
     options = None if choices is None else option_table(choices, 1, processor)
-    samples = recognise(as_batch(batch), processor, anatomy.image_token, options)
+    samples = resolve_samples(as_batch(batch), processor, anatomy.image_token, options)
     completed = (
-        completely(interventions, anatomy, moments=moments, seed=seed) if interventions else ()
+        complete_interventions(interventions, anatomy, moments=moments, seed=seed)
+        if interventions
+        else ()
     )
     variation = Variation("", draw, completed)
     if bool(variation.removed(samples).any()):
@@ -120,7 +128,7 @@ def plan(
         "softcap": anatomy.softcap,
     }
     if samples.options.numel():
-        refuse_options(samples.options, anatomy)
+        require_options(samples.options, anatomy)
     return Plan(sent, stream)
 
 
@@ -151,7 +159,7 @@ def moments(
         Moments(image 64 tokens, question 20 tokens, model ..., at ...inputs_embeds)
     """
     anatomy = dissect(model)
-    samples = recognise(as_batch(batch), processor, anatomy.image_token)
+    samples = resolve_samples(as_batch(batch), processor, anatomy.image_token)
     if embeddings.shape[:2] != samples.spans.shape:
         raise ValueError(
             f"embeddings must be [n, tokens, width] with {list(samples.spans.shape)} as this "
@@ -165,7 +173,7 @@ def moments(
     return Moments(model=anatomy.fingerprint(), site=anatomy.site, spans=spans)
 
 
-def _refuse_other_entrances(anatomy: Anatomy) -> None:
+def _require_embeddings_alone(anatomy: Anatomy) -> None:
     if anatomy.entrances or anatomy.question_aware is not None:
         raise ValueError(
             f"{type(anatomy.model).__name__} takes image or question in by other ways besides its "
@@ -192,13 +200,13 @@ def _layer(anatomy: Anatomy, layer: int, stream: Stream) -> dict[str, Any]:
 
 def _closed(anatomy: Anatomy, variation: Variation, samples: Samples) -> dict[int, Tensor]:
     """What is closed, by layer."""
-    blockade = Blockade(anatomy, variation.attention)
+    blockade = AttentionKnockouts(anatomy, variation.attention)
     blockade.begin(samples, [variation])
     found = {layer: blockade.closed(layer) for layer in range(len(anatomy.layers))}
     for layer in found:
         attention = anatomy.attention(layer)
         if found[layer] is not None and attention is not None:
-            refuse_disobedient(attention, anatomy)
+            require_maskable(attention, anatomy)
     return {layer: closed for layer, closed in found.items() if closed is not None}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.model import forbidden, unwritten
+from pid_lens.model import causal_mask, mask_pairs
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -46,14 +46,14 @@ def carry_out(model: Any, plan: dict[str, Any]) -> Float[Tensor, "layers n answe
     if plan["at"] is not None:
         decoder = model.get(plan["decoder"])
         args, kwargs = decoder.inputs
-        hidden = replaced(kwargs["inputs_embeds"], plan["at"], plan["vectors"])
+        hidden = replace_vectors(kwargs["inputs_embeds"], plan["at"], plan["vectors"])
         decoder.inputs = (args, {**kwargs, "inputs_embeds": hidden})
     answers = []
     for layer, names in enumerate(plan["layers"]):
         closed = plan["closed"].get(layer)
         if closed is not None:
             attention = model.get(names["attention"])
-            attention.inputs = closing(attention.inputs, closed, names["causal"])
+            attention.inputs = close_inputs(attention.inputs, closed, names["causal"])
         if names["read"]:
             answers.append(answer(model, model.get(names["layer"]).output, plan))
     return torch.stack([one.to(answers[0].device) for one in answers])
@@ -81,7 +81,7 @@ def entering(model: Any, plan: dict[str, Any]) -> Float[Tensor, "n tokens width"
     return vectors
 
 
-def replaced(
+def replace_vectors(
     embeddings: Float[Tensor, "n tokens width"],
     at: Bool[Tensor, "n tokens"],
     vectors: Float[Tensor, "hidden width"],
@@ -90,7 +90,7 @@ def replaced(
 
     Example:
         >>> at = torch.tensor([[True, False]])
-        >>> replaced(torch.zeros(1, 2, 3), at, torch.ones(1, 3))[0, :, 0]
+        >>> replace_vectors(torch.zeros(1, 2, 3), at, torch.ones(1, 3))[0, :, 0]
         tensor([1., 0.])
     """
     edited = embeddings.clone()
@@ -98,7 +98,7 @@ def replaced(
     return edited
 
 
-def closing(
+def close_inputs(
     inputs: tuple[tuple, dict], closed: Bool[Tensor, "n heads tokens tokens"], causal: bool
 ) -> tuple[tuple, dict]:
     """The inputs of an attention module with a mask of its own, in which more is closed.
@@ -108,7 +108,7 @@ def closing(
 
     Example:
         >>> closed = torch.tensor([[[[False, False], [True, False]]]])
-        >>> _, kwargs = closing(((torch.zeros(1, 2, 4),), {}), closed, causal=True)
+        >>> _, kwargs = close_inputs(((torch.zeros(1, 2, 4),), {}), closed, causal=True)
         >>> kwargs["attention_mask"].int().tolist()
         [[[[1, 0], [0, 1]]]]
     """
@@ -116,13 +116,13 @@ def closing(
     states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
     mask, tokens = kwargs.get("attention_mask"), states.shape[1]
     if mask is None:
-        mask = unwritten(0, tokens, tokens, causal).to(states.device)
+        mask = causal_mask(0, tokens, tokens, causal).to(states.device)
     if mask.ndim != 4:
         raise ValueError(
             f"an attention mask of {mask.ndim} axes cannot close pairs of tokens: the model must "
             "be loaded with attn_implementation='sdpa' or 'eager'"
         )
-    mask = forbidden(mask, closed[..., : mask.shape[-1]].to(mask.device))
+    mask = mask_pairs(mask, closed[..., : mask.shape[-1]].to(mask.device))
     return args, {**kwargs, "attention_mask": mask}
 
 

@@ -10,11 +10,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from pid_lens.adapters.transformer_lens.internals import TransformerBridge, dissect
-from pid_lens.adapters.transformer_lens.liveness import TOKENS, Hook, moved, some_text
+from pid_lens.adapters.transformer_lens.liveness import TOKENS, Hook, moves_logits, some_text
 from torch import Tensor, nn
 
-from pid_lens.forward import Blockade, knockout_layers
-from pid_lens.inputs import Batch, Samples, Spans, recognise
+from pid_lens.forward import AttentionKnockouts, knockout_layers
+from pid_lens.inputs import Batch, Samples, Spans, resolve_samples
 from pid_lens.interventions import Knockout, Variation
 from pid_lens.model import Anatomy, Before, named_arguments
 
@@ -36,7 +36,7 @@ class Progress:
         return first
 
 
-def refuse_others(shape: Sequence[int], samples: Samples, where: str) -> None:
+def require_batch(shape: Sequence[int], samples: Samples, where: str) -> None:
     """What passes a hook point must be of the batch that its function was told.
 
     Raises:
@@ -52,7 +52,7 @@ def refuse_others(shape: Sequence[int], samples: Samples, where: str) -> None:
         )
 
 
-def once(module: nn.Module, hook: Before, within: nn.Module) -> None:
+def run_once(module: nn.Module, hook: Before, within: nn.Module) -> None:
     """Has a hook run before a module's next call, unless another call of its parent comes first.
 
     A parent that raised before it called the module leaves nothing in force.
@@ -75,20 +75,20 @@ def once(module: nn.Module, hook: Before, within: nn.Module) -> None:
 
 
 @dataclass(eq=False)
-class Closing:
+class KnockoutHooks:
     """A knockout in passes of one batch, and the two ways of closing attention in a bridge."""
 
     anatomy: Anatomy
     knockout: Knockout
     samples: Samples
     progress: Progress = field(default_factory=Progress)
-    _blockade: Blockade = field(init=False)
+    _blockade: AttentionKnockouts = field(init=False)
     _before: dict[nn.Module, Before] = field(init=False)
     _open: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.knockout.ends(self.samples)
-        self._blockade = Blockade(self.anatomy, [self.knockout])
+        self._blockade = AttentionKnockouts(self.anatomy, [self.knockout])
         if self._blockade.after:
             raise ValueError(
                 "in some of these layers tokens look at image states by cross-attention, which "
@@ -125,14 +125,14 @@ class Closing:
             return (), self._closed(layer, named_arguments(module, args, kwargs))
 
         def prepare(states: Float[Tensor, "n tokens width"], hook: Any) -> None:
-            once(attention, close, within=block)
+            run_once(attention, close, within=block)
 
         return f"blocks.{layer}.hook_in", prepare
 
     def _closed(self, layer: int, arguments: dict[str, Any]) -> dict[str, Any]:
         """A layer's arguments of attention, their mask closed."""
         where = f"attention in layer {layer}"
-        refuse_others(arguments["hidden_states"].shape[:2], self.samples, where)
+        require_batch(arguments["hidden_states"].shape[:2], self.samples, where)
         if self.progress.begins(layer):
             self._blockade.begin(self.samples, [Variation("", 0, (self.knockout,))])
         attention = self.anatomy.attention(layer)
@@ -140,7 +140,7 @@ class Closing:
         closed = self._before[attention](attention, (), arguments)
         assert closed is not None
         n, *_, keys = closed[1]["attention_mask"].shape
-        refuse_others((n, keys), self.samples, f"the keys of {where}")
+        require_batch((n, keys), self.samples, f"the keys of {where}")
         return closed[1]
 
     def _everything(
@@ -153,13 +153,15 @@ class Closing:
         return self._open[size]
 
 
-Way = Callable[[Closing, int], Hook]
+KnockoutMethod = Callable[[KnockoutHooks, int], Hook]
 
-_WAYS: WeakKeyDictionary[TransformerBridge, dict[tuple[type, ...], Way]] = WeakKeyDictionary()
+_WAYS: WeakKeyDictionary[TransformerBridge, dict[tuple[type, ...], KnockoutMethod]] = (
+    WeakKeyDictionary()
+)
 """Of each bridge: how attention is computed -> the way of closing it that works."""
 
 
-def way(bridge: TransformerBridge, anatomy: Anatomy, layer: int) -> Way:
+def knockout_method(bridge: TransformerBridge, anatomy: Anatomy, layer: int) -> KnockoutMethod:
     """The way of closing attention that moves the logits, tried out on a few tokens of text.
 
     Raises:
@@ -167,8 +169,8 @@ def way(bridge: TransformerBridge, anatomy: Anatomy, layer: int) -> Way:
     """
     known, how = _WAYS.setdefault(bridge, {}), _kind(anatomy, layer)
     if how not in known:
-        trial = Closing(anatomy, Knockout("seen", "seeing", layers=[layer]), _trial(anatomy))
-        ways = (Closing.by_scores, Closing.by_mask)
+        trial = KnockoutHooks(anatomy, Knockout("seen", "seeing", layers=[layer]), _trial(anatomy))
+        ways = (KnockoutHooks.by_scores, KnockoutHooks.by_mask)
         found = next((one for one in ways if _works(bridge, one(trial, layer))), None)
         if found is None:
             raise ValueError(
@@ -187,11 +189,11 @@ def _kind(anatomy: Anatomy, layer: int) -> tuple[type, ...]:
 
 def _works(bridge: TransformerBridge, hook: Hook) -> bool:
     text = some_text(dissect(bridge))
-    return hook[0] in bridge.hook_dict and moved(bridge, [hook], text)
+    return hook[0] in bridge.hook_dict and moves_logits(bridge, [hook], text)
 
 
 def _trial(anatomy: Anatomy) -> Samples:
     """A text of which the last token is not to see the others."""
     text = some_text(anatomy)
     seeing = torch.arange(TOKENS, device=text["input_ids"].device)[None] == TOKENS - 1
-    return recognise(Batch(inputs=text, spans=Spans(seen=~seeing, seeing=seeing)))
+    return resolve_samples(Batch(inputs=text, spans=Spans(seen=~seeing, seeing=seeing)))

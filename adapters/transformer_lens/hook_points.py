@@ -15,14 +15,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pid_lens.adapters.transformer_lens.attention import Closing, Progress, refuse_others, way
-from pid_lens.adapters.transformer_lens.internals import build, hookable
-from pid_lens.adapters.transformer_lens.liveness import Hook, refuse_leaks, some_text, stirs
+from pid_lens.adapters.transformer_lens.attention import (
+    KnockoutHooks,
+    Progress,
+    knockout_method,
+    require_batch,
+)
+from pid_lens.adapters.transformer_lens.internals import build_bridge, dissect_hookable
+from pid_lens.adapters.transformer_lens.liveness import (
+    Hook,
+    is_sensitive,
+    require_no_leaks,
+    some_text,
+)
 from torch import Tensor
 
-from pid_lens.forward import Stream, completely, refuse_options
-from pid_lens.inputs import Batch, Samples, as_batch, option_table, recognise
-from pid_lens.interventions import Knockout, Noise, Variation, several
+from pid_lens.forward import Stream, complete_interventions, require_options
+from pid_lens.inputs import Batch, Samples, as_batch, option_table, resolve_samples
+from pid_lens.interventions import Knockout, Noise, Variation, as_list
 from pid_lens.model import resolve_indices
 from pid_lens.readouts import LogitLens
 
@@ -37,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReadingHooks", "bridged", "is_live", "knockout", "noise", "read_cache", "readout"]
 
-Given = Batch | Mapping[str, Any]
+GivenBatch = Batch | Mapping[str, Any]
 
 _LIVE: WeakKeyDictionary[TransformerBridge, dict[str, bool]] = WeakKeyDictionary()
 """Of each bridge: hook points that were tried out on text -> whether an edit does anything."""
@@ -73,10 +83,10 @@ def bridged(model: Any, tokenizer: Any = None) -> TransformerBridge:
         >>> bridge.original_model is model, type(bridge).__name__
         (True, 'TransformerBridge')
     """
-    return build(model, tokenizer)
+    return build_bridge(model, tokenizer)
 
 
-def is_live(bridge: TransformerBridge, name: str, batch: Given | None = None) -> bool:
+def is_live(bridge: TransformerBridge, name: str, batch: GivenBatch | None = None) -> bool:
     """Whether an edit at a hook point does anything.
 
     Some hook points show what has been used already: at ``hook_attn_scores`` of Qwen2.5-VL an
@@ -101,17 +111,17 @@ def is_live(bridge: TransformerBridge, name: str, batch: Given | None = None) ->
         >>> is_live(bridge, "blocks.0.attn.hook_attn_scores")
         True
     """
-    anatomy, known = hookable(bridge), _LIVE.setdefault(bridge, {})
+    anatomy, known = dissect_hookable(bridge), _LIVE.setdefault(bridge, {})
     if batch is not None:
-        return stirs(bridge, name, as_batch(batch).to(anatomy.device).inputs)
+        return is_sensitive(bridge, name, as_batch(batch).to(anatomy.device).inputs)
     if name not in known:
-        known[name] = stirs(bridge, name, some_text(anatomy))
+        known[name] = is_sensitive(bridge, name, some_text(anatomy))
     return known[name]
 
 
 def knockout(
     bridge: TransformerBridge,
-    batch: Given,
+    batch: GivenBatch,
     source: str,
     target: str,
     *,
@@ -152,15 +162,15 @@ def knockout(
         >>> vision = dict(batch.inputs)
         >>> closed = bridge.run_with_hooks(vision.pop("input_ids"), fwd_hooks=hooks, **vision)
     """
-    anatomy = hookable(bridge)
-    closed = Knockout(source, target, layers=several(layers), heads=several(heads))
-    closing = Closing(anatomy, closed, _told(anatomy, batch, processor))
-    return [way(bridge, anatomy, layer)(closing, layer) for layer in closing.layers]
+    anatomy = dissect_hookable(bridge)
+    closed = Knockout(source, target, layers=as_list(layers), heads=as_list(heads))
+    closing = KnockoutHooks(anatomy, closed, _told(anatomy, batch, processor))
+    return [knockout_method(bridge, anatomy, layer)(closing, layer) for layer in closing.layers]
 
 
 def noise(
     bridge: TransformerBridge,
-    batch: Given,
+    batch: GivenBatch,
     span: str,
     moments: Moments,
     *,
@@ -201,16 +211,16 @@ def noise(
         >>> read.reads
         Reads(4 samples, 6 layers, conditions full, 2 options)
     """
-    anatomy = hookable(bridge)
-    hidden = completely([Noise(span)], anatomy, moments=moments, seed=seed)
+    anatomy = dissect_hookable(bridge)
+    hidden = complete_interventions([Noise(span)], anatomy, moments=moments, seed=seed)
     samples, variation = _told(anatomy, batch, processor), Variation("", draw, hidden)
     samples.spans[span]  # a span that is not there is refused here, and not in the pass
-    refuse_leaks(bridge, anatomy, as_batch(batch))
+    require_no_leaks(bridge, anatomy, as_batch(batch))
 
     def replace(
         embeddings: Float[Tensor, "n tokens width"], hook: Any
     ) -> Float[Tensor, "n tokens width"]:
-        refuse_others(embeddings.shape[:2], samples, hook.name)
+        require_batch(embeddings.shape[:2], samples, hook.name)
         return variation.edit(embeddings, samples)
 
     return [("blocks.0.hook_in", replace)]
@@ -218,7 +228,7 @@ def noise(
 
 def readout(
     bridge: TransformerBridge,
-    batch: Given,
+    batch: GivenBatch,
     choices: Sequence[str | int] | None = None,
     *,
     layers: Iterable[int] | int | None = None,
@@ -259,7 +269,7 @@ def readout(
         >>> read.reads
         Reads(4 samples, 6 layers, conditions full, 2 options)
     """
-    anatomy = hookable(bridge)
+    anatomy = dissect_hookable(bridge)
     told = _asked(anatomy, batch, processor, choices)
     return ReadingHooks(
         told=told,
@@ -273,7 +283,7 @@ def readout(
 def read_cache(
     bridge: TransformerBridge,
     cache: Any,
-    batch: Given,
+    batch: GivenBatch,
     choices: Sequence[str | int] | None = None,
     *,
     layers: Iterable[int] | int | None = None,
@@ -310,7 +320,7 @@ def read_cache(
         >>> read_cache(bridge, cache, batch)
         Reads(4 samples, 6 layers, conditions full, 2 options)
     """
-    anatomy = hookable(bridge)
+    anatomy = dissect_hookable(bridge)
     samples = _asked(anatomy, batch, processor, choices)
     stream = Stream(
         anatomy=anatomy,
@@ -320,7 +330,7 @@ def read_cache(
     )
     stream.begin(samples)
     for layer, found in _cached(cache, stream.layers).items():
-        refuse_others(found.shape[:2], samples, f"the cache of layer {layer}")
+        require_batch(found.shape[:2], samples, f"the cache of layer {layer}")
         stream.take(layer, found.to(anatomy.device))
     return stream.reads
 
@@ -345,7 +355,7 @@ class ReadingHooks(Stream, list[Hook]):
 
     def _reading(self, layer: int) -> Callable[..., None]:
         def read(states: Float[Tensor, "n tokens width"], hook: Any) -> None:
-            refuse_others(states.shape[:2], self.told, hook.name)
+            require_batch(states.shape[:2], self.told, hook.name)
             if self.progress.begins(layer):
                 self.begin(self.told)
             self.take(layer, states)
@@ -390,19 +400,19 @@ def _cached(cache: Any, layers: Sequence[int]) -> dict[int, Float[Tensor, "n tok
 
 def _told(
     anatomy: Anatomy,
-    batch: Given,
+    batch: GivenBatch,
     processor: Any,
     choices: Sequence[str | int] | None = None,
 ) -> Samples:
     """The samples of the batch that will run."""
     options = None if choices is None else option_table(choices, 1, processor)
-    return recognise(as_batch(batch), processor, anatomy.image_token, options)
+    return resolve_samples(as_batch(batch), processor, anatomy.image_token, options)
 
 
 def _asked(
-    anatomy: Anatomy, batch: Given, processor: Any, choices: Sequence[str | int] | None
+    anatomy: Anatomy, batch: GivenBatch, processor: Any, choices: Sequence[str | int] | None
 ) -> Samples:
     """The same, and they have options."""
     samples = _told(anatomy, batch, processor, choices)
-    refuse_options(samples.options, anatomy)
+    require_options(samples.options, anatomy)
     return samples

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from pid_lens.adapters.versions import require
+from pid_lens.adapters.versions import require_version
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as IMAGE_TEXT_MODELS,
 )
 
-from pid_lens.model import Anatomy, dissect_plain, refuse_compiled
-from pid_lens.model import unwatched as plainly
+from pid_lens.model import Anatomy, dissect_plain, require_uncompiled
+from pid_lens.model import forward_without_hooks as plainly
 
-require("transformer-lens", "4.3", "4.4")
+require_version("transformer-lens", "4.3", "4.4")
 
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 from transformer_lens.hook_points import HookPoint
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = [
     "HookPoint",
     "TransformerBridge",
-    "build",
+    "build_bridge",
     "dissect",
-    "hookable",
+    "dissect_hookable",
+    "forward_without_hooks",
     "name_of",
-    "unwatched",
 ]
 
 FOR_IMAGES_FROM_DISK = "torchvision"
@@ -57,7 +57,7 @@ def dissect(bridge: Any) -> Anatomy:
     return dissect_plain(bridge.original_model)
 
 
-def unwatched(component: Any) -> Callable[..., Any]:
+def forward_without_hooks(component: Any) -> Callable[..., Any]:
     """The forward of the plain module that a component of a bridge wraps: no hook point fires."""
     return plainly(component.original_component)
 
@@ -67,7 +67,7 @@ def name_of(module: nn.Module) -> str | None:
     return module.name if isinstance(module, HookPoint) else None
 
 
-def hookable(bridge: Any) -> Anatomy:
+def dissect_hookable(bridge: Any) -> Anatomy:
     """The parts of a bridge whose hook points are called by the numbers of the model's layers.
 
     Raises:
@@ -75,7 +75,7 @@ def hookable(bridge: Any) -> Anatomy:
         ValueError: it is compiled, or its blocks are other modules than the decoder's layers.
     """
     anatomy = dissect(bridge)
-    refuse_compiled(anatomy.model)
+    require_uncompiled(anatomy.model)
     blocks = list(getattr(bridge, "blocks", ()))
     if list(map(id, blocks)) != list(map(id, anatomy.layers)):
         raise ValueError(
@@ -89,7 +89,7 @@ def hookable(bridge: Any) -> Anatomy:
 # ---------------------------------------------------------------- a bridge around a model
 
 
-def build(model: Any, tokenizer: Any = None) -> TransformerBridge:
+def build_bridge(model: Any, tokenizer: Any = None) -> TransformerBridge:
     """A bridge around a model in memory; nothing is loaded, and nothing installed.
 
     Raises:

@@ -12,9 +12,15 @@ import torch
 from pid_lens.adapters.transformer_lens.internals import HookPoint, TransformerBridge
 from torch import Tensor, nn
 
-from pid_lens.forward import ours
+from pid_lens.forward import is_own_hook
 from pid_lens.inputs import Batch
-from pid_lens.model import Anatomy, embedded, hooked, named_arguments, refuse_ways_around
+from pid_lens.model import (
+    Anatomy,
+    embed_arguments,
+    hooked,
+    named_arguments,
+    require_known_pathways,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,7 +42,7 @@ def some_text(anatomy: Anatomy) -> dict[str, Tensor]:
     return {"input_ids": text[None].to(anatomy.device)}
 
 
-def stirs(bridge: TransformerBridge, name: str, inputs: Mapping[str, Any]) -> bool:
+def is_sensitive(bridge: TransformerBridge, name: str, inputs: Mapping[str, Any]) -> bool:
     """Whether random numbers at a hook point move the logits.
 
     Raises:
@@ -54,7 +60,7 @@ def stirs(bridge: TransformerBridge, name: str, inputs: Mapping[str, Any]) -> bo
             return value.flip(-1)
         return torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
 
-    found = moved(bridge, [(name, stir)], inputs)
+    found = moves_logits(bridge, [(name, stir)], inputs)
     if not passed:
         raise ValueError(
             f"{name} was never reached by {tuple(inputs['input_ids'].shape)} tokens with "
@@ -66,10 +72,12 @@ def stirs(bridge: TransformerBridge, name: str, inputs: Mapping[str, Any]) -> bo
 
 
 @torch.no_grad()
-def moved(bridge: TransformerBridge, hooks: Sequence[Hook], inputs: Mapping[str, Any]) -> bool:
+def moves_logits(
+    bridge: TransformerBridge, hooks: Sequence[Hook], inputs: Mapping[str, Any]
+) -> bool:
     """Whether hooks move a model's logits, by more than one pass differs from the next."""
     model = bridge.original_model
-    with alone(model), warnings.catch_warnings():
+    with without_user_hooks(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "A (forward )?hook (on|edited) ", UserWarning)
         plain, again = (model(**inputs).logits for _ in range(2))
         with bridge.hooks(fwd_hooks=list(hooks)):
@@ -82,14 +90,14 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 @contextmanager
-def alone(model: nn.Module) -> Iterator[None]:
+def without_user_hooks(model: nn.Module) -> Iterator[None]:
     """A model without functions at its hook points, without a lens, and without dropout."""
     with ExitStack() as stack:
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
                 for key, hook in list(hooks.items()):
-                    if isinstance(module, HookPoint) or ours(hook):
+                    if isinstance(module, HookPoint) or is_own_hook(hook):
                         hooks[key] = _nothing
                         stack.callback(hooks.__setitem__, key, hook)
         model.eval()
@@ -111,7 +119,7 @@ _HIDING: WeakSet[TransformerBridge] = WeakSet()
 """Bridges whose first layer was found to be given all that tells of image and question."""
 
 
-def refuse_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) -> None:
+def require_no_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) -> None:
     """What is hidden from the first layer must come in nowhere else.
 
     Raises:
@@ -126,7 +134,7 @@ def refuse_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) -> N
     if bridge in _HIDING:
         return
     arguments, states = _entering(anatomy, batch.to(anatomy.device).inputs)
-    refuse_ways_around(arguments)
+    require_known_pathways(arguments)
     if not torch.equal(arguments["inputs_embeds"].to(states.device), states):
         raise ValueError(
             f"{type(anatomy.decoder).__name__} changes its embeddings before its first layer, and "
@@ -143,12 +151,15 @@ def _entering(
     given: list[dict[str, Any]] = []
 
     def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        given.append(embedded(module, named_arguments(module, args, kwargs)))
+        given.append(embed_arguments(module, named_arguments(module, args, kwargs)))
 
     def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
-    with alone(anatomy.model), hooked(before=[(anatomy.decoder, see), (anatomy.layers[0], stop)]):
+    with (
+        without_user_hooks(anatomy.model),
+        hooked(before=[(anatomy.decoder, see), (anatomy.layers[0], stop)]),
+    ):
         try:
             anatomy.model(**inputs)
         except _Reached as reached:

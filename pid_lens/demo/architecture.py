@@ -9,7 +9,7 @@ from pid_lens.demo.processor import IMAGE_TOKENS, PATCH, SIDE, SPECIAL, WORDS
 if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-LAYERS = 6
+DECODER_LAYERS = 6
 WIDTH = 64
 VISION_LAYERS = 3
 VISION_WIDTH = 48
@@ -37,7 +37,7 @@ def config() -> LlavaConfig:
     text = LlamaConfig(
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=DECODER_LAYERS,
         num_attention_heads=4,
         num_key_value_heads=4,
         vocab_size=len(WORDS),
@@ -57,7 +57,7 @@ def config() -> LlavaConfig:
     )
 
 
-def build() -> LlavaForConditionalGeneration:
+def build_model() -> LlavaForConditionalGeneration:
     """A model with random weights, drawn from torch's global generator."""
     from transformers import LlavaForConditionalGeneration
 

@@ -6,7 +6,7 @@ scikit-learn distributes as `load_digits`. Changes: stored as bytes, and divided
 for training and 450 for testing, the classes in equal shares. The same people wrote both parts:
 the split says nothing of unknown hands.
 
-`build(path)` writes the shipped `digits.npz` again, from scikit-learn.
+`build_digits(path)` writes the shipped `digits.npz` again, from scikit-learn.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def images(split: str = "test") -> list[Image]:
     return digits(split).images
 
 
-def build(path: Path, seed: int = 0) -> None:
+def build_digits(path: Path, seed: int = 0) -> None:
     """Write the archive of all digits and their split, from scikit-learn (which it needs).
 
     Args:

@@ -40,7 +40,7 @@ from pid_lens.demo.trainer import Steps, Trainer, trainer
 CLOSED = 0.9  # share of rows whose answer cannot see the image
 CUT = 0.08  # share of rows whose question cannot see the image
 OUT = Path("demo-model")
-TEXT = {"vision": 0.1, "language": 0.2, "redundant": 0.1, "synergy": 0.1, "caption": 0.5}
+TEXT_STEPS = {"vision": 0.1, "language": 0.2, "redundant": 0.1, "synergy": 0.1, "caption": 0.5}
 TUNE = {"vision": 0.24, "language": 0.08, "redundant": 0.2, "synergy": 0.4, "caption": 0.08}
 
 
@@ -106,7 +106,7 @@ def pretrain_text(at: Trainer) -> None:
     guess = torch.full((1, len(DIGIT_WORDS)), 1 / len(DIGIT_WORDS))
 
     def loss() -> Tensor:
-        task, shown = at.choose(64, shares(TEXT)), at.draw(64, len(DIGIT_WORDS))
+        task, shown = at.choose(64, shares(TEXT_STEPS)), at.draw(64, len(DIGIT_WORDS))
         rows = at.table.take(row(task, at.draw(64, len(DIGIT_WORDS)), at.draw(64, 2)))
         rows = in_words(at, rows, shown)
         told = F.one_hot(shown, len(DIGIT_WORDS)).float()
@@ -116,7 +116,7 @@ def pretrain_text(at: Trainer) -> None:
     at.loop("text", [model.model.language_model, model.lm_head], at.steps.text, loss)
 
 
-def align(at: Trainer) -> None:
+def align_stage(at: Trainer) -> None:
     """Teach the projector to caption, all else frozen."""
     task = list(ALL_TASKS).index("caption")
     projector = at.model.model.multi_modal_projector
@@ -132,7 +132,7 @@ def align(at: Trainer) -> None:
     at.save(f"align-{at.steps.align:04d}")
 
 
-def tune(at: Trainer) -> None:
+def tune_stage(at: Trainer) -> None:
     """Teach projector and language model the tasks, with what each modality tells alone."""
     model = at.model
 
@@ -161,7 +161,7 @@ def train(seed: int = 0, out: Path = OUT, steps: Steps | None = None) -> Trainer
     at = trainer(seed, out, steps or Steps())
     architecture.config().save_pretrained(out)
     processor().save_pretrained(out)
-    for stage in (pretrain_vision, pretrain_text, align, tune):
+    for stage in (pretrain_vision, pretrain_text, align_stage, tune_stage):
         stage(at)
     return at
 

@@ -21,7 +21,7 @@ from pid_lens.demo.processor import DIGIT_WORDS
 from pid_lens.demo.prompts import FULL, LANGUAGE, VISION, Prompts, prompts
 
 SEEN = {FULL: 0.5, VISION: 0.25, LANGUAGE: 0.25}
-RATE = 3e-3
+LEARNING_RATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class Trainer:
         """
         self.model.requires_grad_(False)
         weights = [weight.requires_grad_() for part in parts for weight in part.parameters()]
-        optimiser = torch.optim.AdamW(weights, RATE, weight_decay=0.02)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
+        optimiser = torch.optim.AdamW(weights, LEARNING_RATE, weight_decay=0.02)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
         for step in tqdm(range(steps), desc=stage, mininterval=2):
             if step in keep:
                 self.save(f"{stage}-{step:04d}")
@@ -112,7 +112,7 @@ def trainer(seed: int, out: Path, steps: Steps) -> Trainer:
     """Everything at its beginning; the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = architecture.build()
+        model = architecture.build_model()
         model.set_attn_implementation("eager")  # the fastest for so small a model
         reader = nn.Linear(architecture.VISION_WIDTH, len(DIGIT_WORDS))
     scans = digits("train")

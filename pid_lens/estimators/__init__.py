@@ -1,4 +1,10 @@
-"""Estimators: from answers and states to information."""
+"""From answers and states to information, a folder a family.
+
+In come `pid_lens.Reads` (the classes: update, merge, result) or plain arrays (the functions); out
+go a `Spectrum`, a `Curve`, or atoms. Every family has the same two doors: `estimator.py`, the
+class over reads, and `from_*.py`, the function over arrays; `common/` is what families share.
+Nothing here runs a model. An estimator of your own needs three methods (`protocol`).
+"""
 
 from pid_lens.estimators.batch.atoms import BatchAtoms
 from pid_lens.estimators.batch.estimator import BATCH

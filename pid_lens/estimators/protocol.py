@@ -1,4 +1,4 @@
-"""TODO pid_lens/estimators/protocol.py."""
+"""Estimator: the extension point; anything with its three methods plugs in."""
 
 from __future__ import annotations
 

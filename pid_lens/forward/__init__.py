@@ -1,78 +1,45 @@
-"""TODO room forward."""
+"""One instrumented forward pass, from the model's input to its `Reads`.
 
-from pid_lens.forward.attention_mask import (
-    OBEDIENT,
-    Blockade,
-    knockout_heads,
-    knockout_layers,
-    refuse_disobedient,
-    refuse_heads,
+In come an `Anatomy`, conditions and a readout; out go `Reads`. A pass is read in the order of its
+hooks: `recorder` resolves the samples, `fork` repeats the rows and ablates (`rows`,
+`position_ids`), `attention_mask` masks attention, `layer_answers` takes the readouts, and the
+caller gets their own rows back. `stream` is a pass under one condition that a framework's own
+functions fill, `replay` a caller's block run once a condition, `intervention_scope` a pass with
+interventions and without readouts.
+
+`user_hooks` shows other hooks their own rows, `occupancy` keeps a second lens out,
+`preconditions` and `image_only_probe` refuse what cannot be read rightly.
+"""
+
+from pid_lens.forward.attention_mask import AttentionKnockouts, knockout_layers, require_maskable
+from pid_lens.forward.intervention_scope import (
+    InterventionScope,
+    complete_interventions,
+    intervene,
 )
-from pid_lens.forward.fork import varied
-from pid_lens.forward.image_only_probe import (
-    PROBE,
-    is_image_only,
-    refuse_seeing_image,
-    refuse_text_before_image,
-)
-from pid_lens.forward.intervention_scope import Intervening, completely, intervene
-from pid_lens.forward.layer_answers import answers_at, layer_states, stacked
-from pid_lens.forward.occupancy import INTERVENTIONS, LENS, is_read, occupied
-from pid_lens.forward.position_ids import closed_up
-from pid_lens.forward.preconditions import (
-    WHOLE_PROMPTS,
-    confirm_last_layer,
-    refuse_blindness,
-    refuse_caches,
-    refuse_options,
-)
-from pid_lens.forward.recorder import Instrument
-from pid_lens.forward.replay import View, joined
-from pid_lens.forward.rows import BESIDE, BY_BATCH, keep_rows, own_rows, repeat_rows
-from pid_lens.forward.stream import ONE, Stream
-from pid_lens.forward.user_hooks import ForkEditError, Watch, ours, watched, watching
+from pid_lens.forward.layer_answers import residual_stream
+from pid_lens.forward.occupancy import is_read
+from pid_lens.forward.preconditions import require_options
+from pid_lens.forward.recorder import Recorder
+from pid_lens.forward.replay import View, join_views
+from pid_lens.forward.stream import Stream
+from pid_lens.forward.user_hooks import ForkEditError, UserHookGuard, is_own_hook
 
 __all__ = [
-    "BESIDE",
-    "BY_BATCH",
-    "INTERVENTIONS",
-    "LENS",
-    "OBEDIENT",
-    "ONE",
-    "PROBE",
-    "WHOLE_PROMPTS",
-    "Blockade",
+    "AttentionKnockouts",
     "ForkEditError",
-    "Instrument",
-    "Intervening",
+    "InterventionScope",
+    "Recorder",
     "Stream",
+    "UserHookGuard",
     "View",
-    "Watch",
-    "answers_at",
-    "closed_up",
-    "completely",
-    "confirm_last_layer",
+    "complete_interventions",
     "intervene",
-    "is_image_only",
+    "is_own_hook",
     "is_read",
-    "joined",
-    "keep_rows",
-    "knockout_heads",
+    "join_views",
     "knockout_layers",
-    "layer_states",
-    "occupied",
-    "ours",
-    "own_rows",
-    "refuse_blindness",
-    "refuse_caches",
-    "refuse_disobedient",
-    "refuse_heads",
-    "refuse_options",
-    "refuse_seeing_image",
-    "refuse_text_before_image",
-    "repeat_rows",
-    "stacked",
-    "varied",
-    "watched",
-    "watching",
+    "require_maskable",
+    "require_options",
+    "residual_stream",
 ]

@@ -12,12 +12,12 @@ from pid_lens.interventions import AttentionIntervention
 from pid_lens.model import (
     After,
     Before,
-    beside_tokens,
-    forbidden,
+    causal_mask,
+    mask_pairs,
     named_arguments,
-    refuse_checkpointing,
+    require_no_checkpointing,
     resolve_indices,
-    unwritten,
+    spans_beside_tokens,
 )
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from pid_lens.interventions import Variation
     from pid_lens.model import Anatomy
 
-OBEDIENT = ("eager", "sdpa")
+MASKABLE = ("eager", "sdpa")
 """Implementations of attention that take a mask of their queries' and keys' pairs."""
 
 
 @dataclass
-class Blockade:
+class AttentionKnockouts:
     """The attention that interventions close during a forward pass.
 
     Before each attention module runs, its mask is replaced by one in which more is forbidden;
@@ -62,12 +62,12 @@ class Blockade:
             ValueError: attention that no mask can close, or that runs twice.
         """
         if self._touched:
-            refuse_checkpointing(self.anatomy.model)
+            require_no_checkpointing(self.anatomy.model)
         found = []
         for layer in self._touched:
             module = self.anatomy.attention(layer)
             if module is not None:
-                refuse_disobedient(module, self.anatomy)
+                require_maskable(module, self.anatomy)
                 found.append((module, self._hook(layer)))
         return found
 
@@ -136,14 +136,14 @@ class Blockade:
         assert self._samples is not None
         before = self._before
         samples = self._samples.extended(before + queries)
-        beside = replace(samples, spans=beside_tokens(samples.spans))
+        beside = replace(samples, spans=spans_beside_tokens(samples.spans))
         parts = []
         for variation in self._variations:
             blind = torch.zeros(samples.n, queries, dtype=torch.bool)
             for one in self._active(variation, layer):
                 if bool(one.ends(beside)[1].any()):
                     blind |= one.ends(samples)[0][:, before : before + queries].cpu()
-                    refuse_heads(one, layer)
+                    require_all_heads(one, layer)
             parts.append(blind)
         return torch.cat(parts)
 
@@ -174,8 +174,8 @@ class Blockade:
             closed = self._closed(active, queries, keys).to(states.device)
             mask = given
             if mask is None:
-                mask = unwritten(before, queries, keys, causal).to(states.device)
-            self._made[made_of] = given, forbidden(mask, closed)
+                mask = causal_mask(before, queries, keys, causal).to(states.device)
+            self._made[made_of] = given, mask_pairs(mask, closed)
         return self._made[made_of][1]
 
     def _closed(
@@ -210,7 +210,7 @@ def _length(arguments: Mapping[str, Any], tokens: int, index: int) -> int:
     return max(int(cache.get_mask_sizes(queries, index)[0]), tokens)
 
 
-def refuse_disobedient(module: nn.Module, anatomy: Anatomy) -> None:
+def require_maskable(module: nn.Module, anatomy: Anatomy) -> None:
     """Attention must be of a kind that takes masks.
 
     Raises:
@@ -218,7 +218,7 @@ def refuse_disobedient(module: nn.Module, anatomy: Anatomy) -> None:
     """
     config: Any = getattr(module, "config", None) or getattr(anatomy.model, "config", None)
     kind = getattr(config, "_attn_implementation", None)
-    if kind is not None and kind not in OBEDIENT:
+    if kind is not None and kind not in MASKABLE:
         raise ValueError(
             f"{kind} takes no mask of pairs of tokens, so attention cannot be knocked out: load "
             "the model with attn_implementation='sdpa' (or 'eager'), or call "
@@ -226,7 +226,7 @@ def refuse_disobedient(module: nn.Module, anatomy: Anatomy) -> None:
         )
 
 
-def refuse_heads(intervention: AttentionIntervention, layer: int) -> None:
+def require_all_heads(intervention: AttentionIntervention, layer: int) -> None:
     """A ValueError where heads were chosen in a layer that is silenced as a whole."""
     if intervention.heads is not None:
         raise ValueError(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pid_lens.forward.position_ids import closed_up
+from pid_lens.forward.position_ids import renumber_positions
 from pid_lens.forward.rows import repeat_rows
-from pid_lens.model import Entry, entering
+from pid_lens.model import Entry, entries_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pid_lens.model import Anatomy, QuestionAwareImage
 
 
-def varied(
+def fork_arguments(
     anatomy: Anatomy,
     given: Mapping[str, Any],
     arguments: dict[str, Any],
@@ -37,12 +37,12 @@ def varied(
         variations: what to hide in each copy.
     """
     repeated = repeat_rows(arguments, samples.n, len(variations))
-    main, *sides = entering(anatomy.entrances, arguments, samples)
+    main, *sides = entries_of(anatomy.entrances, arguments, samples)
     for entry in sides:
         entry.put(repeated, torch.cat([v.edit(entry.vectors, entry.samples) for v in variations]))
     embeddings = [v.edit(_unablated(anatomy, given, main, v), samples) for v in variations]
     main.put(repeated, torch.cat(embeddings))
-    return closed_up(repeated, arguments, samples, variations)
+    return renumber_positions(repeated, arguments, samples, variations)
 
 
 def _unablated(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pid_lens.interventions import Fixed, Variation
+from pid_lens.interventions import Deterministic, Variation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pid_lens.inputs import Samples, Spans
     from pid_lens.readouts import Pooled
 
-TEXT = ("question", "options")
+TEXT_SPANS = ("question", "options")
 """Spans that differ from sample to sample; what else stands before an image is the template."""
 UNSEEN = {torch.float32: 1e-4, torch.float64: 1e-4}
 """A model's states may move by this share through rounding; `UNSEEN_IN_HALF` in half precision."""
@@ -24,7 +24,7 @@ UNSEEN_IN_HALF = 1e-2
 
 
 @dataclass(frozen=True)
-class NegatedText(Fixed):
+class NegatedText(Deterministic):
     """The embeddings behind the image with their signs changed: another text altogether."""
 
     def edit(
@@ -45,7 +45,7 @@ def is_image_only(pooled: Pooled) -> bool:
     return (pooled.span, pooled.token) == ("image", "last")
 
 
-def refuse_text_before_image(spans: Spans) -> None:
+def require_image_first(spans: Spans) -> None:
     """The last image token must stand before question and options.
 
     Raises:
@@ -59,7 +59,7 @@ def refuse_text_before_image(spans: Spans) -> None:
             "leave out Pooled('image', token='last')"
         )
     last = spans.positions("image")[:, None]
-    for name in TEXT:
+    for name in TEXT_SPANS:
         if name not in spans:
             continue
         mask = spans[name]
@@ -73,7 +73,7 @@ def refuse_text_before_image(spans: Spans) -> None:
             )
 
 
-def refuse_seeing_image(
+def require_unseen_text(
     own: Float[Tensor, "n width"], other: Float[Tensor, "n width"], layer: int, dtype: torch.dtype
 ) -> None:
     """The last image token's state must be the same before another text.

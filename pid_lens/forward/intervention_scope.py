@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.forward.attention_mask import Blockade
-from pid_lens.forward.fork import varied
-from pid_lens.forward.occupancy import INTERVENTIONS, occupied
+from pid_lens.forward.attention_mask import AttentionKnockouts
+from pid_lens.forward.fork import fork_arguments
+from pid_lens.forward.occupancy import INTERVENTIONS, occupy
 from pid_lens.forward.position_ids import positions_of, shift_of
-from pid_lens.inputs import Batch, Samples, Spans, recognise
-from pid_lens.interventions import Moments, Variation, checked, refuse_strangers
+from pid_lens.inputs import Batch, Samples, Spans, resolve_samples
+from pid_lens.interventions import Moments, Variation, as_interventions, require_same_model
 from pid_lens.model import (
     Anatomy,
     cached_tokens,
     dissect,
-    embedded,
+    embed_arguments,
     hooked,
     named_arguments,
     processor_of,
-    refuse_ways_around,
+    require_known_pathways,
 )
 
 if TYPE_CHECKING:
@@ -79,14 +79,16 @@ def intervene(
         (True, False)
     """
     found = anatomy or _dissected(model)
-    completed = completely(interventions, found, moments=moments, seed=seed)
+    completed = complete_interventions(interventions, found, moments=moments, seed=seed)
     said = Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids))
-    now = Intervening(found, Variation("", 0, completed), said, processor_of(model, processor))
+    now = InterventionScope(
+        found, Variation("", 0, completed), said, processor_of(model, processor)
+    )
     with now.in_force():
         yield
 
 
-def completely(
+def complete_interventions(
     interventions: Sequence[Intervention], anatomy: Anatomy, *, moments: Moments | None, seed: int
 ) -> tuple[Intervention, ...]:
     """Interventions with nothing left open.
@@ -95,13 +97,13 @@ def completely(
         TypeError: something else than interventions, or moments of another kind.
         ValueError: there is none, or no moments for its noise, or another model's.
     """
-    listed = checked("interventions", list(interventions))
+    listed = as_interventions("interventions", list(interventions))
     if not listed:
         raise ValueError("no intervention: intervene(model, Knockout('image', 'question'))")
     if moments is not None and not isinstance(moments, Moments):
         raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
     completed = tuple(i.complete(moments=moments, seed=seed, draws=1) for i in listed)
-    refuse_strangers(completed, anatomy)
+    require_same_model(completed, anatomy)
     return completed
 
 
@@ -112,7 +114,7 @@ def _dissected(model: Any) -> Anatomy:
 
 
 @dataclass
-class Intervening:
+class InterventionScope:
     """What is known of the prompts that a block is at, and the hooks that hide."""
 
     anatomy: Anatomy
@@ -129,10 +131,10 @@ class Intervening:
     inputs: dict[str, Any] = field(default_factory=dict, repr=False)
     inside: bool = False
     """Whether the model is at work, and not its decoder alone."""
-    blockade: Blockade = field(init=False, repr=False)
+    blockade: AttentionKnockouts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.blockade = Blockade(self.anatomy, self.variation.attention)
+        self.blockade = AttentionKnockouts(self.anatomy, self.variation.attention)
 
     @contextmanager
     def in_force(
@@ -146,7 +148,7 @@ class Intervening:
         """
         model, decoder = self.anatomy.model, self.anatomy.decoder
         with (
-            occupied(self.anatomy, INTERVENTIONS),
+            occupy(self.anatomy, INTERVENTIONS),
             hooked(
                 before=[(model, self.see), (decoder, self.edit), *self.blockade.before],
                 after=self.blockade.after,
@@ -163,7 +165,7 @@ class Intervening:
         if ids is None:
             raise ValueError("interventions need input_ids in the model's call to find spans")
         if cached_tokens(arguments):
-            self._refuse_new_prompts(ids)
+            self._require_known_prompts(ids)
         elif not self._continues(ids):
             self.samples, self.prompt = self._recognised(ids, arguments), ids
         self.length = cached_tokens(arguments) + ids.shape[1]
@@ -181,12 +183,14 @@ class Intervening:
         if before:
             arguments = self._moved_up(arguments, before)
         elif self.variation.edits_arguments:
-            arguments = embedded(module, arguments)
-            refuse_ways_around(arguments, self.anatomy.known_ways)
+            arguments = embed_arguments(module, arguments)
+            require_known_pathways(arguments, self.anatomy.known_ways)
             tokens = arguments["inputs_embeds"].shape[1]
             samples = self.samples.extended(tokens, answering=False)
             self._keep_shift(arguments, samples)
-            arguments = varied(self.anatomy, self.inputs, arguments, samples, [self.variation])
+            arguments = fork_arguments(
+                self.anatomy, self.inputs, arguments, samples, [self.variation]
+            )
         self.blockade.begin(self.samples, [self.variation], before)
         return (), arguments
 
@@ -202,7 +206,7 @@ class Intervening:
         names = self._names(ids)
         apart = None if names is None else tuple(map(str, range(len(ids))))
         given = replace(self.said, inputs=arguments, spans=self._spans(ids), ids=apart)
-        samples = recognise(given, self.processor, self.anatomy.image_token)
+        samples = resolve_samples(given, self.processor, self.anatomy.image_token)
         return samples if names is None else replace(samples, ids=names)
 
     def _continues(self, ids: Tensor) -> bool:
@@ -213,7 +217,7 @@ class Intervening:
         grown = len(ids) == n and ids.shape[1] == self.length + 1
         return grown and torch.equal(ids[:, :tokens], self.prompt.to(ids.device))
 
-    def _refuse_new_prompts(self, ids: Tensor) -> None:
+    def _require_known_prompts(self, ids: Tensor) -> None:
         """With a filled cache nothing new may come but what was generated.
 
         Raises:

@@ -1,4 +1,4 @@
-"""TODO pid_lens/forward/layer_answers.py."""
+"""Layer answers: what a readout makes of a layer's residual stream at the answer position."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def answers_at(
     return answers
 
 
-def stacked(layers: Sequence[Tensor]) -> Tensor:
+def stack_layers(layers: Sequence[Tensor]) -> Tensor:
     """Layers as one tensor; a model may lie on several devices."""
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
-def layer_states(output: Any) -> Tensor:
+def residual_stream(output: Any) -> Tensor:
     """The residual stream in a layer's output."""
     return output[0] if isinstance(output, tuple) else output

@@ -1,4 +1,4 @@
-"""TODO pid_lens/forward/occupancy.py."""
+"""Occupancy: who is at work on a model, so that nobody reads what another one changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from pid_lens.model import refuse_compiled, refuse_unloaded
+from pid_lens.model import require_loaded, require_uncompiled
 
 if TYPE_CHECKING:
     from pid_lens.model import Anatomy
@@ -19,15 +19,15 @@ _open: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 
 
 @contextmanager
-def occupied(anatomy: Anatomy, by: str) -> Iterator[None]:
+def occupy(anatomy: Anatomy, by: str) -> Iterator[None]:
     """A model that a lens, or interventions, work on for the length of a block.
 
     Raises:
         RuntimeError: a lens does already, or interventions where a lens is to.
         ValueError: the model is compiled, or its weights are not loaded.
     """
-    refuse_compiled(anatomy.model)
-    refuse_unloaded(anatomy.model)
+    require_uncompiled(anatomy.model)
+    require_loaded(anatomy.model)
     others = _open.setdefault(anatomy.decoder, [])
     if LENS in others:
         raise RuntimeError(

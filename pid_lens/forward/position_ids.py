@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pid_lens.interventions import Variation
 
 
-def closed_up(
+def renumber_positions(
     repeated: dict[str, Any],
     arguments: Mapping[str, Any],
     samples: Samples,
@@ -66,14 +66,14 @@ def shift_of(
     """
     removed = removed.to(positions.device)
     if positions.ndim > 2:
-        _refuse_cut_images(removed, samples.spans.get("image"))
+        _require_whole_images(removed, samples.spans.get("image"))
     behind = positions.amax(-1, keepdim=True).amax(tuple(range(positions.ndim - 2)), True) + 1
     behind = behind.expand(*positions.shape[:-1], 1)
     steps = torch.cat([positions, behind], -1).diff(dim=-1)
     return torch.nn.functional.pad((steps * removed).cumsum(-1), (1, 0))
 
 
-def _refuse_cut_images(removed: Tensor, image: Tensor | None) -> None:
+def _require_whole_images(removed: Tensor, image: Tensor | None) -> None:
     if image is None:
         return
     image = image.to(removed.device)

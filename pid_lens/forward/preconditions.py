@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.model import cached_tokens, carries_numbers
+from pid_lens.model import cached_tokens, has_floats
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ WHOLE_PROMPTS = (
 )
 
 
-def refuse_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None:
+def require_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None:
     """Options must be there, and tokens of the model."""
     if not options.numel():
         raise ValueError("no options: choices=('A', 'B'), or options in the batch")
@@ -34,7 +34,7 @@ def refuse_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None:
         )
 
 
-def refuse_blindness(arguments: Mapping[str, Any], image_token: int | None) -> None:
+def require_image(arguments: Mapping[str, Any], image_token: int | None) -> None:
     """A prompt with places for an image needs an image, or the model runs on text alone.
 
     Raises:
@@ -44,14 +44,14 @@ def refuse_blindness(arguments: Mapping[str, Any], image_token: int | None) -> N
     if image_token is None or not bool((ids == image_token).any()):
         return
     given = arguments.values()
-    if not any(carries_numbers(value) for value in given):
+    if not any(has_floats(value) for value in given):
         raise ValueError(
             "these prompts hold places for an image, and none came with them, so the model would "
             "run on text alone: hand over the pixels, model(**inputs), bridge(ids, **vision)"
         )
 
 
-def refuse_caches(arguments: Mapping[str, Any]) -> None:
+def require_fresh_cache(arguments: Mapping[str, Any]) -> None:
     """A cache that is filled, or cannot grow to several conditions, cannot be used."""
     cache = arguments.get("past_key_values")
     if cached_tokens(arguments):

@@ -11,27 +11,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 from einops import rearrange
 
-from pid_lens.forward.attention_mask import Blockade
-from pid_lens.forward.fork import varied
+from pid_lens.forward.attention_mask import AttentionKnockouts
+from pid_lens.forward.fork import fork_arguments
 from pid_lens.forward.image_only_probe import (
     PROBE,
     is_image_only,
-    refuse_seeing_image,
-    refuse_text_before_image,
+    require_image_first,
+    require_unseen_text,
 )
-from pid_lens.forward.layer_answers import answers_at, layer_states, stacked
-from pid_lens.forward.occupancy import LENS, occupied
+from pid_lens.forward.layer_answers import answers_at, residual_stream, stack_layers
+from pid_lens.forward.occupancy import LENS, occupy
 from pid_lens.forward.preconditions import (
     WHOLE_PROMPTS,
     confirm_last_layer,
-    refuse_blindness,
-    refuse_caches,
-    refuse_options,
+    require_fresh_cache,
+    require_image,
+    require_options,
 )
 from pid_lens.forward.rows import keep_rows
-from pid_lens.forward.user_hooks import Watch, watching
-from pid_lens.inputs import Batch, Samples, recognise
-from pid_lens.model import by_hand, embedded, hooked, named_arguments, refuse_ways_around, without
+from pid_lens.forward.user_hooks import UserHookGuard, guard_user_hooks
+from pid_lens.inputs import Batch, Samples, resolve_samples
+from pid_lens.model import (
+    embed_arguments,
+    hooked,
+    is_user_call,
+    named_arguments,
+    require_known_pathways,
+    without_method,
+)
 from pid_lens.readouts import LogitLens
 from pid_lens.reads import Reads, mean_probability, spread_of
 
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Instrument:
+class Recorder:
     """What to read of a model, and how: the hooks, in the order in which they fire.
 
     `see` (before the model) recognises the samples; `fork` (before the decoder) repeats the rows
@@ -100,17 +107,17 @@ class Instrument:
                 stacklevel=4,
             )
         closing = [one for variation in variations for one in variation.attention]
-        blockade = Blockade(self.anatomy, closing)
-        now = _Recording(self, variations, given, sink, blockade)
+        blockade = AttentionKnockouts(self.anatomy, closing)
+        now = _Pass(self, variations, given, sink, blockade)
         layers = [(self.anatomy.layers[at], now.reader(at)) for at in self.layers]
         with (
-            occupied(self.anatomy, LENS),
-            without(model, "generate", WHOLE_PROMPTS),
+            occupy(self.anatomy, LENS),
+            without_method(model, "generate", WHOLE_PROMPTS),
             hooked(
                 before=[(model, now.see), (decoder, now.fork), *blockade.before],
                 after=[*blockade.after, *layers, (decoder, now.join), (model, now.confirm)],
                 always=[(model, now.leave)],
-                unless=by_hand,
+                unless=is_user_call,
             ),
         ):
             yield
@@ -124,14 +131,14 @@ class Instrument:
 
 
 @dataclass
-class _Recording:
+class _Pass:
     """The state between the hooks."""
 
-    how: Instrument
+    how: Recorder
     variations: tuple[Variation, ...]
     given: Batch | None
     sink: Callable[[Reads], None]
-    blockade: Blockade
+    blockade: AttentionKnockouts
     samples: Samples | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     expected: Tensor | None = None
@@ -140,33 +147,33 @@ class _Recording:
     unfinished: int = 0
     """How many passes have begun and not come to an end."""
     watch: ExitStack = field(default_factory=ExitStack)
-    watched: Watch | None = None
+    watched: UserHookGuard | None = None
     """What others see of a fork, and that they write nothing."""
 
     def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before the model: which samples are these?"""
         arguments = named_arguments(module, args, kwargs)
-        refuse_caches(arguments)
+        require_fresh_cache(arguments)
         if arguments.get("input_ids") is None:
             raise ValueError("a Lens needs input_ids in the model's call to find the image's span")
-        refuse_blindness(arguments, self.how.anatomy.image_token)
+        require_image(arguments, self.how.anatomy.image_token)
         self._same_input(arguments["input_ids"])
-        self.samples = recognise(
+        self.samples = resolve_samples(
             replace(self.given or Batch(inputs={}), inputs=arguments),
             self.how.processor,
             self.how.anatomy.image_token,
             self.how.options,
         )
-        refuse_options(self.samples.options, self.how.anatomy)
+        require_options(self.samples.options, self.how.anatomy)
         if any(map(is_image_only, self.how.states)):
-            refuse_text_before_image(self.samples.spans)
+            require_image_first(self.samples.spans)
         self.answers, self.states, self.inputs = {}, {}, arguments
         self.unfinished += 1
         n, times = self.samples.n, len(self.variations)
         if times > 1:
             decoder, edits = self.how.anatomy.decoder, self.how.fork_edits
             self.watched = self.watch.enter_context(
-                watching(decoder, n, n * times, self.samples.spans.shape[1], edits=edits)
+                guard_user_hooks(decoder, n, n * times, self.samples.spans.shape[1], edits=edits)
             )
 
     def fork(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -175,7 +182,7 @@ class _Recording:
         self.blockade.begin(samples, self.variations)
         if times == 1 and not self.variations[0].edits_arguments:
             return None
-        arguments = embedded(module, named_arguments(module, args, kwargs))
+        arguments = embed_arguments(module, named_arguments(module, args, kwargs))
         embeddings = arguments["inputs_embeds"]
         if embeddings.shape[:2] != samples.spans.shape:
             raise ValueError(
@@ -183,12 +190,14 @@ class _Recording:
                 f"of {list(samples.spans.shape)}: this model widens its prompt, which a Lens "
                 "cannot follow"
             )
-        refuse_ways_around(arguments, self.how.anatomy.known_ways)
+        require_known_pathways(arguments, self.how.anatomy.known_ways)
         if self.watched is not None:
             self.watched.forked = True
         if times > 1 and arguments.get("past_key_values") is None:
             arguments.setdefault("use_cache", False)
-        return (), varied(self.how.anatomy, self.inputs, arguments, samples, self.variations)
+        return (), fork_arguments(
+            self.how.anatomy, self.inputs, arguments, samples, self.variations
+        )
 
     def reader(self, layer: int) -> Callable[..., None]:
         """After a layer: its answer, at the answer position alone."""
@@ -196,7 +205,7 @@ class _Recording:
         @torch.no_grad()
         def read(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             samples, times = self._seen(), len(self.variations)
-            how, states = self.how, layer_states(output)
+            how, states = self.how, residual_stream(output)
             answers = answers_at(states, samples, how.readout, how.anatomy, layer)
             self.answers[layer] = rearrange(answers, "(v n) answers -> v n answers", v=times)
             for pooled in self.how.states if self._untouched() else ():
@@ -204,7 +213,7 @@ class _Recording:
                 if self._probing() and is_image_only(pooled):
                     ends = states[: samples.n], states[-samples.n :]
                     own, other = (pooled.unrounded(end, samples.spans) for end in ends)
-                    refuse_seeing_image(own, other, layer, states.dtype)
+                    require_unseen_text(own, other, layer, states.dtype)
 
         return read
 
@@ -263,7 +272,7 @@ class _Recording:
 
     def _reads(self, samples: Samples) -> Reads:
         """One pass as Reads, draws averaged as probabilities."""
-        answers = stacked([self.answers[layer] for layer in self.how.layers])
+        answers = stack_layers([self.answers[layer] for layer in self.how.layers])
         of = [variation.condition for variation in self.variations]
         names = [name for name in self.how.conditions if name in of] or of
         blocks = [answers[:, [i for i, c in enumerate(of) if c == name]] for name in names]
@@ -279,7 +288,7 @@ class _Recording:
             options=samples.options.to(answers.device),
             labels=samples.labels.to(answers.device),
             states={
-                name: stacked([self.states[layer, name] for layer in self.how.layers])
+                name: stack_layers([self.states[layer, name] for layer in self.how.layers])
                 for name in kept
             },
             settings=self.how.settings,

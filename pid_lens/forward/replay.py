@@ -36,7 +36,7 @@ class View:
         return f"View({self.condition}, draw {self.variation.draw})"
 
 
-def joined(views: list[View], conditions: tuple[str, ...]) -> Reads:
+def join_views(views: list[View], conditions: tuple[str, ...]) -> Reads:
     """Views as one record: draws averaged, conditions side by side in their order.
 
     Raises:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from pid_lens.forward.image_only_probe import is_image_only
-from pid_lens.forward.layer_answers import answers_at, stacked
+from pid_lens.forward.layer_answers import answers_at, stack_layers
 from pid_lens.readouts import LogitLens
 from pid_lens.reads import Reads
-from pid_lens.records import said_by_settings
+from pid_lens.records import settings_repr
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,7 +48,7 @@ class Stream:
     pooled: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        said_by_settings(self.readout)
+        settings_repr(self.readout)
         if any(map(is_image_only, self.states)):
             raise ValueError(
                 "one pass cannot prove that the image's last token does not see the text: read "
@@ -87,16 +87,16 @@ class Stream:
             contents=self.samples.contents,
             conditions=(ONE,),
             layers=self.layers,
-            log_probs=stacked([self.answers[layer] for layer in self.layers])[:, None],
+            log_probs=stack_layers([self.answers[layer] for layer in self.layers])[:, None],
             options=self.samples.options,
             labels=self.samples.labels,
             states={
-                one.name: stacked([self.pooled[layer, one.name] for layer in self.layers])
+                one.name: stack_layers([self.pooled[layer, one.name] for layer in self.layers])
                 for one in self.states
             },
             settings={
                 "model": self.anatomy.fingerprint(),
-                "readout": said_by_settings(self.readout),
+                "readout": settings_repr(self.readout),
                 "last step": [self.anatomy.scale, self.anatomy.softcap],
             },
         ).cpu()

@@ -27,7 +27,7 @@ class ForkEditError(RuntimeError):
 
 
 @dataclass
-class Watch:
+class UserHookGuard:
     """What somebody else's code is shown of a fork, and what it may do there.
 
     Args:
@@ -115,9 +115,9 @@ class Watch:
 
 
 @contextmanager
-def watching(
+def guard_user_hooks(
     decoder: nn.Module, n: int, rows: int, tokens: int, *, edits: bool = False
-) -> Iterator[Watch]:
+) -> Iterator[UserHookGuard]:
     """Watches whatever else hooks a decoder's modules, as soon as the pass is ``forked``.
 
     Args:
@@ -130,25 +130,25 @@ def watching(
     Raises:
         ForkEditError: edits are meant for all rows, and blocks that have some rows each run.
     """
-    watch = Watch(n, rows, tokens, edits, forked=False)
+    watch = UserHookGuard(n, rows, tokens, edits, forked=False)
     with ExitStack() as stack:
         for path, module in decoder.named_modules():
             _wrap(module._forward_pre_hooks, partial(_before, watch, path), stack)
             if module is not decoder:
                 _wrap(module._forward_hooks, partial(_after, watch, path), stack)
-        stack.enter_context(watched(decoder, watch))
+        stack.enter_context(guard_framework(decoder, watch))
         yield watch
 
 
 def _wrap(hooks: dict[int, Any], around: Callable[..., Any], stack: ExitStack) -> None:
     """Puts something around each hook that is not ours, until the stack is closed."""
     for key, hook in list(hooks.items()):
-        if not ours(hook):
+        if not is_own_hook(hook):
             hooks[key] = partial(around, hook)
             stack.callback(_unwrap, hooks, key, hook)
 
 
-def ours(hook: Any) -> bool:
+def is_own_hook(hook: Any) -> bool:
     """Whether a hook is one of pid_lens's own."""
     return str(getattr(hook, "__module__", "")).partition(".")[0] == OURS
 
@@ -158,7 +158,9 @@ def _unwrap(hooks: dict[int, Any], key: int, hook: Any) -> None:
         hooks[key] = hook
 
 
-def _before(watch: Watch, path: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
+def _before(
+    watch: UserHookGuard, path: str, hook: Callable, module: nn.Module, *given: Any
+) -> Any:
     """A pre-hook's call: module, arguments and, if it asked for them, named ones."""
     if not watch.forked:
         return hook(module, *given)
@@ -173,7 +175,7 @@ def _before(watch: Watch, path: str, hook: Callable, module: nn.Module, *given: 
     return found if found is None or len(given) == 2 else found[0]
 
 
-def _after(watch: Watch, path: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
+def _after(watch: UserHookGuard, path: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
     """A hook's call: module, arguments, perhaps named ones, output."""
     if not watch.forked:
         return hook(module, *given)
@@ -248,11 +250,11 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def watched(decoder: nn.Module, watch: Watch) -> Iterator[None]:
+def guard_framework(decoder: nn.Module, watch: UserHookGuard) -> Iterator[None]:
     """Has a framework that runs around a decoder show its users what a watch shows them."""
     adapter = adapter_of(decoder.__dict__.get("forward"))
-    if adapter is None or not hasattr(adapter, "watched"):
+    if adapter is None or not hasattr(adapter, "guard_user_hooks"):
         yield
         return
-    with adapter.watched(decoder, watch):
+    with adapter.guard_user_hooks(decoder, watch):
         yield

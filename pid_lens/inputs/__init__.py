@@ -1,23 +1,30 @@
-"""TODO room inputs."""
+"""What a caller hands over, and where its tokens stand.
+
+In come images and questions, or a mapping of a model's own inputs, with whatever the caller says
+of them. Out go a `Batch` (inputs, spans, options, labels, ids) and `Samples`: the same with
+nothing left open, for all that looks at tokens later. Nothing here knows a model's modules.
+
+`build_batch` renders images and questions with a processor (`prompts/` is how); `spans` and
+`samples` find what a batch does not say; `options` are the tokens of answers; `sample_ids` names
+samples by their content; `regions/` finds the tokens that see a part of an image.
+"""
 
 from pid_lens.inputs.batch_record import (
-    SAID,
     Batch,
     as_batch,
     as_batches,
     attended_tokens,
-    described,
+    describe_batch,
 )
 from pid_lens.inputs.build_batch import batch
-from pid_lens.inputs.options import as_lists, one_a_sample, option_table, text_tokens
+from pid_lens.inputs.options import as_lists, as_option_rows, option_table, text_tokens
 from pid_lens.inputs.prompts.locate import find_answer, find_image
 from pid_lens.inputs.regions.boxes import region
 from pid_lens.inputs.sample_ids import content_ids
-from pid_lens.inputs.samples import Samples, find_spans, recognise
+from pid_lens.inputs.samples import Samples, find_spans, resolve_samples
 from pid_lens.inputs.spans import Spans, UnknownSpan
 
 __all__ = [
-    "SAID",
     "Batch",
     "Samples",
     "Spans",
@@ -25,16 +32,16 @@ __all__ = [
     "as_batch",
     "as_batches",
     "as_lists",
+    "as_option_rows",
     "attended_tokens",
     "batch",
     "content_ids",
-    "described",
+    "describe_batch",
     "find_answer",
     "find_image",
     "find_spans",
-    "one_a_sample",
     "option_table",
-    "recognise",
     "region",
+    "resolve_samples",
     "text_tokens",
 ]

@@ -1,4 +1,4 @@
-"""TODO pid_lens/inputs/batch_record.py."""
+"""Batch: samples as a caller hands them over, in a model's own inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SAID = ("ids", "spans", "options", "labels")
 
 
-def described(batch: Batch | Mapping[str, Any] | None, **said: Any) -> Batch | None:
+def describe_batch(batch: Batch | Mapping[str, Any] | None, **said: Any) -> Batch | None:
     """What is known of a batch before its inputs come, None if nothing was said.
 
     Of its inputs the tokens alone are kept, to know it again.

@@ -12,10 +12,10 @@ import torch
 from pid_lens.inputs.batch_record import Batch, attended_tokens
 from pid_lens.inputs.options import Choice, option_table
 from pid_lens.inputs.prompts.chat_template import Prompt, image_id, special_tokens
-from pid_lens.inputs.prompts.locate import find_image, refuse_videos
+from pid_lens.inputs.prompts.locate import find_image, require_no_videos
 from pid_lens.inputs.prompts.multi_image import single_images
-from pid_lens.inputs.prompts.turns import Named, Turn, asked_for
-from pid_lens.inputs.samples import recognise
+from pid_lens.inputs.prompts.turns import Named, Turn, requested_spans
+from pid_lens.inputs.samples import resolve_samples
 from pid_lens.inputs.spans import Spans
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def batch(
     for name, given in (("images", images), ("labels", labels), ("ids", ids), ("system", systems)):
         if given is not None and len(given) != n:
             raise ValueError(f"{n} questions need as many {name}; got {len(given)}")
-    table, wanted = option_table(options, n, processor), asked_for(spans or {}, n)
+    table, wanted = option_table(options, n, processor), requested_spans(spans or {}, n)
     albums = [_album(entry) for entry in images]
     turns = [
         Turn(processor, question.strip(), turn, len(album), row)
@@ -109,7 +109,7 @@ def batch(
         )
     )
     inputs.pop("labels", None)  # PaliGemma's processor makes some, for training
-    refuse_videos(inputs, processor)
+    require_no_videos(inputs, processor)
     image = find_image(inputs["input_ids"], image_id(processor))
     found = Spans(image=image) | single_images(processor, image, albums)
     made = Batch(
@@ -119,7 +119,7 @@ def batch(
         labels=None if labels is None else torch.tensor(_label_indices(labels, options, n)),
         ids=None if ids is None else tuple(map(str, ids)),
     )
-    known = recognise(made)
+    known = resolve_samples(made)
     return replace(made, spans=known.spans, labels=known.labels, ids=known.ids)
 
 

@@ -99,7 +99,7 @@ def option_table(
     each = bool(given) and all(isinstance(row, list) for row in given)
     if not each:
         return torch.tensor(first_tokens(given, processor)).expand(n, -1).clone()
-    rows = [torch.tensor(first_tokens(row, processor)) for row in one_a_sample(given, n)]
+    rows = [torch.tensor(first_tokens(row, processor)) for row in as_option_rows(given, n)]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=ABSENT)
 
 
@@ -117,7 +117,7 @@ def as_lists(options: Any) -> Any:
     return [as_lists(one) for one in options]
 
 
-def one_a_sample(rows: list[Any], n: int) -> list[Any]:
+def as_option_rows(rows: list[Any], n: int) -> list[Any]:
     """A list of options for every sample; a single one is for all.
 
     Raises:

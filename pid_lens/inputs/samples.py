@@ -12,7 +12,12 @@ import torch
 
 from pid_lens.inputs.batch_record import Batch, attended_tokens
 from pid_lens.inputs.options import option_table
-from pid_lens.inputs.prompts.locate import find_answer, find_image, find_question, refuse_videos
+from pid_lens.inputs.prompts.locate import (
+    find_answer,
+    find_image,
+    find_question,
+    require_no_videos,
+)
 from pid_lens.inputs.sample_ids import content_ids
 from pid_lens.inputs.spans import Spans
 
@@ -54,7 +59,7 @@ def find_spans(batch: Batch, processor: Any = None, image_token: int | None = No
         ValueError: no image in a prompt, a question that cannot be found, or masks of another
             shape than the input.
     """
-    refuse_videos(batch.inputs, processor)
+    require_no_videos(batch.inputs, processor)
     input_ids = batch.inputs["input_ids"]
     attended = attended_tokens(batch.inputs)
     spans = {name: torch.as_tensor(mask) for name, mask in (batch.spans or {}).items()}
@@ -72,7 +77,7 @@ def find_spans(batch: Batch, processor: Any = None, image_token: int | None = No
     return Spans(**{name: mask.to(input_ids.device) for name, mask in spans.items()})
 
 
-def recognise(
+def resolve_samples(
     batch: Batch,
     processor: Any = None,
     image_token: int | None = None,

@@ -1,20 +1,27 @@
-"""TODO room interventions."""
+"""What is ablated, or masked, in a forward pass; one intervention a file.
+
+In come spans and, for noise and resampling, what was measured on a model (`calibrate`, `collect`).
+Out go frozen records that say their settings: an `EmbeddingIntervention` edits the embeddings at
+the decoder's input, an `AttentionIntervention` names query and key positions that attention is
+masked between. `conditions` puts them together, one `Variation` for each row block of a pass.
+Nothing here hooks a model but calibration, which stops where the decoder begins.
+"""
 
 from pid_lens.interventions.ablations import Mean, Zero
 from pid_lens.interventions.calibration import calibrate, collect
 from pid_lens.interventions.conditions import (
     CONDITIONS,
     Variation,
-    checked,
+    as_conditions,
+    as_interventions,
     draws_of,
-    listed,
-    measured_by,
-    refuse_strangers,
-    variations,
+    list_variations,
+    moment_fingerprints,
+    require_same_model,
 )
-from pid_lens.interventions.deterministic import Fixed
+from pid_lens.interventions.deterministic import Deterministic
 from pid_lens.interventions.donors import Donors
-from pid_lens.interventions.knockout import Knockout, several
+from pid_lens.interventions.knockout import Knockout, as_list
 from pid_lens.interventions.moments import Moment, Moments
 from pid_lens.interventions.noise import Noise
 from pid_lens.interventions.protocol import (
@@ -24,14 +31,14 @@ from pid_lens.interventions.protocol import (
 )
 from pid_lens.interventions.remove import Remove
 from pid_lens.interventions.resample import Resample
-from pid_lens.interventions.scoped import among_others, scoped
+from pid_lens.interventions.scoped import place_among, scope
 
 __all__ = [
     "CONDITIONS",
     "AttentionIntervention",
+    "Deterministic",
     "Donors",
     "EmbeddingIntervention",
-    "Fixed",
     "Intervention",
     "Knockout",
     "Mean",
@@ -42,15 +49,15 @@ __all__ = [
     "Resample",
     "Variation",
     "Zero",
-    "among_others",
+    "as_conditions",
+    "as_interventions",
+    "as_list",
     "calibrate",
-    "checked",
     "collect",
     "draws_of",
-    "listed",
-    "measured_by",
-    "refuse_strangers",
-    "scoped",
-    "several",
-    "variations",
+    "list_variations",
+    "moment_fingerprints",
+    "place_among",
+    "require_same_model",
+    "scope",
 ]

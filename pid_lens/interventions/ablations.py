@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from pid_lens.interventions.deterministic import Fixed
+from pid_lens.interventions.deterministic import Deterministic
 from pid_lens.interventions.moments import moments_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Zero(Fixed):
+class Zero(Deterministic):
     """Zeros in place of a span, at the decoder's input.
 
     They hide the span, and are like nothing that the model has ever seen there: what it answers
@@ -39,7 +39,7 @@ class Zero(Fixed):
 
 
 @dataclass(frozen=True)
-class Mean(Fixed):
+class Mean(Deterministic):
     """The mean embedding of a span in place of each of its tokens, at the decoder's input.
 
     As published ablations have it. All tokens of the span become one, at the centre of where

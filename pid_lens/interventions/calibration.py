@@ -1,4 +1,4 @@
-"""TODO pid_lens/interventions/calibration.py."""
+"""Calibration: what a model's embeddings look like at the decoder's input, measured on data."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pid_lens.inputs import (
     as_batch,
     as_batches,
     find_spans,
-    recognise,
+    resolve_samples,
 )
 from pid_lens.interventions.donors import Donors
-from pid_lens.interventions.moments import Moment, Moments, at_site
+from pid_lens.interventions.moments import Moment, Moments, span_at_site
 from pid_lens.model import (
     Anatomy,
     Entry,
     dissect,
-    embedded,
-    entering,
+    embed_arguments,
+    entries_of,
     hooked,
     named_arguments,
     processor_of,
-    refuse_compiled,
+    require_uncompiled,
 )
 
 if TYPE_CHECKING:
@@ -77,13 +77,13 @@ def collect(
     ids: list[str] = []
     for given in tqdm(as_batches(batches), "collecting", delay=2, leave=False):
         batch = as_batch(given)
-        samples = recognise(batch, processor, anatomy.image_token)
+        samples = resolve_samples(batch, processor, anatomy.image_token)
         rows = range(min(samples.n, limit - len(ids)))
-        for entry in entered(anatomy, batch.to(anatomy.device).inputs, samples):
+        for entry in capture_decoder_inputs(anatomy, batch.to(anatomy.device).inputs, samples):
             for name in spans:
                 mask = entry.samples.spans[name].to(entry.vectors.device)
                 if bool(mask.any()):
-                    found = kept.setdefault(at_site(name, entry.samples.site), [])
+                    found = kept.setdefault(span_at_site(name, entry.samples.site), [])
                     found += [entry.vectors[row][mask[row]].cpu() for row in rows]
         ids += [samples.ids[row] for row in rows]
         if len(ids) == limit:
@@ -135,7 +135,7 @@ def calibrate(
     from tqdm import tqdm
 
     anatomy, processor = anatomy or dissect(model), processor_of(model, processor)
-    refuse_compiled(anatomy.model)
+    require_uncompiled(anatomy.model)
     total: Moments | None = None
     empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
     for given in tqdm(as_batches(batches), "calibrating", delay=2, leave=False):
@@ -148,10 +148,10 @@ def calibrate(
             labels=torch.full((found.shape[0],), -1),
         )
         spans = {
-            at_site(name, entry.samples.site): Moment.of(
+            span_at_site(name, entry.samples.site): Moment.of(
                 entry.vectors[mask.to(entry.vectors.device)]
             )
-            for entry in entered(anatomy, batch.to(anatomy.device).inputs, samples)
+            for entry in capture_decoder_inputs(anatomy, batch.to(anatomy.device).inputs, samples)
             for name, mask in entry.samples.spans.items()
             if name != "answer" and bool(mask.any())
         }
@@ -176,12 +176,14 @@ def calibrate(
 
 
 @torch.no_grad()
-def entered(anatomy: Anatomy, inputs: Mapping[str, Any], samples: Samples) -> list[Entry]:
+def capture_decoder_inputs(
+    anatomy: Anatomy, inputs: Mapping[str, Any], samples: Samples
+) -> list[Entry]:
     """Whatever enters the decoder for a batch, and the words that image features depend on."""
     arguments = _decoder_input(anatomy, inputs)
     aware = anatomy.question_aware
     more = [] if aware is None else [aware.entry(inputs, samples)]
-    return [*entering(anatomy.entrances, arguments, samples), *more]
+    return [*entries_of(anatomy.entrances, arguments, samples), *more]
 
 
 def _decoder_input(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,7 +191,7 @@ def _decoder_input(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any
     seen: list[dict[str, Any]] = []
 
     def stop(module: Any, args: tuple, kwargs: dict) -> None:
-        seen.append(embedded(module, named_arguments(module, args, kwargs)))
+        seen.append(embed_arguments(module, named_arguments(module, args, kwargs)))
         raise _Reached
 
     with hooked(before=[(anatomy.decoder, stop)]):

@@ -15,7 +15,7 @@ from pid_lens.interventions.protocol import (
     Intervention,
 )
 from pid_lens.interventions.remove import Remove
-from pid_lens.records import said_by_settings
+from pid_lens.records import settings_repr
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -32,7 +32,7 @@ CONDITIONS: Mapping[str, tuple[Intervention, ...]] = {
 """What each default condition hides: what is left gives it its name."""
 
 
-def listed(conditions: Mapping[str, Any]) -> dict[str, tuple[Intervention, ...]]:
+def as_conditions(conditions: Mapping[str, Any]) -> dict[str, tuple[Intervention, ...]]:
     """Conditions by name, each with a tuple of interventions.
 
     Raises:
@@ -42,11 +42,12 @@ def listed(conditions: Mapping[str, Any]) -> dict[str, tuple[Intervention, ...]]
     if not conditions:
         raise ValueError("a Lens needs at least one condition; {'full': []} hides nothing")
     return {
-        str(name): checked(f"condition {name!r}", hidden) for name, hidden in conditions.items()
+        str(name): as_interventions(f"condition {name!r}", hidden)
+        for name, hidden in conditions.items()
     }
 
 
-def checked(name: str, interventions: Any) -> tuple[Intervention, ...]:
+def as_interventions(name: str, interventions: Any) -> tuple[Intervention, ...]:
     """A list of interventions.
 
     Raises:
@@ -59,11 +60,11 @@ def checked(name: str, interventions: Any) -> tuple[Intervention, ...]:
             f"{name} must be a list of interventions, [] for none; got {interventions!r}"
         )
     for one in interventions:
-        said_by_settings(one)
+        settings_repr(one)
     return tuple(interventions)
 
 
-def refuse_strangers(
+def require_same_model(
     interventions: Iterable[Intervention], anatomy: Anatomy, fingerprint: str | None = None
 ) -> None:
     """Moments and donors must come from this model.
@@ -84,7 +85,7 @@ def refuse_strangers(
             one.check(model, site)
 
 
-def measured_by(interventions: Iterable[Intervention]) -> list[str]:
+def moment_fingerprints(interventions: Iterable[Intervention]) -> list[str]:
     """Fingerprints of the moments behind interventions, whose reprs do not say them."""
     found = (getattr(one, "moments", None) for one in interventions)
     return sorted({moments.fingerprint for moments in found if moments is not None})
@@ -142,7 +143,7 @@ class Variation:
         return edited
 
 
-def variations(
+def list_variations(
     conditions: Mapping[str, tuple[Intervention, ...]], always: tuple[Intervention, ...] = ()
 ) -> tuple[Variation, ...]:
     """Every condition and draw, one that hides nothing first: its rows are the caller's.
@@ -153,7 +154,8 @@ def variations(
         ValueError: interventions of one condition with different numbers of draws.
 
     Example:
-        >>> [v.condition for v in variations({"blind": (Noise("image", draws=2),), "full": ()})]
+        >>> given = {"blind": (Noise("image", draws=2),), "full": ()}
+        >>> [variation.condition for variation in list_variations(given)]
         ['full', 'blind', 'blind']
     """
     every = [

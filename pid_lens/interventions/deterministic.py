@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from pid_lens.interventions.moments import Moments
 
 
-class Fixed:
+class Deterministic:
     """An intervention that is the same in every draw.
 
     Example:
-        >>> Fixed().draws
+        >>> Deterministic().draws
         1
     """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pid_lens.inputs import UnknownSpan
-from pid_lens.interventions.moments import at_site
+from pid_lens.interventions.moments import span_at_site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,7 +36,7 @@ class Donors:
         Raises:
             UnknownSpan: it was not collected.
         """
-        name = at_site(span, site)
+        name = span_at_site(span, site)
         if name not in self.spans:
             raise UnknownSpan(
                 f"no donors for span {name!r}; there are {', '.join(self.spans)}: collect them, "

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from pid_lens.interventions.deterministic import Fixed
+from pid_lens.interventions.deterministic import Deterministic
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Knockout(Fixed):
+class Knockout(Deterministic):
     r"""Attention from a target span to a source span closed, in some layers and heads.
 
     Scores are set to minus infinity before the softmax,
@@ -89,7 +89,7 @@ class Knockout(Fixed):
         return samples.spans[self.target], samples.spans[self.source]
 
 
-def several(numbers: Iterable[int] | int | None) -> Iterable[int] | None:
+def as_list(numbers: Iterable[int] | int | None) -> Iterable[int] | None:
     """One number as a list of one; lists, and None for all, as they are."""
     return [numbers] if isinstance(numbers, int) else numbers
 

@@ -138,7 +138,7 @@ class Moments(Mapping[str, Moment]):
         return f"Moments({sizes}, model {self.model}, at {self.site})"
 
 
-def at_site(span: str, site: str) -> str:
+def span_at_site(span: str, site: str) -> str:
     """What a span is called at an entrance of the decoder; "" is that of its embeddings."""
     return f"{span}@{site}" if site else span
 
@@ -155,4 +155,4 @@ def moments_of(asking: Any, moments: Moments | None, span: str, site: str = "") 
             "pid_lens.calibrate(model, batches, processor=processor), then "
             "Lens(..., moments=moments)"
         )
-    return moments[at_site(span, site)]
+    return moments[span_at_site(span, site)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from pid_lens.interventions.moments import at_site, moments_of
+from pid_lens.interventions.moments import moments_of, span_at_site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -88,11 +88,11 @@ class Noise:
         mask = samples.spans[self.span]
         if not bool(mask.any()):
             return embeddings
-        span = at_site(self.span, samples.site)
+        span = span_at_site(self.span, samples.site)
         moment = moments_of(self, self.moments, self.span, samples.site)
         width = embeddings.shape[-1]
         z = [
-            gaussian(f"{self.seed}/{name}/{span}/{draw}", count, width)
+            gaussian_noise(f"{self.seed}/{name}/{span}/{draw}", count, width)
             for name, count in zip(samples.ids, mask.sum(-1).tolist(), strict=True)
         ]
         noise = moment.mean + moment.std * torch.from_numpy(np.concatenate(z))
@@ -101,7 +101,7 @@ class Noise:
         return edited
 
 
-def gaussian(key: str, tokens: int, width: int) -> np.ndarray:
+def gaussian_noise(key: str, tokens: int, width: int) -> np.ndarray:
     """Standard normal numbers [tokens, width] that depend on the key alone.
 
     Row r is the same however many rows are asked for. The generator is counter-based (Philox),
@@ -112,7 +112,7 @@ def gaussian(key: str, tokens: int, width: int) -> np.ndarray:
         https://doi.org/10.1145/2063384.2063405
 
     Example:
-        >>> bool((gaussian("a", 3, 8)[:2] == gaussian("a", 2, 8)).all())
+        >>> bool((gaussian_noise("a", 3, 8)[:2] == gaussian_noise("a", 2, 8)).all())
         True
     """
     digest = hashlib.sha256(key.encode()).digest()

@@ -1,10 +1,7 @@
-"""The three extension points. Anything with these methods plugs in; nothing is registered.
+"""Interventions: the extension points; anything with the methods of one plugs in.
 
-Their ``repr`` must say their settings: it is how reads and results tell what they depend on.
-Frozen dataclasses do that by themselves.
-
-Data flow: an `Intervention` edits what the decoder is given or whom its tokens see, a `Readout`
-turns a layer's state into an answer, an `Estimator` turns many answers into information.
+Nothing is registered. The ``repr`` must say the settings: it is how reads and results tell what
+they depend on. Frozen dataclasses do that by themselves.
 """
 
 from __future__ import annotations

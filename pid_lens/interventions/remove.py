@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pid_lens.interventions.deterministic import Fixed
+from pid_lens.interventions.deterministic import Deterministic
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Remove(Fixed):
+class Remove(Deterministic):
     """A span taken out of the prompt: nobody sees it, and what follows closes up to it.
 
     Equal to a prompt without these tokens, in one pass with the whole one: attention to them is

@@ -81,7 +81,7 @@ class ScopedAttention(Scoped):
         return target & self.rows(target)[:, None], source & self.rows(source)[:, None]
 
 
-def scoped(intervention: Intervention, first: int, count: int) -> Scoped:
+def scope(intervention: Intervention, first: int, count: int) -> Scoped:
     """An intervention for some rows alone.
 
     Raises:
@@ -98,7 +98,7 @@ def scoped(intervention: Intervention, first: int, count: int) -> Scoped:
     return kind(intervention, first, count)
 
 
-def among_others(
+def place_among(
     samples: Samples, first: int, n: int, image: Bool[Tensor, "n tokens"] | None = None
 ) -> Samples:
     """Samples as rows ``first`` on of a batch of n, of which no more is known than its images.

@@ -1,82 +1,75 @@
-"""TODO room model."""
+"""What a model is made of: its plain modules, and how image and question come into its decoder.
+
+In comes a model of any framework; out goes its `Anatomy`, and beside it what is asked of a
+module's call: its arguments by name, hooks that do not stay, masks of token pairs. Families differ
+here and in `pid_lens.adapters`, nowhere else. Nothing here knows an intervention or a readout.
+
+`dissect` asks the framework's adapter (`frameworks`); `decoder_inputs` are the ways into a
+decoder, `families` those besides its embeddings; `hooks`, `call_arguments`, `masks`, `indices`
+are tools for one module's call; `preconditions` says which models cannot be hooked.
+"""
 
 from pid_lens.model.anatomy import Anatomy
 from pid_lens.model.call_arguments import (
-    HARMLESS,
     cached_tokens,
-    carries_numbers,
+    has_floats,
     named_arguments,
-    refuse_ways_around,
-    ways_around,
+    require_known_pathways,
 )
 from pid_lens.model.decoder_inputs import (
-    EMBEDDINGS,
-    Entrance,
     Entry,
-    at_site,
-    beside_tokens,
-    embedded,
-    embeddings_of,
-    entering,
-    standing_for,
+    ImagePathway,
+    embed_arguments,
+    entries_of,
+    spans_beside_tokens,
 )
 from pid_lens.model.dissection import dissect, dissect_plain
 from pid_lens.model.families import CrossAttention, DeepStack, QuestionAwareImage
 from pid_lens.model.frameworks import (
-    ADAPTERS,
-    TRANSFORMERS,
-    WRAPPINGS,
     adapter_of,
-    by_hand,
+    forward_without_hooks,
+    is_user_call,
     name_of,
-    plain_name,
     processor_of,
-    unwatched,
 )
-from pid_lens.model.hooks import After, Before, hooked, without
+from pid_lens.model.hooks import After, Before, hooked, without_method
 from pid_lens.model.indices import resolve_indices
-from pid_lens.model.masks import forbidden, unwritten
-from pid_lens.model.preconditions import refuse_checkpointing, refuse_compiled, refuse_unloaded
+from pid_lens.model.masks import causal_mask, mask_pairs
+from pid_lens.model.preconditions import (
+    require_loaded,
+    require_no_checkpointing,
+    require_uncompiled,
+)
 
 __all__ = [
-    "ADAPTERS",
-    "EMBEDDINGS",
-    "HARMLESS",
-    "TRANSFORMERS",
-    "WRAPPINGS",
     "After",
     "Anatomy",
     "Before",
     "CrossAttention",
     "DeepStack",
-    "Entrance",
     "Entry",
+    "ImagePathway",
     "QuestionAwareImage",
     "adapter_of",
-    "at_site",
-    "beside_tokens",
-    "by_hand",
     "cached_tokens",
-    "carries_numbers",
+    "causal_mask",
     "dissect",
     "dissect_plain",
-    "embedded",
-    "embeddings_of",
-    "entering",
-    "forbidden",
+    "embed_arguments",
+    "entries_of",
+    "forward_without_hooks",
+    "has_floats",
     "hooked",
+    "is_user_call",
+    "mask_pairs",
     "name_of",
     "named_arguments",
-    "plain_name",
     "processor_of",
-    "refuse_checkpointing",
-    "refuse_compiled",
-    "refuse_unloaded",
-    "refuse_ways_around",
+    "require_known_pathways",
+    "require_loaded",
+    "require_no_checkpointing",
+    "require_uncompiled",
     "resolve_indices",
-    "standing_for",
-    "unwatched",
-    "unwritten",
-    "ways_around",
-    "without",
+    "spans_beside_tokens",
+    "without_method",
 ]

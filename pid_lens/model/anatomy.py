@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pid_lens.model.frameworks import plain_name, unwatched
+from pid_lens.model.frameworks import forward_without_hooks, plain_name
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from pid_lens.model.decoder_inputs import Entrance
+    from pid_lens.model.decoder_inputs import ImagePathway
     from pid_lens.model.families import QuestionAwareImage
 
 SAMPLED = 257
@@ -58,7 +58,7 @@ class Anatomy:
     the layer where they are not given."""
     image_token: int | None = None
     """The id that holds an image's place in ``input_ids``."""
-    entrances: Sequence[Entrance] = ()
+    entrances: Sequence[ImagePathway] = ()
     """How image features come into the decoder besides its embeddings (`pid_lens.entrances`)."""
     question_aware: QuestionAwareImage | None = None
     """How the question comes into the image's features, where it does."""
@@ -72,8 +72,8 @@ class Anatomy:
 
         Nobody's hooks fire again, and no framework takes the call for the model's own.
         """
-        normed = unwatched(self.norm)(state).to(self.unembed.weight.dtype)
-        logits = self.scale * unwatched(self.unembed)(normed).float()
+        normed = forward_without_hooks(self.norm)(state).to(self.unembed.weight.dtype)
+        logits = self.scale * forward_without_hooks(self.unembed)(normed).float()
         return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
     def attention(self, layer: int) -> nn.Module | None:

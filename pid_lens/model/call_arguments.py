@@ -1,4 +1,4 @@
-"""TODO pid_lens/model/call_arguments.py."""
+"""Arguments of a module's call: by name, and what image or question could come in by."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ HARMLESS = frozenset(
 """Floating arguments of a decoder that tell nothing of image or question but by embeddings."""
 
 
-def ways_around(arguments: Mapping[str, Any], known: Collection[str] = ()) -> list[str]:
+def unknown_pathways(arguments: Mapping[str, Any], known: Collection[str] = ()) -> list[str]:
     """Arguments by which image or question could reach a decoder besides its embeddings.
 
     DeepStack's features, per-layer embeddings, cross-attention states: whatever carries
     floating-point numbers and is neither embedding, mask, position nor cache.
 
     Example:
-        >>> ways_around({"inputs_embeds": torch.zeros(1), "deepstack": [torch.zeros(1)]})
+        >>> unknown_pathways({"inputs_embeds": torch.zeros(1), "deepstack": [torch.zeros(1)]})
         ['deepstack']
     """
     others = {n: v for n, v in arguments.items() if n not in HARMLESS and n not in known}
-    return [name for name, value in others.items() if carries_numbers(value)]
+    return [name for name, value in others.items() if has_floats(value)]
 
 
-def refuse_ways_around(arguments: Mapping[str, Any], known: Collection[str] = ()) -> None:
+def require_known_pathways(arguments: Mapping[str, Any], known: Collection[str] = ()) -> None:
     """A ValueError where what is hidden could reach the decoder in an argument not known."""
-    found = ways_around(arguments, known)
+    found = unknown_pathways(arguments, known)
     if found:
         raise ValueError(
             f"this model's decoder is given {', '.join(found)} besides its "
@@ -41,7 +41,7 @@ def refuse_ways_around(arguments: Mapping[str, Any], known: Collection[str] = ()
         )
 
 
-def carries_numbers(value: Any) -> bool:
+def has_floats(value: Any) -> bool:
     """Whether floating-point numbers come with an argument."""
     if isinstance(value, Tensor):
         return value.is_floating_point()
@@ -49,7 +49,7 @@ def carries_numbers(value: Any) -> bool:
         value = value.values()
     elif not isinstance(value, list | tuple):
         return False
-    return any(carries_numbers(inner) for inner in value)
+    return any(has_floats(inner) for inner in value)
 
 
 def cached_tokens(arguments: Mapping[str, Any]) -> int:

@@ -31,7 +31,7 @@ class Entry:
     """Puts vectors, of any number of rows, into arguments of as many."""
 
 
-class Entrance(Protocol):
+class ImagePathway(Protocol):
     """A way into the decoder besides its embeddings."""
 
     @property
@@ -51,7 +51,7 @@ def embeddings_of(arguments: Mapping[str, Any], samples: Samples) -> Entry:
     return Entry(arguments[EMBEDDINGS], samples, put)
 
 
-def embedded(decoder: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:
+def embed_arguments(decoder: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:
     """A decoder's arguments with embeddings in place of token ids, where it was given those."""
     ids = arguments.get("input_ids")
     if arguments.get(EMBEDDINGS) is not None or ids is None:
@@ -60,8 +60,8 @@ def embedded(decoder: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "input_ids": None, EMBEDDINGS: table.get_input_embeddings()(ids)}
 
 
-def entering(
-    entrances: Sequence[Entrance], arguments: Mapping[str, Any], samples: Samples
+def entries_of(
+    entrances: Sequence[ImagePathway], arguments: Mapping[str, Any], samples: Samples
 ) -> list[Entry]:
     """Everything that enters, the embeddings first."""
     given = [one for one in entrances if arguments.get(one.argument) is not None]
@@ -69,14 +69,14 @@ def entering(
     return [embeddings_of(arguments, samples), *sides]
 
 
-def beside_tokens(spans: Spans, seen: Bool[Tensor, "n states"] | None = None) -> Spans:
+def spans_beside_tokens(spans: Spans, seen: Bool[Tensor, "n states"] | None = None) -> Spans:
     """The spans of states that no token holds: all of them the image's."""
     n, _ = spans.shape
     seen = torch.ones(n, 1, dtype=torch.bool) if seen is None else seen
-    return standing_for("image", spans, seen)
+    return spans_of_whole("image", spans, seen)
 
 
-def standing_for(whole: str, spans: Spans, inside: Bool[Tensor, "n vectors"]) -> Spans:
+def spans_of_whole(whole: str, spans: Spans, inside: Bool[Tensor, "n vectors"]) -> Spans:
     """Spans of vectors that stand for all of one span, and for nothing else.
 
     A span that covers that one is as good as it; of one that covers a part nobody knows which
@@ -93,7 +93,7 @@ def standing_for(whole: str, spans: Spans, inside: Bool[Tensor, "n vectors"]) ->
     return _Entering(masks, whole, tuple(parts))
 
 
-def at_site(samples: Samples, site: str, entering: Bool[Tensor, "n tokens"]) -> Samples:
+def samples_at_site(samples: Samples, site: str, entering: Bool[Tensor, "n tokens"]) -> Samples:
     """The samples at a site where some tokens alone enter."""
     masks = {name: mask & entering.to(mask.device) for name, mask in samples.spans.items()}
     return replace(samples, spans=_Entering(masks), site=site)

@@ -1,4 +1,4 @@
-"""TODO pid_lens/model/dissection.py."""
+"""Dissection: the plain modules of a model, whichever framework it comes in."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def dissect(model: Any) -> Anatomy:
             "model of transformers (torch.compile, DataParallel, PEFT), hand over the wrapped "
             "model"
         )
-    find: Callable[[Any], Anatomy] = adapter.dissect
-    return find(model)
+    anatomy: Anatomy = adapter.dissect(model)
+    return anatomy
 
 
 def dissect_plain(model: Any) -> Anatomy:

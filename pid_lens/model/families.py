@@ -10,8 +10,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pid_lens.model.decoder_inputs import Entry, at_site, beside_tokens, standing_for
-from pid_lens.model.frameworks import unwatched
+from pid_lens.model.decoder_inputs import (
+    Entry,
+    samples_at_site,
+    spans_beside_tokens,
+    spans_of_whole,
+)
+from pid_lens.model.frameworks import forward_without_hooks
 from pid_lens.model.hooks import hooked
 
 if TYPE_CHECKING:
@@ -36,7 +41,7 @@ class DeepStack:
     def entries(self, arguments: Mapping[str, Any], samples: Samples) -> list[Entry]:
         """The features of each layer, at the tokens that they are added to."""
         visual: Tensor = arguments[self.mask]
-        inside = at_site(samples, f"{self.argument}.", visual)
+        inside = samples_at_site(samples, f"{self.argument}.", visual)
         return [
             Entry(
                 _scattered(features, visual),
@@ -66,7 +71,7 @@ class CrossAttention:
         states: Tensor = arguments[self.argument]
         whole = rearrange(states, "(n tiles) tokens width -> n (tiles tokens) width", n=samples.n)
         seen = _seen_states(arguments.get("cross_attention_mask"), whole)
-        inside = beside_tokens(samples.spans, seen)
+        inside = spans_beside_tokens(samples.spans, seen)
 
         def put(arguments: dict[str, Any], vectors: Tensor) -> None:
             tokens = states.shape[1]
@@ -102,9 +107,11 @@ class QuestionAwareImage:
             )
         mask = torch.ones_like(ids).bool() if attended is None else attended.bool()
         inside = replace(
-            samples, spans=standing_for("question", samples.spans, mask), site=self.site
+            samples, spans=spans_of_whole("question", samples.spans, mask), site=self.site
         )
-        return Entry(unwatched(self.words)(ids), inside, lambda arguments, vectors: None)
+        return Entry(
+            forward_without_hooks(self.words)(ids), inside, lambda arguments, vectors: None
+        )
 
     @torch.no_grad()
     def image_features(

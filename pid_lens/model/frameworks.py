@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, cast
 
 from torch import nn
-
-if TYPE_CHECKING:
-    pass
 
 ADAPTERS = {
     "transformers": "pid_lens.adapters.transformers",
@@ -24,7 +21,30 @@ WRAPPINGS = ("_original_component",)
 """Parts of parameters' names that are a framework's, not the model's."""
 
 
-def adapter_of(thing: Any) -> ModuleType | None:
+class Adapter(Protocol):
+    """What a framework's module in `pid_lens.adapters` defines, as plain functions.
+
+    Every adapter has `dissect`. The others are for frameworks that run something of their users'
+    around modules; one that does not leaves them out.
+    """
+
+    def dissect(self, model: Any) -> Any:
+        """The `pid_lens.Anatomy` of the plain model that a thing of the framework wraps."""
+
+    def forward_without_hooks(self, thing: Any) -> Callable[..., Any]:
+        """A module's forward of which the framework's users notice nothing."""
+
+    def guard_user_hooks(self, decoder: nn.Module, guard: Any) -> AbstractContextManager[None]:
+        """Has users see a fork of this decoder by a `pid_lens.forward.UserHookGuard` alone."""
+
+    def is_user_call(self, module: nn.Module) -> bool:
+        """Whether a module is called by a user, beside the pass that runs."""
+
+    def name_of(self, module: nn.Module) -> str | None:
+        """What the framework calls a module; None where it is the path in the plain model."""
+
+
+def adapter_of(thing: Any) -> Adapter | None:
     """The adapter of the framework that a thing's class comes from, None if nobody knows it.
 
     Example:
@@ -34,11 +54,11 @@ def adapter_of(thing: Any) -> ModuleType | None:
     for cls in type(thing).__mro__:
         path = ADAPTERS.get(cls.__module__.partition(".")[0])
         if path is not None:
-            return import_module(path)
+            return cast(Adapter, import_module(path))
     return None
 
 
-def unwatched(module: nn.Module) -> Callable[..., Any]:
+def forward_without_hooks(module: nn.Module) -> Callable[..., Any]:
     """A module's forward without anybody's hooks, and without what frameworks put around it.
 
     Who calls a module a second time in a pass must not be taken for the model: a read of
@@ -46,28 +66,29 @@ def unwatched(module: nn.Module) -> Callable[..., Any]:
 
     Example:
         >>> import torch
-        >>> unwatched(torch.nn.Identity())(torch.ones(1))
+        >>> forward_without_hooks(torch.nn.Identity())(torch.ones(1))
         tensor([1.])
     """
     for thing in (module, module.__dict__.get("forward")):
         adapter = adapter_of(thing)
-        if adapter is not None and hasattr(adapter, "unwatched"):
-            find: Callable[[Any], Callable[..., Any]] = adapter.unwatched
-            return find(thing)
+        if adapter is not None and hasattr(adapter, "forward_without_hooks"):
+            return adapter.forward_without_hooks(thing)
     return module.forward
 
 
-def by_hand(module: nn.Module) -> bool:
+def is_user_call(module: nn.Module) -> bool:
     """Whether a call of a module is a framework's user's own, beside the pass that runs."""
     adapter = adapter_of(module.__dict__.get("forward"))
-    found = getattr(adapter, "by_hand", None)
-    return found is not None and bool(found(module))
+    if adapter is None or not hasattr(adapter, "is_user_call"):
+        return False
+    return adapter.is_user_call(module)
 
 
 def name_of(module: nn.Module, path: str) -> str:
     """What a module is called, by its framework or by its path in the plain model."""
-    find = getattr(adapter_of(module), "name_of", None)
-    return (None if find is None else find(module)) or plain_name(path) or "the decoder"
+    adapter = adapter_of(module)
+    own = None if adapter is None or not hasattr(adapter, "name_of") else adapter.name_of(module)
+    return own or plain_name(path) or "the decoder"
 
 
 def processor_of(model: Any, given: Any = None) -> Any:

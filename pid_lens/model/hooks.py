@@ -53,7 +53,7 @@ def hooked(
 
 
 @contextmanager
-def without(module: nn.Module, method: str, reason: str) -> Iterator[None]:
+def without_method(module: nn.Module, method: str, reason: str) -> Iterator[None]:
     """Makes a method of a module refuse to run, for the length of a block."""
     if not callable(getattr(module, method, None)):
         yield

@@ -1,4 +1,4 @@
-"""TODO pid_lens/model/masks.py."""
+"""Masks of token pairs, of torch alone: what is sent to a server that has no pid_lens."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def forbidden(
+def mask_pairs(
     mask: Tensor, closed: Bool[Tensor, "rows heads queries keys"]
 ) -> Float[Tensor, "rows heads queries keys"] | Bool[Tensor, "rows heads queries keys"]:
     """A mask of either kind with more pairs forbidden: booleans (True attends) or addends.
 
     Example:
         >>> closed = torch.tensor([[[[True, False]]]])
-        >>> forbidden(torch.ones(1, 1, 1, 2).bool(), closed)
+        >>> mask_pairs(torch.ones(1, 1, 1, 2).bool(), closed)
         tensor([[[[False,  True]]]])
-        >>> forbidden(torch.zeros(1, 1, 1, 2), closed)[0, 0, 0] < -1e30
+        >>> mask_pairs(torch.zeros(1, 1, 1, 2), closed)[0, 0, 0] < -1e30
         tensor([ True, False])
     """
     if mask.dtype == torch.bool:
@@ -28,7 +28,7 @@ def forbidden(
     return torch.where(closed, torch.finfo(mask.dtype).min, mask)
 
 
-def unwritten(
+def causal_mask(
     before: int, queries: int, keys: int, causal: bool
 ) -> Bool[Tensor, "1 1 queries keys"]:
     """The mask that None stands for: a token sees itself and what is before it, or everything."""

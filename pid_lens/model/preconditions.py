@@ -1,4 +1,4 @@
-"""TODO pid_lens/model/preconditions.py."""
+"""Preconditions of a model: hooks must fire, and at weights that are there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     pass
 
 
-def refuse_compiled(model: nn.Module) -> None:
+def require_uncompiled(model: nn.Module) -> None:
     """Compiled code does not see hooks that come later: what they hide would not be hidden.
 
     Raises:
@@ -25,7 +25,7 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
-def refuse_unloaded(model: nn.Module) -> None:
+def require_loaded(model: nn.Module) -> None:
     """Weights that are nowhere yet will come with modules that nobody has hooked.
 
     Raises:
@@ -41,7 +41,7 @@ def refuse_unloaded(model: nn.Module) -> None:
             )
 
 
-def refuse_checkpointing(model: nn.Module) -> None:
+def require_no_checkpointing(model: nn.Module) -> None:
     """Layers that run again in the backward pass would run without what is closed.
 
     Raises:

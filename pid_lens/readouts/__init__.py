@@ -1,4 +1,9 @@
-"""TODO room readouts."""
+"""From a layer's residual stream to an answer.
+
+In comes the residual stream at the answer position, with an `Anatomy`; out go log-probabilities
+of the options (`LogitLens`, `TunedLens`), or a state that is kept as it is (`Pooled`). `tune`
+trains a tuned lens on batches. A readout of your own needs one method (`protocol`).
+"""
 
 from pid_lens.readouts.logit_lens import LogitLens
 from pid_lens.readouts.pooled import Pooled

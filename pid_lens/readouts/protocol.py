@@ -1,4 +1,4 @@
-"""TODO pid_lens/readouts/protocol.py."""
+"""Readout: the extension point; anything with its method plugs in."""
 
 from __future__ import annotations
 

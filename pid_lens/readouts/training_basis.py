@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-NARROW = 1e-2
+NARROW_BASIS = 1e-2
 """A dimension counts as at least this wide, in shares of the typical one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Basis:
+class TrainingBasis:
     """A layer's own scale, in which every dimension is about as wide as any other."""
 
     mean: Float[Tensor, " width"]
@@ -27,11 +27,11 @@ class Basis:
     typical: Float[Tensor, ""]
 
     @classmethod
-    def of(cls, states: Float[Tensor, "n width"]) -> Basis:
+    def of(cls, states: Float[Tensor, "n width"]) -> TrainingBasis:
         """The basis of some states."""
         spread, mean = torch.std_mean(states.float(), 0, correction=0)
         typical = spread.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-        return cls(mean, spread.maximum(NARROW * typical), typical)
+        return cls(mean, spread.maximum(NARROW_BASIS * typical), typical)
 
     def zeros(self) -> tuple[Tensor, Tensor]:
         """Weights of the identity, to be trained."""

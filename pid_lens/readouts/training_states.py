@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Gathered:
+class TrainingStates:
     """The states of every layer at the positions that count, on the CPU, sample by sample."""
 
     states: tuple[Float[Tensor, "rows width"], ...]
@@ -62,7 +62,9 @@ class Gathered:
 
 
 @torch.no_grad()
-def gather(anatomy: Anatomy, batches: Any, positions: str, progress: bool) -> Gathered:
+def gather_states(
+    anatomy: Anatomy, batches: Any, positions: str, progress: bool
+) -> TrainingStates:
     """The states of all batches at ``positions``.
 
     A sample goes by its id, or else by its content. One that comes again replaces the earlier.
@@ -98,7 +100,7 @@ def gather(anatomy: Anatomy, batches: Any, positions: str, progress: bool) -> Ga
     broken = [layer for layer, one in enumerate(whole) if not bool(one.isfinite().all())]
     if broken:
         raise ValueError(f"the states of layers {broken} are not finite: is the model in order?")
-    return Gathered(whole, rank, device)
+    return TrainingStates(whole, rank, device)
 
 
 def _order(

@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import kl_div
 
 from pid_lens.model import Anatomy, dissect
-from pid_lens.readouts.training_basis import Basis
-from pid_lens.readouts.training_states import Gathered, gather
+from pid_lens.readouts.training_basis import TrainingBasis
+from pid_lens.readouts.training_states import TrainingStates, gather_states
 from pid_lens.readouts.tuned_lens import Translator, TunedLens
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pid_lens.inputs import Batch
 
-BATCH = 64
+BATCH_SIZE = 64
 """Positions in a step of training."""
 CHUNK = 256
 """Positions whose answers over the full vocabulary are held in memory at once elsewhere."""
@@ -116,11 +116,11 @@ def tune(
     if not isinstance(seed, SupportsIndex):
         raise TypeError(f"seed must be a whole number; got {seed!r}")
     anatomy = anatomy or dissect(model)
-    _refuse_inference(anatomy)
+    _require_autograd(anatomy)
     with torch.inference_mode(False):
-        gathered = gather(anatomy, batches, positions, progress)
+        gathered = gather_states(anatomy, batches, positions, progress)
         parts = gathered.split(held_out, seed)
-        course = Course(anatomy, epochs, patience, lr, seed)
+        course = TrainingCourse(anatomy, epochs, patience, lr, seed)
         translators: dict[int, Translator] = {}
         layers = range(len(anatomy.layers) - 1)
         for layer in tqdm(layers, "tuning", delay=2, leave=False, disable=not progress):
@@ -163,7 +163,7 @@ def _warn_of_doubts(found: TunedLens) -> None:
         )
 
 
-def _refuse_inference(anatomy: Anatomy) -> None:
+def _require_autograd(anatomy: Anatomy) -> None:
     """Slopes must pass through the final norm and the unembedding."""
     modules = anatomy.norm, anatomy.unembed
     if any(p.is_inference() for module in modules for p in module.parameters()):
@@ -174,7 +174,7 @@ def _refuse_inference(anatomy: Anatomy) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class TrainingCourse:
     """How a layer's translator is trained."""
 
     anatomy: Anatomy
@@ -185,19 +185,19 @@ class Course:
 
     def translator(
         self,
-        gathered: Gathered,
+        gathered: TrainingStates,
         layer: int,
         fit: Int[Tensor, " rows"],
         stop: Int[Tensor, " others"],
     ) -> Translator | None:
         """The translator of the epoch that did best on ``stop``; None where none did better."""
-        basis = Basis.of(gathered.at(layer, fit))
+        basis = TrainingBasis.of(gathered.at(layer, fit))
         weights = basis.zeros()
         optimiser = torch.optim.Adam(weights, lr=self.lr / len(basis.mean))
         kept, best = basis.zeros(), self.divergence(gathered, layer, None, stop)
         untuned, idle, rests = best, 0, 0
         for order in self._orders(fit, layer):
-            for rows in order.split(BATCH):
+            for rows in order.split(BATCH_SIZE):
                 loss = self._loss(gathered, layer, basis.translator(*weights), rows)
                 for one, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                     one.grad = slope
@@ -218,14 +218,14 @@ class Course:
 
     @torch.no_grad()
     def divergence(
-        self, gathered: Gathered, layer: int, translator: Translator | None, rows: Tensor
+        self, gathered: TrainingStates, layer: int, translator: Translator | None, rows: Tensor
     ) -> float:
         """Mean over rows of KL(model's answer || translated layer's answer), nats."""
         parts = [self._loss(gathered, layer, translator, part) for part in rows.split(CHUNK)]
         return max(float(torch.stack(parts).double().sum()) / len(rows), 0.0)
 
     def _loss(
-        self, gathered: Gathered, layer: int, translator: Translator | None, rows: Tensor
+        self, gathered: TrainingStates, layer: int, translator: Translator | None, rows: Tensor
     ) -> Float[Tensor, ""]:
         """Sum over rows: half precision has no room for the slopes of a mean."""
         state = gathered.at(layer, rows)

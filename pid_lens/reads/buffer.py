@@ -15,7 +15,7 @@ MEMORY = 2**30
 """Bytes that a pile keeps in memory unless told otherwise."""
 
 
-class Pile:
+class ReadsBuffer:
     """Reads that are added one by one and asked for as one.
 
     What exceeds ``memory`` bytes goes to a temporary file, from which it is mapped; the file
@@ -24,7 +24,7 @@ class Pile:
     Example:
         >>> import torch
         >>> even = torch.full((1, 3, 5, 2), 0.5).log()
-        >>> pile = Pile(memory=0)
+        >>> pile = ReadsBuffer(memory=0)
         >>> for part in "ab":
         ...     pile.add(Reads.from_posteriors(even, ids=[f"{part}{i}" for i in range(5)]))
         >>> pile.whole().n, [part.on_disk for part in pile.parts]

@@ -1,4 +1,4 @@
-"""TODO pid_lens/reads/draws.py."""
+"""Draws: several noise draws of one condition, put together as probabilities."""
 
 from __future__ import annotations
 

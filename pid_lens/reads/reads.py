@@ -169,7 +169,7 @@ class Reads:
             ValueError: NaN among the log-probabilities, or a condition that was not read.
         """
         at = slice(None) if conditions is None else [self.index(name) for name in conditions]
-        self._refuse_nan()
+        self._require_no_nan()
         logs = self.log_probs.double()
         mass = logs.logsumexp(-1, keepdim=True)
         uniform = torch.where(
@@ -177,7 +177,7 @@ class Reads:
         )
         return torch.where(self._unanswered(tau)[..., None], uniform, logs - mass)[:, at]
 
-    def _refuse_nan(self) -> None:
+    def _require_no_nan(self) -> None:
         bad = self.log_probs.isnan()
         if bool(bad.any()):
             layer, condition, row, _ = bad.nonzero()[0].tolist()

@@ -19,11 +19,11 @@ LEAST_SHARED = 1e-6
 """Below this information there are no shares."""
 
 
-def refuse_unit(unit: str) -> None:
+def require_unit(unit: str) -> None:
     """A ValueError unless it is a unit of information.
 
     Example:
-        >>> refuse_unit("bits")
+        >>> require_unit("bits")
     """
     if unit not in NATS:
         raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
@@ -79,7 +79,7 @@ class Atoms:
         Raises:
             ValueError: an unknown unit.
         """
-        refuse_unit(unit)
+        require_unit(unit)
         return self if unit == self.unit else replace(self, unit=unit, **self._in_unit(unit))
 
     def _in_unit(self, unit: Unit) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from pid_lens.records import load_record, save_record
-from pid_lens.results.atoms import NATS, Unit, refuse_unit
+from pid_lens.results.atoms import NATS, Unit, require_unit
 from pid_lens.results.drawing import layer_ticks
-from pid_lens.results.pairing import DIFFERENCE, aligned, common_groups, refuse_others
-from pid_lens.results.sampling_error import interval, standard_error
+from pid_lens.results.pairing import DIFFERENCE, align_rows, common_groups, require_comparable
+from pid_lens.results.sampling_error import confidence_interval, standard_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,9 @@ class Curve:
         Raises:
             ValueError: a level that is no probability.
         """
-        return interval(self.value[None], torch.zeros_like(self.value), self.error, level)
+        return confidence_interval(
+            self.value[None], torch.zeros_like(self.value), self.error, level
+        )
 
     def to(self, unit: Unit) -> Self:
         """The same in another unit, ``"bits"`` or ``"nats"``.
@@ -126,7 +128,7 @@ class Curve:
         Raises:
             ValueError: an unknown unit.
         """
-        refuse_unit(unit)
+        require_unit(unit)
         factor = NATS[self.unit] / NATS[unit]
         return replace(
             self,
@@ -144,10 +146,10 @@ class Curve:
         """
         if not isinstance(other, Curve):
             return NotImplemented
-        refuse_others(self, other, ("name", "unit", "layers", "estimator"))
+        require_comparable(self, other, ("name", "unit", "layers", "estimator"))
         return replace(
             self,
-            pointwise=self.pointwise - other.pointwise[:, aligned(self, other)],
+            pointwise=self.pointwise - other.pointwise[:, align_rows(self, other)],
             groups=common_groups(self, other),
             estimator=f"{DIFFERENCE}{self.estimator}",
             settings={**self.settings, "minus": other.settings},

@@ -10,7 +10,7 @@ import torch
 
 from pid_lens.results.atoms import FIELDS, Atoms
 from pid_lens.results.layer_atoms import PARTS, LayerAtoms
-from pid_lens.results.pairing import DIFFERENCE, aligned, common_groups, refuse_others
+from pid_lens.results.pairing import DIFFERENCE, align_rows, common_groups, require_comparable
 
 Kind = TypeVar("Kind", bound=LayerAtoms)
 
@@ -24,7 +24,7 @@ def difference(one: Kind, other: Kind) -> Kind:
     Raises:
         ValueError: they are no spectra of one quantity over the same samples.
     """
-    refuse_others(one, other, ("unit", "layers", "estimator", "conditions"))
+    require_comparable(one, other, ("unit", "layers", "estimator", "conditions"))
     endless = one.information.isinf() & other.information.isinf()
     if bool(endless.any()):
         at = [layer for layer, no in zip(one.layers, endless.tolist(), strict=True) if no]
@@ -54,7 +54,7 @@ def difference(one: Kind, other: Kind) -> Kind:
 
 def _parts(one: LayerAtoms, other: LayerAtoms) -> dict[str, Any]:
     """The change of whatever both hold; of brackets all ends, and no floor."""
-    rows = aligned(one, other)
+    rows = align_rows(one, other)
     parts: dict[str, Any] = dict.fromkeys(PARTS)
     for name in ("sensitivity", *BY_SAMPLE):
         mine, theirs = getattr(one, name), getattr(other, name)

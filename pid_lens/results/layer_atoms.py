@@ -11,7 +11,7 @@ from torch import Tensor
 from pid_lens.results.atoms import FIELDS, NATS, Atoms, Unit
 from pid_lens.results.pairing import DIFFERENCE
 from pid_lens.results.sampled import SampledAtoms
-from pid_lens.results.sampling_error import interval
+from pid_lens.results.sampling_error import confidence_interval
 
 PARTS = ("sensitivity", "pointwise", "influence", "bracket", "floor")
 """What a spectrum holds besides its own atoms, as atoms."""
@@ -146,7 +146,7 @@ class LayerAtoms(SampledAtoms):
 
         From the plug-in to the cross-fitted end of the `bracket`, where there is one, half the
         certified gap on either side, and c standard errors beyond, c between 1.64 and 1.96 at
-        95 % (`sampling_error.interval`): the truth lies between the two ends but for chance. Of a
+        95 % (`confidence_interval`): the truth lies between the two ends but for chance. Of a
         difference the ends are crossed, plug-in minus cross-fitted and cross-fitted minus
         plug-in, as either side's bias may be anywhere in its bracket. On the recipes of
         `truth.layered_reads` 95 % intervals cover at least 90 %, and at most 98.5 % where every
@@ -154,7 +154,7 @@ class LayerAtoms(SampledAtoms):
         Without a bracket it knows nothing of the bias of few samples and many answers.
         """
         ends = torch.stack([getattr(end, name) for end in self.ends])
-        return interval(ends, self.gap, self.standard_error(name), level)
+        return confidence_interval(ends, self.gap, self.standard_error(name), level)
 
     def p_value(self, name: str) -> Tensor:
         """How often chance alone reads at least as much, [layers]: (1 + hits) / (1 + draws).

@@ -32,7 +32,7 @@ class Paired(Protocol):
         """What the numbers depend on."""
 
 
-def refuse_others(one: Paired, other: Paired, same: tuple[str, ...]) -> None:
+def require_comparable(one: Paired, other: Paired, same: tuple[str, ...]) -> None:
     """Only results of one quantity over the same samples can be subtracted.
 
     Args:
@@ -55,7 +55,7 @@ def refuse_others(one: Paired, other: Paired, same: tuple[str, ...]) -> None:
         )
 
 
-def aligned(one: Paired, other: Paired) -> list[int]:
+def align_rows(one: Paired, other: Paired) -> list[int]:
     """The other's rows in the order of the one's samples."""
     row_of = {name: row for row, name in enumerate(other.ids)}
     return [row_of[name] for name in one.ids]
@@ -69,8 +69,8 @@ def common_groups(one: Paired, other: Paired) -> Tensor | None:
     """
     if one.groups is None or other.groups is None:
         known = other.groups
-        return one.groups if known is None else known[aligned(one, other)]
-    pairs = torch.stack([one.groups, other.groups[aligned(one, other)]], 1).unique(dim=0)
+        return one.groups if known is None else known[align_rows(one, other)]
+    pairs = torch.stack([one.groups, other.groups[align_rows(one, other)]], 1).unique(dim=0)
     if not len(pairs) == len(one.groups.unique()) == len(other.groups.unique()):
         raise ValueError("these results cluster their samples differently: give both one groups=")
     return one.groups

@@ -38,7 +38,7 @@ def standard_error(
     return (values.square().sum(1) * clusters / (clusters - 1)).sqrt() / n
 
 
-def interval(
+def confidence_interval(
     ends: Float64[Tensor, "ends layers"],
     gap: Float64[Tensor, " layers"],
     error: Float64[Tensor, " layers"],
@@ -65,7 +65,7 @@ def interval(
 
     Example:
         >>> ends = torch.tensor([[0.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
-        >>> interval(ends, torch.zeros(2), torch.ones(2, dtype=torch.float64), 0.95)[0]
+        >>> confidence_interval(ends, torch.zeros(2), torch.ones(2, dtype=torch.float64), 0.95)[0]
         tensor([-1.9600, -1.6449], dtype=torch.float64)
     """
     if not 0 < level < 1:

@@ -8,14 +8,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from pid_lens.scoring.continuation import chosen
+from pid_lens.scoring.continuation import chosen_log_probs
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from pid_lens.model import Anatomy
-    from pid_lens.scoring.continuation import Asked
+    from pid_lens.scoring.continuation import PromptRun
 
 TOLERANCE = 1e-3
 """Nats by which the same log-probability may differ on its two ways."""
@@ -38,7 +38,7 @@ _found: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], Verdict]] = WeakKeyDi
 
 
 def may_share(
-    asked: Asked,
+    asked: PromptRun,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
     shared: Float[Tensor, "n answers later"],
@@ -61,7 +61,7 @@ def may_share(
     return sound
 
 
-def known_verdict(asked: Asked, intervened: bool) -> Verdict | None:
+def known_verdict(asked: PromptRun, intervened: bool) -> Verdict | None:
     """What was found of this model before; nothing while it is in training mode."""
     model = asked.anatomy.model
     if model.training:
@@ -69,7 +69,7 @@ def known_verdict(asked: Asked, intervened: bool) -> Verdict | None:
     return _found.get(model, {}).get(_conditions(asked, intervened))
 
 
-def _conditions(asked: Asked, intervened: bool) -> tuple[Any, ...]:
+def _conditions(asked: PromptRun, intervened: bool) -> tuple[Any, ...]:
     """What else decides how a model computes."""
     config = getattr(asked.anatomy.model, "config", None)
     attention = getattr(config, "_attn_implementation", None)
@@ -77,7 +77,7 @@ def _conditions(asked: Asked, intervened: bool) -> tuple[Any, ...]:
 
 
 def _sound(
-    asked: Asked,
+    asked: PromptRun,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
     shared: Float[Tensor, "n answers later"],
@@ -99,7 +99,7 @@ def _sound(
     noise = float((idle - asked.log_probs).nan_to_num(nan=0.0).abs().max())
     if not _alike(ahead, idle, usual + noise):
         return True
-    plain, scored = chosen(whole, option)[:, 1:], there[:, 1:]
+    plain, scored = chosen_log_probs(whole, option)[:, 1:], there[:, 1:]
     return _alike(plain[scored], shared[rows, longest][scored], usual + noise)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pid_lens.model import Anatomy
 
 
-def left_padded(batch: Batch) -> Batch:
+def pad_left(batch: Batch) -> Batch:
     """The same prompts, each one's padding moved to the left, so that more can follow them.
 
     Raises:
@@ -52,7 +52,7 @@ def left_padded(batch: Batch) -> Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class PromptRun:
     """Prompts that ran, and how probable what may follow them is.
 
     Continuations are token ids [n, k, steps] with a mask of those that are there. Of the model's
@@ -70,7 +70,7 @@ class Asked:
     """Where the decoder was told that the last token stands; None where it counts by itself."""
 
     @classmethod
-    def run(cls, anatomy: Anatomy, inputs: Mapping[str, Any]) -> Asked:
+    def run(cls, anatomy: Anatomy, inputs: Mapping[str, Any]) -> PromptRun:
         """Runs the prompts once.
 
         Raises:
@@ -85,7 +85,7 @@ class Asked:
             output = anatomy.model(**{**inputs, "use_cache": True})
         cache = getattr(output, "past_key_values", None)
         log_probs = output.logits[:, -1].float().log_softmax(-1).to(anatomy.device)
-        refuse_broken(log_probs.isnan().any(-1))
+        require_finite_answers(log_probs.isnan().any(-1))
         return cls(
             anatomy,
             inputs,
@@ -126,7 +126,7 @@ class Asked:
         }
         with hooked(before=[(self.anatomy.decoder, self._placing(k, steps))]):
             logits = self.anatomy.model(**inputs).logits
-        found = chosen(logits, rearrange(wanted, "n k s -> (n k) s"))
+        found = chosen_log_probs(logits, rearrange(wanted, "n k s -> (n k) s"))
         return rearrange(found, "(n k) s -> n k s", k=k)
 
     def _placing(self, k: int, steps: int) -> Any:
@@ -153,7 +153,7 @@ class Asked:
         if tokens.shape[-1] == 1:
             return self.first(tokens)
         columns = zip(tokens.unbind(1), present.unbind(1), strict=True)
-        return torch.stack([chosen(self.plain(*one), one[0]) for one in columns], 1)
+        return torch.stack([chosen_log_probs(self.plain(*one), one[0]) for one in columns], 1)
 
     def plain(
         self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
@@ -187,7 +187,7 @@ class Asked:
         }
 
 
-def refuse_broken(broken: Bool[Tensor, " n"]) -> None:
+def require_finite_answers(broken: Bool[Tensor, " n"]) -> None:
     """Answers that are no numbers are not passed on.
 
     Raises:
@@ -200,7 +200,7 @@ def refuse_broken(broken: Bool[Tensor, " n"]) -> None:
         )
 
 
-def chosen(
+def chosen_log_probs(
     logits: Float[Tensor, "n steps vocabulary"], tokens: Int[Tensor, "n steps"]
 ) -> Float[Tensor, "n steps"]:
     """Log-probability of one token a step."""

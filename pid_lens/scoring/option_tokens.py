@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from pid_lens.inputs import as_lists, one_a_sample, text_tokens
+from pid_lens.inputs import as_lists, as_option_rows, text_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -26,7 +26,7 @@ Options = tuple[tuple[Option, ...], ...]
 """Of each sample."""
 
 
-def whole_options(options: Sequence[Any], n: int, processor: Any = None) -> Options:
+def tokenise_options(options: Sequence[Any], n: int, processor: Any = None) -> Options:
     """Every sample's options with all their tokens.
 
     An option is a text, tokenised as it stands without special tokens, or a list of token ids;
@@ -44,7 +44,7 @@ def whole_options(options: Sequence[Any], n: int, processor: Any = None) -> Opti
             tokens.
 
     Example:
-        >>> whole_options([[7], [7, 9]], n=1)
+        >>> tokenise_options([[7], [7, 9]], n=1)
         ((Option(name='[7]', tokens=(7,)), Option(name='[7, 9]', tokens=(7, 9))),)
     """
     given = as_lists(options)
@@ -53,17 +53,17 @@ def whole_options(options: Sequence[Any], n: int, processor: Any = None) -> Opti
     if n < 1:
         raise ValueError("no samples: the batch is empty, so there is nothing to score")
     each = bool(given) and all(isinstance(row, list) and _is_row(row) for row in given)
-    rows = one_a_sample(given if each else [given], n)
+    rows = as_option_rows(given if each else [given], n)
     return tuple(_distinct(row, processor) for row in rows)
 
 
-def option_tokens(
+def stack_tokens(
     options: Options,
 ) -> tuple[Int[Tensor, "n answers steps"], Bool[Tensor, "n answers steps"]]:
     """Token ids, 0 where there is none, and where there is one.
 
     Example:
-        >>> option_tokens(whole_options([[7], [7, 9]], n=1))[0]
+        >>> stack_tokens(tokenise_options([[7], [7, 9]], n=1))[0]
         tensor([[[7, 0],
                  [7, 9]]])
     """
@@ -80,7 +80,7 @@ def collisions(options: Options) -> tuple[tuple[tuple[str, ...], ...], ...]:
     """For each sample the names of options that share a first token, group by group.
 
     Example:
-        >>> collisions(whole_options([[7], [8], [7, 9]], n=1))
+        >>> collisions(tokenise_options([[7], [8], [7, 9]], n=1))
         ((('[7]', '[7, 9]'),),)
     """
     found = []

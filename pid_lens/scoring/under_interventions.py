@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Force:
+class UnderInterventions:
     """Interventions on prompts, whose spans and names do not depend on what follows them."""
 
     anatomy: Anatomy

@@ -13,10 +13,10 @@ import torch
 from pid_lens.inputs import Batch, as_batch
 from pid_lens.model import Anatomy, dissect
 from pid_lens.scoring.cache_sharing import known_verdict, may_share
-from pid_lens.scoring.continuation import Asked, left_padded, refuse_broken
+from pid_lens.scoring.continuation import PromptRun, pad_left, require_finite_answers
 from pid_lens.scoring.option_scores import OptionScores
-from pid_lens.scoring.option_tokens import Options, collisions, option_tokens, whole_options
-from pid_lens.scoring.under_interventions import Force
+from pid_lens.scoring.option_tokens import Options, collisions, stack_tokens, tokenise_options
+from pid_lens.scoring.under_interventions import UnderInterventions
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -110,14 +110,14 @@ def score_options(
             stacklevel=3,
         )
     given = as_batch(batch).to(anatomy.device)
-    chosen = whole_options(options, given.n, processor)
-    _refuse_strangers(chosen, anatomy)
-    given = left_padded(given if spans is None else replace(given, spans=spans))
-    tokens, present = (one.to(anatomy.device) for one in option_tokens(chosen))
-    force = Force(anatomy, tuple(interventions), given, processor, moments, seed)
+    chosen = tokenise_options(options, given.n, processor)
+    _require_known_names(chosen, anatomy)
+    given = pad_left(given if spans is None else replace(given, spans=spans))
+    tokens, present = (one.to(anatomy.device) for one in stack_tokens(chosen))
+    force = UnderInterventions(anatomy, tuple(interventions), given, processor, moments, seed)
     with force():
-        asked = Asked.run(anatomy, given.inputs)
-        _refuse_sharing(share, asked)
+        asked = PromptRun.run(anatomy, given.inputs)
+        _require_shareable(share, asked)
         together = 1 if interventions else max(1, rows // given.n)
         later = None
         if _worth_sharing(share, asked, bool(interventions)):
@@ -129,7 +129,7 @@ def score_options(
         if later is None or not sharing:
             later = asked.again(tokens, present)[..., 1:]
     scores = torch.cat([asked.first(tokens), later], -1)
-    refuse_broken((present & ~scores.isfinite()).flatten(1).any(-1))
+    require_finite_answers((present & ~scores.isfinite()).flatten(1).any(-1))
     return OptionScores(
         log_probs=_total(scores, present),
         first=scores[..., 0].masked_fill(~present[..., 0], -math.inf).cpu(),
@@ -142,7 +142,7 @@ def score_options(
 
 
 def _shared(
-    asked: Asked,
+    asked: PromptRun,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
     together: int,
@@ -152,7 +152,7 @@ def _shared(
     return torch.cat([asked.shared(*part) for part in parts], 1)
 
 
-def _worth_sharing(share: bool | None, asked: Asked, intervened: bool) -> bool:
+def _worth_sharing(share: bool | None, asked: PromptRun, intervened: bool) -> bool:
     """Whether sharing can be right, as far as is known before it is tried."""
     if asked.cache is None or share is not None:
         return bool(share)
@@ -160,7 +160,7 @@ def _worth_sharing(share: bool | None, asked: Asked, intervened: bool) -> bool:
     return known is None or known.sound
 
 
-def _refuse_sharing(share: bool | None, asked: Asked) -> None:
+def _require_shareable(share: bool | None, asked: PromptRun) -> None:
     if share and asked.cache is None:
         raise ValueError(
             f"{type(asked.anatomy.model).__name__} gives no keys and values that can be copied: "
@@ -175,7 +175,7 @@ def _total(
     return total.masked_fill(~present[..., 0], -math.inf).cpu()
 
 
-def _refuse_strangers(options: Options, anatomy: Anatomy) -> None:
+def _require_known_names(options: Options, anatomy: Anatomy) -> None:
     """Token ids must be the model's."""
     weight: Any = anatomy.unembed.weight
     largest = max(max(option.tokens) for row in options for option in row)

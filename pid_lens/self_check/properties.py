@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.inputs import Batch, Spans, as_batch, recognise
+from pid_lens.inputs import Batch, Spans, as_batch, resolve_samples
 from pid_lens.interventions import Knockout, Noise
 from pid_lens.lens import Lens
 from pid_lens.model import Anatomy, dissect, processor_of
@@ -70,7 +70,7 @@ def check(
     found = anatomy or dissect(model)
     batch = as_batch(inputs)
     batch = replace(batch, spans=batch.spans if spans is None else spans).to(found.device)
-    samples = recognise(batch, processor_of(model, processor), found.image_token)
+    samples = resolve_samples(batch, processor_of(model, processor), found.image_token)
     options = None if batch.options is None else samples.options
     batch = replace(batch, spans=samples.spans, ids=samples.ids, options=options, labels=None)
     trial = _Trial(found, batch, samples)

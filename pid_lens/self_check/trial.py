@@ -1,4 +1,4 @@
-"""TODO pid_lens/self_check/trial.py."""
+"""A trial: a model, a batch, and batches that differ from it in one modality alone."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens.results import Atoms
-from pid_lens.truth.known import LEAST, known_atoms
+from pid_lens.truth.known import LEAST_PROBABILITY, known_atoms
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def posteriors_of(
     full, vision, language = joint[x1, x2], joint.sum(1)[x1], joint.sum(0)[x2]
     posteriors = torch.stack([full, vision, language])
     posteriors = posteriors / posteriors.sum(-1, keepdim=True)
-    return posteriors.clamp_min(LEAST).log()[None]
+    return posteriors.clamp_min(LEAST_PROBABILITY).log()[None]
 
 
 def _known(name: str) -> _Gate:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pid_lens.results import Atoms
 
-LEAST = 1e-30
+LEAST_PROBABILITY = 1e-30
 """What stands for probability 0 where its logarithm is taken."""
 
 

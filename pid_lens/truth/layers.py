@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pid_lens.reads import Reads
 from pid_lens.results import Atoms
-from pid_lens.truth.known import LEAST, known_atoms
+from pid_lens.truth.known import LEAST_PROBABILITY, known_atoms
 
 
 @dataclass(frozen=True)
@@ -163,4 +163,4 @@ def _drawn(joints: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
     x1, x2, layer = at // joints.shape[2], at % joints.shape[2], torch.arange(len(at))[:, None]
     p = [joints[layer, x1, x2], joints.sum(2)[layer, x1], joints.sum(1)[layer, x2]]
     posteriors = torch.stack([q / q.sum(-1, keepdim=True) for q in p], 1)
-    return posteriors.clamp_min(LEAST).log(), y[-1]
+    return posteriors.clamp_min(LEAST_PROBABILITY).log(), y[-1]

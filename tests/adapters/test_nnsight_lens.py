@@ -11,9 +11,9 @@ from tiny import Rows, make, read
 
 import pid_lens
 from pid_lens import (
-    ForkEditError,
     Lens,
 )
+from pid_lens.forward import ForkEditError
 
 
 def equal(one, other):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import InstallationTried
 from paths import ROOT
-from pid_lens.adapters.versions import require
+from pid_lens.adapters.versions import require_version
 from transformer_lens.model_bridge.sources.transformers import helpers
 
 import pid_lens
@@ -70,8 +70,8 @@ def test_another_version_is_refused_by_the_range_that_was_tried(package, first, 
     installed = importlib.metadata.version(package)
     said = f"tried with {package} >={first},<{below}, and {installed} is installed"
     with pytest.raises(ImportError, match=re.escape(said)):
-        require(package, first, below)
-    require(package, installed, "99")
+        require_version(package, first, below)
+    require_version(package, installed, "99")
 
 
 @pytest.mark.parametrize("package", ["nnsight", "transformer-lens"])

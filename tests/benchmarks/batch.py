@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pid_lens.estimators import batch_pid
 from pid_lens.estimators.batch import alignment
-from pid_lens.estimators.batch.projection import LEAST, Projection
+from pid_lens.estimators.batch.projection import LEAST_MASS, Projection
 from pid_lens.results import ATOMS
 
 DATA = Path(__file__).parent.parent / "data"
@@ -35,7 +35,9 @@ def one_by_one(
 ) -> Projection:
     """The released projection: a loop over answers around a loop over rounds."""
     found = [
-        _scaled(logits.exp(), rows.clamp_min(LEAST), columns.clamp_min(LEAST), steps, atol)
+        _scaled(
+            logits.exp(), rows.clamp_min(LEAST_MASS), columns.clamp_min(LEAST_MASS), steps, atol
+        )
         for logits, rows, columns in zip(similarity, vision.T, language.T, strict=True)
     ]
     couplings, rounds, converged = zip(*found, strict=True)

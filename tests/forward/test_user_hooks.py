@@ -8,7 +8,7 @@ from tiny import make, read
 
 import pid_lens
 from pid_lens import Lens, Zero
-from pid_lens.forward import ForkEditError, Watch
+from pid_lens.forward import ForkEditError, UserHookGuard
 
 
 def layer_of(model, at=1):
@@ -280,6 +280,6 @@ def test_an_edit_of_some_conditions_is_warned_of(llava):
 
 def test_a_watch_compares_nan_as_a_number():
     nan = torch.full((2, 3), torch.nan)
-    Watch(n=1, rows=2).call(lambda shown: shown.clone(), nan[:1], "a state")
+    UserHookGuard(n=1, rows=2).call(lambda shown: shown.clone(), nan[:1], "a state")
     with pytest.raises(ForkEditError, match="a state was written to"):
-        Watch(n=1, rows=2).call(lambda shown: shown.nan_to_num(), nan[:1], "a state")
+        UserHookGuard(n=1, rows=2).call(lambda shown: shown.nan_to_num(), nan[:1], "a state")

@@ -14,7 +14,7 @@ from processors import (
 )
 
 import pid_lens
-from pid_lens.inputs import Batch, Spans, recognise
+from pid_lens.inputs import Batch, Spans, resolve_samples
 from pid_lens.inputs.prompts.locate import find_question
 
 
@@ -52,7 +52,7 @@ def test_plain_inputs_lead_to_the_same_spans_and_ids(make, side):
     batch = pid_lens.batch(
         processor, images=[picture()] * 3, questions=QUESTIONS, options=("A", "B"), system="be"
     )
-    found = recognise(Batch(inputs=batch.inputs), processor, processor.image_token_id)
+    found = resolve_samples(Batch(inputs=batch.inputs), processor, processor.image_token_id)
     for name in ("image", "question", "answer"):
         assert torch.equal(found.spans[name], batch.spans[name])
     assert found.ids == batch.ids
@@ -69,7 +69,7 @@ def test_tokens_that_merge_question_and_template_are_the_questions(make, side):
     merged = processor.tokenizer.convert_tokens_to_ids(["?\n", "\nHow"])
     asked = batch.inputs["input_ids"][batch.spans["question"]].tolist()
     assert [asked.count(token) for token in merged] == [2, 1]
-    found = recognise(Batch(inputs=batch.inputs), processor, processor.image_token_id)
+    found = resolve_samples(Batch(inputs=batch.inputs), processor, processor.image_token_id)
     assert torch.equal(found.spans["question"], batch.spans["question"])
 
 
@@ -81,7 +81,7 @@ def test_white_space_around_a_question_is_left_out():
     )
     assert spaced.ids == bare.ids
     assert torch.equal(spaced.spans["question"], bare.spans["question"])
-    found = recognise(Batch(inputs=spaced.inputs), processor, processor.image_token_id)
+    found = resolve_samples(Batch(inputs=spaced.inputs), processor, processor.image_token_id)
     assert torch.equal(found.spans["question"], spaced.spans["question"])
 
 
@@ -137,7 +137,7 @@ def test_a_foreign_prompt_is_refused():
     processor = processor_of(byte_level)
     inputs = processor(images=[picture()], text="<image>\nis it so", return_tensors="pt")
     with pytest.raises(ValueError, match="not made by the processor's chat template"):
-        recognise(Batch(inputs=inputs), processor, processor.image_token_id)
+        resolve_samples(Batch(inputs=inputs), processor, processor.image_token_id)
 
 
 CASES = {
@@ -223,7 +223,7 @@ def test_spans_check_themselves():
 def named(pixels, ids=None, **more):
     ids = torch.tensor([[1, 9, 9, 5, 2]] * 2) if ids is None else ids
     spans = {"image": ids == 9, "question": ids == 5}
-    return recognise(
+    return resolve_samples(
         Batch(inputs={"input_ids": ids, "pixel_values": pixels, **more}, spans=spans)
     ).ids
 

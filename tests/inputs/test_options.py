@@ -7,7 +7,7 @@ import torch
 import pid_lens
 from pid_lens.inputs import option_table
 from pid_lens.inputs.options import first_tokens
-from pid_lens.scoring.option_tokens import collisions, option_tokens, whole_options
+from pid_lens.scoring.option_tokens import collisions, stack_tokens, tokenise_options
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def processor(digits_model):
 
 
 def test_text_becomes_all_its_tokens(processor):
-    (row,) = whole_options(["A", "is it even ?"], 1, processor)
+    (row,) = tokenise_options(["A", "is it even ?"], 1, processor)
     vocabulary = processor.tokenizer.get_vocab()
     assert row[0].tokens == (vocabulary["A"],)
     assert row[1].tokens == tuple(vocabulary[word] for word in ("is", "it", "even", "?"))
@@ -24,10 +24,10 @@ def test_text_becomes_all_its_tokens(processor):
 
 
 def test_one_list_serves_all_samples_and_each_may_have_its_own():
-    assert whole_options([[7], [8, 9]], 3) == whole_options([[[7], [8, 9]]] * 3, 3)
-    mixed = whole_options([[[7], [8, 9]], [[1, 2, 3]]], 2)
+    assert tokenise_options([[7], [8, 9]], 3) == tokenise_options([[[7], [8, 9]]] * 3, 3)
+    mixed = tokenise_options([[[7], [8, 9]], [[1, 2, 3]]], 2)
     assert [[option.tokens for option in row] for row in mixed] == [[(7,), (8, 9)], [(1, 2, 3)]]
-    tokens, present = option_tokens(mixed)
+    tokens, present = stack_tokens(mixed)
     assert tokens.tolist() == [[[7, 0, 0], [8, 9, 0]], [[1, 2, 3], [0, 0, 0]]]
     assert present.sum(-1).tolist() == [[1, 2], [3, 0]]
 
@@ -36,24 +36,24 @@ def test_one_list_serves_all_samples_and_each_may_have_its_own():
 def test_tensors_and_arrays_do_as_well_as_lists(kind):
     options = [[7, 8], [8, 9]]
     for given in (kind(options), list(kind(options)), [list(kind(one)) for one in options]):
-        assert whole_options(given, 3) == whole_options(options, 3)
+        assert tokenise_options(given, 3) == tokenise_options(options, 3)
     each = [options, options[::-1]]
-    assert whole_options(kind(each), 2) == whole_options(each, 2)
+    assert tokenise_options(kind(each), 2) == tokenise_options(each, 2)
     for given in (kind(options), list(kind(options)), [list(kind(one)) for one in options]):
         assert option_table(given, 2).tolist() == options
     assert first_tokens(kind([7, 9])) == [7, 9]
 
 
 def test_a_single_row_is_for_all_whichever_way_options_are_read():
-    assert whole_options([[[7], [8, 9]]], 3) == whole_options([[7], [8, 9]], 3)
+    assert tokenise_options([[[7], [8, 9]]], 3) == tokenise_options([[7], [8, 9]], 3)
     assert option_table([[7, 8]], 3).tolist() == option_table([7, 8], 3).tolist()
-    for read in (whole_options, option_table):
+    for read in (tokenise_options, option_table):
         with pytest.raises(ValueError, match="one a sample: 3; got 2"):
-            read([[[7], [8]]] * 2 if read is whole_options else [[7, 8]] * 2, 3)
+            read([[[7], [8]]] * 2 if read is tokenise_options else [[7, 8]] * 2, 3)
 
 
 def test_collisions_are_groups_of_names():
-    options = whole_options([[[7], [8], [7, 9], [8, 1], [5]], [[7], [8]]], 2)
+    options = tokenise_options([[[7], [8], [7, 9], [8, 1], [5]], [[7], [8]]], 2)
     assert collisions(options) == ((("[7]", "[7, 9]"), ("[8]", "[8, 1]")), ())
 
 
@@ -82,16 +82,16 @@ WRONG = {
 @pytest.mark.parametrize(("options", "error", "words"), WRONG.values(), ids=WRONG)
 def test_wrong_options_are_refused(processor, options, error, words):
     with pytest.raises(error, match=words):
-        whole_options(options, 2, processor)
+        tokenise_options(options, 2, processor)
 
 
 def test_what_is_no_token_has_no_first_one():
     with pytest.raises(TypeError, match="a text or a token id"):
         first_tokens([7, [9]])
     with pytest.raises(ValueError, match="no samples"):
-        whole_options([[7]], 0)
+        tokenise_options([[7]], 0)
 
 
 def test_text_needs_a_processor():
     with pytest.raises(ValueError, match="hand over the processor"):
-        whole_options(["A"], 1)
+        tokenise_options(["A"], 1)

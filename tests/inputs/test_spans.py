@@ -11,11 +11,11 @@ from processors import TEMPLATE, byte_level, metaspace, picture, processor_of
 from processors import squeezed as joined
 
 import pid_lens
-from pid_lens.inputs import Batch, Spans, recognise
+from pid_lens.inputs import Batch, Spans, resolve_samples
 from pid_lens.inputs.prompts.chat_template import Prompt, find_text
-from pid_lens.inputs.prompts.locate import find_question, refuse_videos
+from pid_lens.inputs.prompts.locate import find_question, require_no_videos
 from pid_lens.inputs.prompts.multi_image import single_images
-from pid_lens.inputs.prompts.option_listing import listed
+from pid_lens.inputs.prompts.option_listing import find_listing
 
 QUESTIONS = ["is the red car left of the house ?", "How many cars, and where? A. one B. two"]
 
@@ -192,7 +192,7 @@ LISTINGS = [
 
 @pytest.mark.parametrize(("question", "options", "listing"), LISTINGS)
 def test_options_are_listed_behind_markers_in_their_order(question, options, listing):
-    where = listed(question, options)
+    where = find_listing(question, options)
     assert (where and question[slice(*where)]) == listing
 
 
@@ -287,7 +287,7 @@ def test_images_that_every_sample_has_have_a_name():
 def test_plain_inputs_with_several_images_lead_to_the_same_question():
     processor = llava()
     batch = batch_of(processor, n_images=3)
-    plain = recognise(Batch(inputs=batch.inputs), processor, processor.image_token_id)
+    plain = resolve_samples(Batch(inputs=batch.inputs), processor, processor.image_token_id)
     assert torch.equal(plain.spans["question"], batch.spans["question"])
     assert plain.ids == batch.ids
 
@@ -306,7 +306,7 @@ def test_plain_inputs_of_several_turns_are_refused(case):
     turns = f"USER: <image>\nis it red ?{stop} ASSISTANT: no{stop} USER: where is it ?{ending}"
     inputs = processor(images=[picture()], text=[turns], return_tensors="pt")
     with pytest.raises(ValueError, match="by the processor's chat template in one turn"):
-        recognise(Batch(inputs=inputs), processor, processor.image_token_id)
+        resolve_samples(Batch(inputs=inputs), processor, processor.image_token_id)
 
 
 def test_text_between_images_is_found_where_it_stands_once():
@@ -322,9 +322,9 @@ def test_text_between_images_is_found_where_it_stands_once():
 
 def test_videos_are_refused():
     ids = torch.tensor([[1, 9, 5, 2]])
-    refuse_videos({"input_ids": ids, "pixel_values_videos": None})
+    require_no_videos({"input_ids": ids, "pixel_values_videos": None})
     with pytest.raises(ValueError, match=r"a video came \(pixel_values_videos\)"):
-        refuse_videos({"input_ids": ids, "pixel_values_videos": torch.zeros(1)})
+        require_no_videos({"input_ids": ids, "pixel_values_videos": torch.zeros(1)})
     processor = llava()
     batch = batch_of(processor)
     processor.video_token_id = int(batch.inputs["input_ids"][0, -1])

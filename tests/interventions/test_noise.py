@@ -9,8 +9,8 @@ import pid_lens
 from pid_lens import Moments, Noise
 from pid_lens.inputs import Samples, Spans
 from pid_lens.interventions import Moment
-from pid_lens.interventions.noise import gaussian
-from pid_lens.model import embedded
+from pid_lens.interventions.noise import gaussian_noise
+from pid_lens.model import embed_arguments
 
 
 def samples(*ids, tokens=40, start=0):
@@ -56,7 +56,7 @@ def test_other_ids_spans_seeds_and_draws_are_uncorrelated():
         for span in ("image", "question")
         for draw in (0, 1)
     ]
-    numbers = np.stack([gaussian(key, 2000, 100).ravel() for key in keys])
+    numbers = np.stack([gaussian_noise(key, 2000, 100).ravel() for key in keys])
     correlation = np.corrcoef(numbers) - np.eye(len(keys))
     assert np.abs(correlation).max() < 0.05
     known = moments()
@@ -66,7 +66,7 @@ def test_other_ids_spans_seeds_and_draws_are_uncorrelated():
 
 
 def test_tokens_and_dimensions_are_uncorrelated():
-    numbers = gaussian("key", 64, 4096)
+    numbers = gaussian_noise("key", 64, 4096)
     rows = np.corrcoef(numbers) - np.eye(64)
     assert np.abs(rows).max() < 0.08
 
@@ -116,7 +116,9 @@ def test_calibration_measures_the_decoders_input(family):
     seen = []
     with (
         anatomy.decoder.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(embedded(module, kwargs)["inputs_embeds"]),
+            lambda module, args, kwargs: seen.append(
+                embed_arguments(module, kwargs)["inputs_embeds"]
+            ),
             with_kwargs=True,
         ),
         torch.no_grad(),

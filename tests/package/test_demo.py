@@ -131,7 +131,7 @@ def test_split_is_disjoint_complete_and_stratified():
 
 def test_archive_is_rebuilt_from_scikit_learn_and_names_source_and_licence(tmp_path):
     pytest.importorskip("sklearn")
-    data.build(tmp_path / "digits.npz")
+    data.build_digits(tmp_path / "digits.npz")
     with np.load(tmp_path / "digits.npz") as new, np.load(data.FILE) as shipped:
         assert set(new.files) == set(shipped.files)
         for name in new.files:

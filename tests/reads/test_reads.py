@@ -10,7 +10,7 @@ import torch
 
 from pid_lens import Reads
 from pid_lens.estimators import BROJA
-from pid_lens.reads import Pile
+from pid_lens.reads import ReadsBuffer
 
 
 def reads(n=5, answers=3, layers=2, seed=0, mass=0.8, **more):
@@ -201,7 +201,7 @@ def test_a_pile_keeps_settings_and_survives_failure():
     def part(name, **settings):
         return Reads.from_posteriors(even, ids=[f"{name}{i}" for i in range(5)], settings=settings)
 
-    pile = Pile(memory=0)
+    pile = ReadsBuffer(memory=0)
     for name in "abc":
         pile.add(part(name, prompt=("x", "y")))
     assert [p.on_disk for p in pile.parts] == [True, False]

@@ -4,12 +4,12 @@ from copy import deepcopy
 
 import torch
 from pid_lens.adapters.transformer_lens import bridged
-from pid_lens.adapters.transformer_lens.attention import Closing
+from pid_lens.adapters.transformer_lens.attention import KnockoutHooks
 from tiny import make
 
 import pid_lens
 from pid_lens import Knockout
-from pid_lens.inputs import recognise
+from pid_lens.inputs import resolve_samples
 
 COMPUTED = ("llava", "llava_next", "llava_onevision", "gemma3", "idefics3", "mistral3")
 """Families whose attention a bridge computes itself."""
@@ -82,5 +82,5 @@ def by(way, bridge, batch, **where):
     """Functions that close attention one way, whichever the bridge would take."""
     anatomy = pid_lens.dissect(bridge)
     closed = Knockout("image", "question", **where)
-    closing = Closing(anatomy, closed, recognise(batch, None, anatomy.image_token))
+    closing = KnockoutHooks(anatomy, closed, resolve_samples(batch, None, anatomy.image_token))
     return [getattr(closing, way)(layer) for layer in closing.layers]

@@ -12,8 +12,8 @@ from einops import einsum
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from pid_lens.estimators.batch.projection import LEAST, Projection, project
-from pid_lens.estimators.batch.rows import Rows
+from pid_lens.estimators.batch.projection import LEAST_MASS, Projection, project
+from pid_lens.estimators.batch.rows import BatchRows
 
 _FLAT = 1e-8
 
@@ -66,7 +66,9 @@ class Alignment(nn.Module):
     coordinates, so that similarities lie within (embed - 1) / sqrt(embed) of 0.
     """
 
-    def __init__(self, train: Rows, recipe: AlignmentRecipe, generator: torch.Generator) -> None:
+    def __init__(
+        self, train: BatchRows, recipe: AlignmentRecipe, generator: torch.Generator
+    ) -> None:
         """Networks for rows like these, with weights from the generator."""
         super().__init__()
         self.recipe = recipe
@@ -77,7 +79,7 @@ class Alignment(nn.Module):
             for x in (train.vision, train.language)
         )
 
-    def forward(self, rows: Rows) -> Projection:
+    def forward(self, rows: BatchRows) -> Projection:
         """The coupling of a batch."""
         one = self._embedded(self.vision(rows.vision))
         other = self._embedded(self.language(rows.language))
@@ -98,8 +100,8 @@ class Alignment(nn.Module):
         return centred / (embedding.var(2, keepdim=True) + _FLAT).sqrt()
 
 
-def align(
-    train: Rows,
+def align_couplings(
+    train: BatchRows,
     prior: Float64[Tensor, " answers"],
     recipe: AlignmentRecipe,
     seed: int,
@@ -124,24 +126,24 @@ def align(
             union.backward()
             optimiser.step()
             tally.add(projection)
-        losses.append(union.detach() - informed(rows.given_vision, prior))
+        losses.append(union.detach() - coupling_informations(rows.given_vision, prior))
     return alignment, torch.stack(losses).cpu(), tally
 
 
 def coupled_information(
-    projection: Projection, rows: Rows, prior: Float64[Tensor, " answers"]
+    projection: Projection, rows: BatchRows, prior: Float64[Tensor, " answers"]
 ) -> Float64[Tensor, ""]:
     """I_q(Y; X1, X2) against the prior, nats, of q(x1, y) q(x2|x1, y): vision's marginal is exact.
 
     q(x1, y) = p(y|x1) / n as given; of the projection only q(x2|x1, y) is used.
     """
-    given = rows.given_vision.T.clamp_min(LEAST).log() - math.log(rows.n)
+    given = rows.given_vision.T.clamp_min(LEAST_MASS).log() - math.log(rows.n)
     log_q = projection.log_coupling.log_softmax(2) + given[:, :, None]
     likelier = log_q.log_softmax(0) - prior.log()[:, None, None]
     return (log_q.exp() * likelier).sum()
 
 
-def informed(
+def coupling_informations(
     posterior: Float[Tensor, "n answers"], prior: Float64[Tensor, " answers"]
 ) -> Float64[Tensor, ""]:
     """Mean over samples of KL(posterior || prior), nats."""

@@ -13,17 +13,21 @@ from torch import Tensor
 
 from pid_lens.estimators.batch.alignment import AlignmentRecipe
 from pid_lens.estimators.batch.atoms import BatchAtoms
-from pid_lens.estimators.batch.from_samples import Given, complaint, decomposed
+from pid_lens.estimators.batch.from_samples import (
+    GivenRows,
+    convergence_complaint,
+    decompose_batches,
+)
 from pid_lens.estimators.broja.strata import strata_of
 from pid_lens.estimators.common.over_reads import (
-    Gathering,
-    answered,
-    refuse_lacking,
-    sound_states,
-    taken,
+    OverReads,
+    posteriors_under,
+    require_finite,
+    require_states,
+    settings_from,
 )
 from pid_lens.reads import TAU, Reads
-from pid_lens.results import FIELDS, Atoms, Spectrum, Unit, refuse_unit
+from pid_lens.results import FIELDS, Atoms, Spectrum, Unit, require_unit
 
 Features = Literal["same", "first"]
 STATES = ("image", "question")
@@ -35,7 +39,7 @@ _SETTINGS = (
 
 
 @dataclass
-class BATCH(Gathering):
+class BATCH(OverReads):
     """`batch_pid` layer by layer, an ``Estimator``: to reproduce published numbers.
 
     X1 and X2 are the mean states of image and question, ``Lens(..., states=[Pooled("image"),
@@ -102,7 +106,7 @@ class BATCH(Gathering):
                 "validation must be a share above 0 and below 1, or None to evaluate on the "
                 f"training samples; got {self.validation}"
             )
-        refuse_unit(self.unit)
+        require_unit(self.unit)
 
     def update(self, reads: Reads) -> Self:
         """Takes in more samples; one that came before is replaced.
@@ -110,7 +114,7 @@ class BATCH(Gathering):
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
         """
-        refuse_lacking(type(self).__name__, reads, STATES)
+        require_states(type(self).__name__, reads, STATES)
         return super().update(reads)
 
     def result(self) -> Spectrum:
@@ -163,7 +167,7 @@ class BATCH(Gathering):
 
     def _strata(self, reads: Reads, places: Float64[Tensor, " n"]) -> list[_Stratum]:
         """The samples with k options each, for every k that occurs."""
-        log_p = answered(type(self).__name__, reads, _ORDER, self.tau)
+        log_p = posteriors_under(type(self).__name__, reads, _ORDER, self.tau)
         return [
             _Stratum(
                 rows=found.rows,
@@ -176,7 +180,7 @@ class BATCH(Gathering):
         ]
 
     def _features(self, reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
-        states = sound_states(reads, name)
+        states = require_finite(reads, name)
         return states[:1].expand_as(states) if self.features == "first" else states
 
     def _split(self, places: Float64[Tensor, " members"], options: int) -> dict[str, Tensor]:
@@ -196,14 +200,16 @@ class BATCH(Gathering):
 
     def _decomposed(self, stratum: _Stratum, layer: int) -> BatchAtoms:
         train, held = (stratum.given(layer, rows) for rows in (stratum.trained, stratum.held))
-        return decomposed(train, held, self._recipe(), self.seed, progress=False)
+        return decompose_batches(train, held, self._recipe(), self.seed, progress=False)
 
     def _recipe(self) -> AlignmentRecipe:
-        return taken(AlignmentRecipe, self)
+        return settings_from(AlignmentRecipe, self)
 
     def _warn(self, unsound: dict[int, list[BatchAtoms]]) -> None:
         if unsound:
-            said = complaint([part for parts in unsound.values() for part in parts], self.atol)
+            said = convergence_complaint(
+                [part for parts in unsound.values() for part in parts], self.atol
+            )
             warnings.warn(f"layers {', '.join(map(str, unsound))}: {said}", stacklevel=4)
 
 
@@ -216,11 +222,11 @@ class _Stratum:
     vision: Float[Tensor, "layers members width"]
     language: Float[Tensor, "layers members width"]
     posteriors: Float64[Tensor, "layers 3 members options"]
-    """Given vision, language and both."""
+    """GivenRows vision, language and both."""
     trained: Int64[Tensor, " trained"]
     held: Int64[Tensor, " held"]
 
-    def given(self, layer: int, rows: Int64[Tensor, " rows"]) -> Given:
+    def given(self, layer: int, rows: Int64[Tensor, " rows"]) -> GivenRows:
         """What `batch_pid` takes."""
         x1, x2 = self.vision[layer, rows], self.language[layer, rows]
         p1, p2, p12 = self.posteriors[layer][:, rows]

@@ -12,20 +12,26 @@ from pid_lens.estimators.batch.alignment import (
     Alignment,
     AlignmentRecipe,
     Tally,
-    align,
+    align_couplings,
     coupled_information,
-    informed,
+    coupling_informations,
 )
 from pid_lens.estimators.batch.atoms import MOST_SHIFT, BatchAtoms
-from pid_lens.estimators.batch.projection import LEAST
-from pid_lens.estimators.batch.rows import Given, Rows, checked, refuse_constant, refuse_other_kind
+from pid_lens.estimators.batch.projection import LEAST_MASS
+from pid_lens.estimators.batch.rows import (
+    BatchRows,
+    GivenRows,
+    as_rows,
+    require_same_kind,
+    require_varying,
+)
 from pid_lens.estimators.common.entropy import NATS_PER_BIT
-from pid_lens.results import Atoms, Unit, refuse_unit
+from pid_lens.results import Atoms, Unit, require_unit
 
 
 def batch_pid(
-    train: Given,
-    val: Given | None = None,
+    train: GivenRows,
+    val: GivenRows | None = None,
     *,
     seed: int = 0,
     epochs: int = 8,
@@ -118,25 +124,27 @@ def batch_pid(
         >>> batch_pid(xor, epochs=2, progress=False)
         BatchAtoms(R=0.00... S=0.99... bits; 1 batches, 100% of projections converged)
     """
-    refuse_unit(unit)
+    require_unit(unit)
     recipe = AlignmentRecipe(epochs, batch_size, hidden, embed, hidden_layers, lr, steps, atol)
-    found = decomposed(train, val, recipe, seed, progress=progress).to(unit)
+    found = decompose_batches(train, val, recipe, seed, progress=progress).to(unit)
     if not found.sound:
-        warnings.warn(complaint([found], atol), stacklevel=2)
+        warnings.warn(convergence_complaint([found], atol), stacklevel=2)
     return found
 
 
-def decomposed(
-    train: Given, val: Given | None, recipe: AlignmentRecipe, seed: int, *, progress: bool
+def decompose_batches(
+    train: GivenRows, val: GivenRows | None, recipe: AlignmentRecipe, seed: int, *, progress: bool
 ) -> BatchAtoms:
     """What `batch_pid` returns, in bits, without its warning."""
     with torch.inference_mode(False), torch.enable_grad():
-        fitted_on = checked("train", train)
-        rows = fitted_on if val is None else checked("val", val)
-        refuse_other_kind(fitted_on, rows)
-        refuse_constant(fitted_on)
-        prior = fitted_on.given_both.double().mean(0).clamp_min(LEAST)
-        alignment, loss, training = align(fitted_on, prior, recipe, seed, progress=progress)
+        fitted_on = as_rows("train", train)
+        rows = fitted_on if val is None else as_rows("val", val)
+        require_same_kind(fitted_on, rows)
+        require_varying(fitted_on)
+        prior = fitted_on.given_both.double().mean(0).clamp_min(LEAST_MASS)
+        alignment, loss, training = align_couplings(
+            fitted_on, prior, recipe, seed, progress=progress
+        )
         batches, tally = _evaluated(alignment, rows, prior)
     return BatchAtoms(
         **{name: value.mean() for name, value in vars(batches).items() if name != "unit"},
@@ -151,7 +159,7 @@ def decomposed(
     )
 
 
-def complaint(found: list[BatchAtoms], atol: float) -> str:
+def convergence_complaint(found: list[BatchAtoms], atol: float) -> str:
     """What to say of results that are not sound."""
     converged = sum(one.converged for one in found) / len(found)
     worst = max(one.worst_violation for one in found)
@@ -171,7 +179,7 @@ def complaint(found: list[BatchAtoms], atol: float) -> str:
 
 @torch.no_grad()
 def _evaluated(
-    alignment: Alignment, rows: Rows, prior: Float64[Tensor, " answers"]
+    alignment: Alignment, rows: BatchRows, prior: Float64[Tensor, " answers"]
 ) -> tuple[Atoms, Tally]:
     """The atoms of each batch, and how its projections went."""
     tally, totals = Tally(), []
@@ -180,7 +188,7 @@ def _evaluated(
         tally.add(projection)
         given = (batch.given_both, batch.given_vision, batch.given_language)
         union = coupled_information(projection, batch, prior)
-        totals.append(torch.stack([*(informed(p, prior) for p in given), union]))
+        totals.append(torch.stack([*(coupling_informations(p, prior) for p in given), union]))
     both, vision, language, union = (torch.stack(totals, 1) / NATS_PER_BIT).cpu()
     atoms = Atoms(
         information=both,
@@ -192,7 +200,9 @@ def _evaluated(
     return atoms, tally
 
 
-def _further(rows: Rows, size: int, prior: Float64[Tensor, " answers"]) -> Float64[Tensor, ""]:
+def _further(
+    rows: BatchRows, size: int, prior: Float64[Tensor, " answers"]
+) -> Float64[Tensor, ""]:
     """Of all batches, the largest KL(mean of p(y|x1,x2) || prior), nats."""
     batches = rows.batches(size, torch.arange(rows.n))
     means = torch.stack([batch.given_both.double().mean(0) for batch in batches])

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-LEAST = 1e-12
+LEAST_MASS = 1e-12
 """A smaller probability counts as this one."""
 AT_REST = 1e-5
 """Below this change of the marginals a further round would only repeat the last one."""
@@ -71,7 +71,7 @@ def project(
         (tensor([True, True]), True)
     """
     logs = similarity.mT
-    columns, rows = (p.T.clamp_min(LEAST) for p in (language, vision))
+    columns, rows = (p.T.clamp_min(LEAST_MASS) for p in (language, vision))
     u, v = torch.zeros_like(columns), torch.zeros_like(rows)
     going = torch.ones(len(logs), dtype=torch.bool, device=logs.device)
     converged, rounds = ~going, torch.full_like(going, steps, dtype=torch.long)

@@ -10,15 +10,15 @@ from typing import Any
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.common.arrays import ROUNDING, as_float64
+from pid_lens.estimators.common.arrays import SUM_ROUNDING, as_float64
 
-Given = tuple[Any, Any, Any, Any, Any]
+GivenRows = tuple[Any, Any, Any, Any, Any]
 """x1, x2, p(y|x1), p(y|x2), p(y|x1,x2): tensors or arrays with one row a sample."""
-NAMES = ("x1", "x2", "p(y|x1)", "p(y|x2)", "p(y|x1,x2)")
+ARGUMENTS = ("x1", "x2", "p(y|x1)", "p(y|x2)", "p(y|x1,x2)")
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchRows:
     """Samples: what the sources show, and p(y|x1), p(y|x2), p(y|x1,x2). All float32."""
 
     vision: Float[Tensor, "n d1"]
@@ -32,23 +32,23 @@ class Rows:
         """Number of samples."""
         return len(self.vision)
 
-    def batches(self, size: int, order: Int64[Tensor, " n"]) -> Iterator[Rows]:
+    def batches(self, size: int, order: Int64[Tensor, " n"]) -> Iterator[BatchRows]:
         """Full batches in some order; what is left over is dropped, unless it is all there is."""
         size = min(size, self.n)
         for rows in order[: self.n - self.n % size].split(size):
-            yield Rows(*(getattr(self, one.name)[rows] for one in fields(self)))
+            yield BatchRows(*(getattr(self, one.name)[rows] for one in fields(self)))
 
 
-def checked(which: str, given: Given) -> Rows:
+def as_rows(which: str, given: GivenRows) -> BatchRows:
     """Samples as they should be.
 
     Raises:
         TypeError: no tuple of five tensors or arrays.
         ValueError: shapes that do not fit, no samples, NaN, rows that are no probabilities.
     """
-    if not isinstance(given, tuple | list) or len(given) != len(NAMES):
-        raise TypeError(f"{which} must be a tuple ({', '.join(NAMES)}); got {_said(given)}")
-    named = [f"{which}'s {name}" for name in NAMES]
+    if not isinstance(given, tuple | list) or len(given) != len(ARGUMENTS):
+        raise TypeError(f"{which} must be a tuple ({', '.join(ARGUMENTS)}); got {_said(given)}")
+    named = [f"{which}'s {name}" for name in ARGUMENTS]
     tensors = [as_float64(x, name).detach() for name, x in zip(named, given, strict=True)]
     shapes = [list(x.shape) for x in tensors]
     n = len(tensors[0]) if tensors[0].ndim else 0
@@ -56,14 +56,14 @@ def checked(which: str, given: Given) -> Rows:
     if not fitting or len({s[1] for s in shapes[2:]}) > 1:
         raise ValueError(
             f"{which} must be x1 [n, d1], x2 [n, d2] and three [n, answers], none empty; got "
-            f"{', '.join(f'{name} {shape}' for name, shape in zip(NAMES, shapes, strict=True))}"
+            f"{', '.join(map('{} {}'.format, ARGUMENTS, shapes))}"
         )
     for name, x in zip(named, tensors, strict=True):
         if not bool(x.float().isfinite().all()):
             raise ValueError(f"{name} has NaN or infinite entries (float32); leave such rows out")
     posteriors = [_normalised(x, name) for name, x in zip(named[2:], tensors[2:], strict=True)]
     device = tensors[0].device
-    return Rows(*(x.float().to(device) for x in (*tensors[:2], *posteriors)))
+    return BatchRows(*(x.float().to(device) for x in (*tensors[:2], *posteriors)))
 
 
 def _normalised(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
@@ -71,7 +71,7 @@ def _normalised(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
     if bool((p < 0).any()):
         raise ValueError(f"{name} has negative entries; pass probabilities (logs: x.exp())")
     worst = float((total - 1).abs().max())
-    if worst > ROUNDING:
+    if worst > SUM_ROUNDING:
         raise ValueError(
             f"every row of {name} must sum to 1, one is off by {worst:.2g}; divide by the sums "
             "(p / p.sum(-1, keepdim=True)), or take logits.softmax(-1)"
@@ -79,7 +79,7 @@ def _normalised(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
     return p / total
 
 
-def refuse_other_kind(train: Rows, val: Rows) -> None:
+def require_same_kind(train: BatchRows, val: BatchRows) -> None:
     """A ValueError unless both have features and answers of the same widths."""
     one, other = (
         [x.shape[1] for x in (rows.vision, rows.language, rows.given_both)]
@@ -91,7 +91,7 @@ def refuse_other_kind(train: Rows, val: Rows) -> None:
         )
 
 
-def refuse_constant(rows: Rows) -> None:
+def require_varying(rows: BatchRows) -> None:
     """A ValueError if both sources are the same in all samples; a warning if one should differ."""
     sources = {"x1": (rows.vision, rows.given_vision), "x2": (rows.language, rows.given_language)}
     constant = [name for name, (x, _) in sources.items() if rows.n > 1 and _range(x) == 0]
@@ -102,7 +102,7 @@ def refuse_constant(rows: Rows) -> None:
         )
     for name in constant:
         told = _range(sources[name][1])
-        if told > ROUNDING:
+        if told > SUM_ROUNDING:
             warnings.warn(
                 f"{name} is the same in all samples, though p(y|{name}) differs by {told:.2g}: "
                 "networks cannot tell them apart. Features of another layer or span?",

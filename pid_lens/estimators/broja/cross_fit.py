@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pid_lens.estimators.broja.from_posteriors import (
     Repair,
-    atoms_of,
+    atoms_of_masses,
     logs_of,
     masses_of,
     weights_of,
@@ -26,7 +26,7 @@ from pid_lens.estimators.broja.solver.binary import potentials_of
 from pid_lens.estimators.broja.solver.cells import Cells, distinct
 from pid_lens.estimators.broja.solver.certificate import pairing
 from pid_lens.estimators.broja.solver.quantise import solve_rows
-from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.estimators.common.entropy import NATS_PER_BIT, entropy
 from pid_lens.results import Atoms
 
@@ -92,7 +92,7 @@ def cross_fitted(
     """
     posteriors = logs_of(full=full, vision=vision, language=language)
     n = posteriors[0].shape[1]
-    of = torch.arange(n) if groups is None else clusters(groups, n)
+    of = torch.arange(n) if groups is None else as_clusters(groups, n)
     if ids is not None and (len(ids) != n or len(set(ids)) != n):
         raise ValueError(f"{n} samples need as many ids, all different; got {len(set(ids))}")
     if int(of.max()) + 1 < LEAST_CLUSTERS:
@@ -108,7 +108,9 @@ def cross_fitted(
     for i, learned in enumerate(bar):
         worths.append(halves[i ^ 1].worth(learned))
     union = torch.stack(worths).view(-1, 2).mean(1) / NATS_PER_BIT
-    return atoms_of(masses_of(weights, *posteriors), union=union, gap=torch.zeros_like(union))
+    return atoms_of_masses(
+        masses_of(weights, *posteriors), union=union, gap=torch.zeros_like(union)
+    )
 
 
 # ---------------------------------------------------------------- halves

@@ -21,16 +21,16 @@ from pid_lens.estimators.broja.strata import (
     strata_of,
 )
 from pid_lens.estimators.common.clusters import Groups, clusters_of, labels_of
-from pid_lens.estimators.common.entropy import NATS_PER_BIT, ratio
-from pid_lens.estimators.common.over_reads import Gathering, answered
+from pid_lens.estimators.common.entropy import NATS_PER_BIT, safe_ratio
+from pid_lens.estimators.common.over_reads import OverReads, posteriors_under
 from pid_lens.reads import TAU, Reads
 from pid_lens.results import Atoms, Spectrum
 
-NEEDED = ("full", "vision", "language")
+CONDITIONS_NEEDED = ("full", "vision", "language")
 
 
 @dataclass
-class BROJA(Gathering):
+class BROJA(OverReads):
     """The exact partial information decomposition of a model's answers, an ``Estimator``.
 
     Each layer is decomposed by `posterior_pid`. Samples are grouped by their number of options
@@ -81,7 +81,7 @@ class BROJA(Gathering):
             ValueError: no sample was seen, or one of the three conditions was not read.
         """
         reads = self.gathered()
-        log_p = answered(type(self).__name__, reads, NEEDED, self.tau)
+        log_p = posteriors_under(type(self).__name__, reads, CONDITIONS_NEEDED, self.tau)
         strata = strata_of(log_p, reads.mask)
         parts = [
             posterior_pid(*stratum.log_p.unbind(1), tol=self.tol, repair=self.repair)
@@ -152,10 +152,14 @@ def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
     """
     if reads.spread is None:
         return None
-    at = [reads.index(name) for name in NEEDED[1:]]
-    p = reads.posteriors(tau, NEEDED[1:]).exp()
+    at = [reads.index(name) for name in CONDITIONS_NEEDED[1:]]
+    p = reads.posteriors(tau, CONDITIONS_NEEDED[1:]).exp()
     answered = (reads.mass[:, at] >= tau)[..., None]
-    drawn = torch.tensor([reads.settings["drawn"][name] for name in NEEDED[1:]], device=p.device)
-    bias = ratio(reads.spread[:, at].double(), 2 * drawn[:, None, None] * p).where(answered, 0.0)
+    drawn = torch.tensor(
+        [reads.settings["drawn"][name] for name in CONDITIONS_NEEDED[1:]], device=p.device
+    )
+    bias = safe_ratio(reads.spread[:, at].double(), 2 * drawn[:, None, None] * p).where(
+        answered, 0.0
+    )
     told = (bias.sum(-1).mean(-1) / NATS_PER_BIT).where(drawn > 1, torch.nan)
     return told.cpu()

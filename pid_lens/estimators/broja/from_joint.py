@@ -12,7 +12,7 @@ from pid_lens.estimators.broja.solver.envelope import differentiable
 from pid_lens.estimators.broja.solver.interior_point import solve
 from pid_lens.estimators.broja.solver.solution import Solution
 from pid_lens.estimators.common.arrays import as_float64
-from pid_lens.estimators.common.entropy import NATS_PER_BIT, mutual_information
+from pid_lens.estimators.common.entropy import NATS_PER_BIT, table_information
 from pid_lens.results import Atoms, Unit
 
 
@@ -58,9 +58,9 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = 
         return (nats / NATS_PER_BIT).reshape(shape)
 
     return Atoms(
-        information=bits(mutual_information(flat.flatten(1, 2))),
-        information_vision=bits(mutual_information(p1)),
-        information_language=bits(mutual_information(p2)),
+        information=bits(table_information(flat.flatten(1, 2))),
+        information_vision=bits(table_information(p1)),
+        information_language=bits(table_information(p2)),
         union=bits(differentiable(p1, p2, solution)),
         gap=bits(solution.gap),
     ).to(unit)

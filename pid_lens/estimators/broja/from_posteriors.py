@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from pid_lens.estimators.broja.influence import Repaired, influence, pointwise
+from pid_lens.estimators.broja.influence import Repaired, posterior_influence, posterior_pointwise
 from pid_lens.estimators.broja.marginal_repair import rake, tilt
 from pid_lens.estimators.broja.solver.envelope import differentiable
 from pid_lens.estimators.broja.solver.quantise import solve_rows
 from pid_lens.estimators.broja.solver.solution import Solution
-from pid_lens.estimators.common.arrays import ROUNDING, as_float64
-from pid_lens.estimators.common.clusters import clusters
-from pid_lens.estimators.common.entropy import NATS_PER_BIT, mutual_information, ratio
+from pid_lens.estimators.common.arrays import SUM_ROUNDING, as_float64
+from pid_lens.estimators.common.clusters import as_clusters
+from pid_lens.estimators.common.entropy import NATS_PER_BIT, safe_ratio, table_information
 from pid_lens.results import Atoms, SampledAtoms, Unit
 
 Repair = Literal["rake", "tilt"]
@@ -112,7 +112,7 @@ def posterior_pid(
     repaired = [masses_of(w, *posteriors) for w in order]
     (first, second), solution = _decompose(repaired, tol)
     second = {k: v.where(balance.feasible, torch.nan) for k, v in second.items()}
-    full_, vision_, language_ = (ratio(m.detach(), order[0][..., None]) for m in repaired[0])
+    full_, vision_, language_ = (safe_ratio(m.detach(), order[0][..., None]) for m in repaired[0])
     a, b = (dual[: len(even)] for dual in (solution.dual_vision, solution.dual_language))
     given = Repaired(order[0], full_, vision_, language_, a, b)
     return PosteriorAtoms(
@@ -121,9 +121,9 @@ def posterior_pid(
         ess=balance.ess,
         feasible=balance.feasible,
         sensitivity=Atoms(**second),
-        pointwise=pointwise(given),
-        influence=influence(given, repair, balance.feasible),
-        groups=None if groups is None else clusters(groups, even.shape[1]),
+        pointwise=posterior_pointwise(given),
+        influence=posterior_influence(given, repair, balance.feasible),
+        groups=None if groups is None else as_clusters(groups, even.shape[1]),
     ).to(unit)
 
 
@@ -135,9 +135,9 @@ def _decompose(
     tols = vision.new_tensor([tol, max(tol, _SENSITIVE)]).repeat_interleave(len(full) // 2)
     solution = solve_rows(vision.detach(), language.detach(), tol=tols * NATS_PER_BIT)
     totals = {
-        "information": mutual_information(full),
-        "information_vision": mutual_information(vision),
-        "information_language": mutual_information(language),
+        "information": table_information(full),
+        "information_vision": table_information(vision),
+        "information_language": table_information(language),
         "union": differentiable(vision, language, solution),
         "gap": solution.gap,
     }
@@ -145,11 +145,11 @@ def _decompose(
     return [{k: v[i] for k, v in parts.items()} for i in range(len(repaired))], solution
 
 
-def atoms_of(masses: tuple[Tensor, ...], **union: Any) -> Atoms:
+def atoms_of_masses(masses: tuple[Tensor, ...], **union: Any) -> Atoms:
     """The atoms of repaired masses, given ``union`` and its ``gap``, bits."""
     names = ("information", "information_vision", "information_language")
     values: dict[str, Any] = {
-        name: mutual_information(p) / NATS_PER_BIT for name, p in zip(names, masses, strict=True)
+        name: table_information(p) / NATS_PER_BIT for name, p in zip(names, masses, strict=True)
     }
     return Atoms(**values, **union)
 
@@ -159,7 +159,7 @@ def plug_in(posteriors: list[Tensor], repair: Repair, tol: float) -> Atoms:
     masses = masses_of(weights_of(posteriors, repair), *posteriors)
     solution = solve_rows(masses[1], masses[2], tol=tol * NATS_PER_BIT)
     union = (solution.lower + solution.upper) / 2
-    return atoms_of(masses, union=union / NATS_PER_BIT, gap=solution.gap / NATS_PER_BIT)
+    return atoms_of_masses(masses, union=union / NATS_PER_BIT, gap=solution.gap / NATS_PER_BIT)
 
 
 def weights_of(posteriors: list[Tensor], repair: Repair) -> Float64[Tensor, "layers n"]:
@@ -209,7 +209,7 @@ def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
     for name, x in tensors.items():
         if bool(x.isnan().any() | (x == torch.inf).any()):
             raise ValueError(f"{name} has NaN or +inf; pass log-probabilities (-inf is allowed)")
-        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < ROUNDING).all() & (x.shape[-1] > 1)):
+        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < SUM_ROUNDING).all() & (x.shape[-1] > 1)):
             raise ValueError(f"{name} looks like probabilities; pass their logs, {name}.log()")
         if bool((x == -torch.inf).all(-1).any()):
             raise ValueError(
@@ -217,8 +217,8 @@ def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
                 "it a uniform posterior"
             )
         off = (x.logsumexp(-1).exp() - 1).abs()
-        if bool((off > ROUNDING).any()):
-            layer, row = off.gt(ROUNDING).nonzero()[0].tolist()
+        if bool((off > SUM_ROUNDING).any()):
+            layer, row = off.gt(SUM_ROUNDING).nonzero()[0].tolist()
             raise ValueError(
                 f"{name} must be logs of probabilities that sum to 1 in every row; those of layer "
                 f"{layer}, sample {row} sum to {float(x[layer, row].exp().sum()):.4g}. Logits, or "

@@ -35,7 +35,7 @@ class Repaired:
         return (self.weights[..., None] * self.full).sum(1, keepdim=True)
 
 
-def pointwise(given: Repaired) -> Atoms:
+def posterior_pointwise(given: Repaired) -> Atoms:
     """Each sample's contribution to each information and atom, bits; weighted, they add up.
 
     With potentials a, b of the dual (in nats) and p the answers' marginal, sample i contributes
@@ -60,7 +60,7 @@ def pointwise(given: Repaired) -> Atoms:
     return _atoms({name: scale * value for name, value in values.items()})
 
 
-def influence(given: Repaired, repair: str, feasible: Tensor) -> Atoms:
+def posterior_influence(given: Repaired, repair: str, feasible: Tensor) -> Atoms:
     r"""How far one more sample like this one would move each value, times n; bits, mean 0.
 
     The empirical influence function. By the envelope theorem the dual variables are the

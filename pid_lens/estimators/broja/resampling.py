@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from pid_lens.estimators.broja.from_posteriors import Repair, logs_of, plug_in
-from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.results import FIELDS, Atoms
 
 Logs = Tensor | np.ndarray
@@ -64,7 +64,7 @@ def bootstrap(
         raise ValueError(f"a bootstrap needs at least two draws; got {draws}")
     posteriors = logs_of(full=full, vision=vision, language=language)
     n = posteriors[0].shape[1]
-    of = torch.arange(n) if groups is None else clusters(groups, n)
+    of = torch.arange(n) if groups is None else as_clusters(groups, n)
     count = int(of.max()) + 1
     generator = torch.Generator().manual_seed(seed)
     found = []

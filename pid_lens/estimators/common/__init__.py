@@ -1,1 +1,1 @@
-"""TODO."""
+"""What families of estimators share: arrays, entropies, clusters, folds, principal components."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROUNDING = 1e-2
+SUM_ROUNDING = 1e-2
 """What the probabilities of a row may sum to beside 1, as half precision rounds them."""
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 
-def clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Tensor, " n"]:
+def as_clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Tensor, " n"]:
     """Labels of any kind as numbers from 0.
 
     Raises:
@@ -60,4 +60,4 @@ def clusters_of(ids: Sequence[str], groups: Groups | None) -> Int64[Tensor, " n"
         tensor([0, 0, 1])
     """
     labels = labels_of(ids, groups)
-    return None if labels is None else clusters(labels, len(ids))
+    return None if labels is None else as_clusters(labels, len(ids))

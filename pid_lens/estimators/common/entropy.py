@@ -27,7 +27,7 @@ def entropy(masses: Float64[Tensor, "*batch answers"]) -> Float64[Tensor, "*batc
     return -torch.xlogy(masses, masses).sum(-1)
 
 
-def mutual_information(joint: Float64[Tensor, "*batch n answers"]) -> Float64[Tensor, "*batch"]:
+def table_information(joint: Float64[Tensor, "*batch n answers"]) -> Float64[Tensor, "*batch"]:
     """I(X; Y) = sum p(x,y) log(p(y|x) / p(y)), nats.
 
     Written with posteriors over the prior, so that a source without information reads 0 to
@@ -41,14 +41,14 @@ def mutual_information(joint: Float64[Tensor, "*batch n answers"]) -> Float64[Te
 
     Example:
         >>> copy = torch.eye(2, dtype=torch.float64) / 2
-        >>> mutual_information(copy) / NATS_PER_BIT
+        >>> table_information(copy) / NATS_PER_BIT
         tensor(1., dtype=torch.float64)
     """
     prior, rows = joint.sum(-2, keepdim=True), joint.sum(-1, keepdim=True)
-    likelier = ratio(joint, rows * prior)
+    likelier = safe_ratio(joint, rows * prior)
     return (joint * likelier.where(joint > 0, 1.0).log()).sum((-2, -1))
 
 
-def ratio(part: Tensor, whole: Tensor) -> Tensor:
+def safe_ratio(part: Tensor, whole: Tensor) -> Tensor:
     """Part / whole, 0 where the whole is 0."""
     return torch.where(whole > 0, part / whole.where(whole > 0, 1.0), 0.0)

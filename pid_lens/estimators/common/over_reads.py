@@ -9,16 +9,16 @@ from typing import Self, TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from pid_lens.reads import Pile, Reads
+from pid_lens.reads import Reads, ReadsBuffer
 
 _Kind = TypeVar("_Kind")
 
 
 @dataclass
-class Gathering:
+class OverReads:
     """Keeps reads as they come, beyond a gigabyte on disk; one that came before is replaced."""
 
-    _pile: Pile = field(default_factory=Pile, init=False, repr=False, compare=False)
+    _pile: ReadsBuffer = field(default_factory=ReadsBuffer, init=False, repr=False, compare=False)
 
     def update(self, reads: Reads) -> Self:
         """Takes in more samples; one that came before is replaced.
@@ -61,13 +61,13 @@ class Gathering:
         return reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
 
 
-def taken(kind: type[_Kind], estimator: object) -> _Kind:
+def settings_from(kind: type[_Kind], estimator: object) -> _Kind:
     """A record of settings, made of the attributes of the same names."""
     names = (one.name for one in fields(kind))  # type: ignore[arg-type]
     return kind(**{name: getattr(estimator, name) for name in names})
 
 
-def answered(
+def posteriors_under(
     estimator: str, reads: Reads, conditions: Sequence[str], tau: float
 ) -> Float[Tensor, "layers conditions n answers"]:
     """The posteriors under the conditions that an estimator needs, in its order.
@@ -84,7 +84,7 @@ def answered(
     return reads.posteriors(tau, conditions)
 
 
-def refuse_lacking(estimator: str, reads: Reads, states: Iterable[str]) -> None:
+def require_states(estimator: str, reads: Reads, states: Iterable[str]) -> None:
     """States that an estimator needs must have been kept.
 
     Raises:
@@ -106,7 +106,7 @@ def _pooled(name: str) -> str:
     return f"Pooled({span!r}, token='last')" if last else f"Pooled({name!r})"
 
 
-def sound_states(reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
+def require_finite(reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
     """One of the states, every number of it finite.
 
     Raises:

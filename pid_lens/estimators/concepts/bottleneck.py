@@ -22,7 +22,7 @@ HOPELESS = 100.0
 
 
 @dataclass(frozen=True)
-class Rows:
+class BottleneckRows:
     """What bottlenecks learn from and are asked about, one row a sample (and layer)."""
 
     states: Float[Tensor, "rows width"]
@@ -42,7 +42,7 @@ class Answers(NamedTuple):
     """Whether training ended because judges saw no more progress, or without judges."""
 
 
-def held_out(rows: Rows, recipe: BottleneckRecipe, seed: int) -> Answers:
+def answer_held_out(rows: BottleneckRows, recipe: BottleneckRecipe, seed: int) -> Answers:
     """The log-probability of each concept given a state, by bottlenecks that never saw the row.
 
     For every pair of folds one bottleneck is trained on the others. Each of the two is the
@@ -70,7 +70,7 @@ def held_out(rows: Rows, recipe: BottleneckRecipe, seed: int) -> Answers:
             at = rows.folds == fold
             total[at] += committee.log_probs(models, at, weights).double().exp().sum(0)
     found = (total / total.sum(-1, keepdim=True)).log()
-    _refuse_diverged(bool(found.isfinite().all()), recipe)
+    _require_converged(bool(found.isfinite().all()), recipe)
     return Answers(found, finished)
 
 
@@ -87,7 +87,7 @@ def _judged(committee: Committee, recipe: BottleneckRecipe) -> tuple[list[list[T
             _keep(kept[place], committee.weights, better)
         best = torch.minimum(best, losses)
         reached = float(losses.mean())
-        _refuse_diverged(reached < HOPELESS, recipe)
+        _require_converged(reached < HOPELESS, recipe)
         waited = 0 if reached < least - PROGRESS else waited + 1
         least = least if waited else reached
         if waited == recipe.patience:
@@ -95,7 +95,7 @@ def _judged(committee: Committee, recipe: BottleneckRecipe) -> tuple[list[list[T
     return kept, False
 
 
-def _refuse_diverged(sound: bool, recipe: BottleneckRecipe) -> None:
+def _require_converged(sound: bool, recipe: BottleneckRecipe) -> None:
     if not sound:
         raise ValueError(
             "the training of a bottleneck diverged: lower its rate, BottleneckRecipe(rate=...); "
@@ -123,7 +123,9 @@ def _members(folds: Int64[Tensor, " models"]) -> Iterator[tuple[int, Tensor]]:
 class Committee:
     """Bottlenecks side by side, each of which learns from all folds but one or two."""
 
-    def __init__(self, rows: Rows, recipe: BottleneckRecipe, generator: torch.Generator) -> None:
+    def __init__(
+        self, rows: BottleneckRows, recipe: BottleneckRecipe, generator: torch.Generator
+    ) -> None:
         """Starts every bottleneck at the mean of what it will learn from."""
         self.rows, self.recipe, self.generator = rows, recipe, generator
         out = 1 if recipe.patience is None else 2
@@ -201,7 +203,7 @@ class Committee:
         return mask.bernoulli_(kept, generator=self.generator) / kept
 
 
-def _prior(rows: Rows, learned: Tensor) -> Float[Tensor, "groups concepts"]:
+def _prior(rows: BottleneckRows, learned: Tensor) -> Float[Tensor, "groups concepts"]:
     """The log of each group's mean concepts, one sample of all groups' added to each."""
     concepts, groups = rows.concepts[learned], rows.groups[learned]
     overall = (concepts.sum(0) + 1 / concepts.shape[1]) / (len(concepts) + 1)

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-LEAST = 1e-300
+SMALLEST = 1e-300
 
 
-def bound(
+def information_bound(
     targets: Float64[Tensor, "n concepts"],
     outputs: Float64[Tensor, "layers n concepts"],
     groups: Int64[Tensor, " n"],
@@ -18,7 +18,7 @@ def bound(
     return (targets * (outputs - _log(_means(targets, groups))[groups])).sum(-1)
 
 
-def lacked(
+def lacked_information(
     targets: Float64[Tensor, "n concepts"], outputs: Float64[Tensor, "layers n concepts"]
 ) -> Float64[Tensor, "layers n"]:
     """KL(target || output)."""
@@ -40,7 +40,7 @@ def shortfall(
     sums = targets.new_zeros(cells.shape[1], targets.shape[1])
     sums.index_add_(0, cell, targets - means[groups])
     squares = torch.zeros_like(means).index_add_(0, cells[0], sums.square())
-    return float((squares / sizes[:, None] / means.clamp_min(LEAST)).sum()) / (2 * len(targets))
+    return float((squares / sizes[:, None] / means.clamp_min(SMALLEST)).sum()) / (2 * len(targets))
 
 
 def _means(values: Tensor, groups: Tensor) -> Float64[Tensor, "groups concepts"]:
@@ -50,4 +50,4 @@ def _means(values: Tensor, groups: Tensor) -> Float64[Tensor, "groups concepts"]
 
 
 def _log(p: Tensor) -> Tensor:
-    return p.clamp_min(LEAST).log()
+    return p.clamp_min(SMALLEST).log()

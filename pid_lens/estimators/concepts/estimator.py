@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 
 from pid_lens.estimators.common.clusters import Groups, labels_of
-from pid_lens.estimators.common.over_reads import Gathering, refuse_lacking, sound_states, taken
-from pid_lens.estimators.concepts.held_out_information import Settings, informed
-from pid_lens.estimators.concepts.recipe import BottleneckRecipe, Constants
+from pid_lens.estimators.common.over_reads import (
+    OverReads,
+    require_finite,
+    require_states,
+    settings_from,
+)
+from pid_lens.estimators.concepts.held_out_information import Settings, measure_concepts
+from pid_lens.estimators.concepts.recipe import BottleneckConstants, BottleneckRecipe
 from pid_lens.reads import Reads
 from pid_lens.results import Curve, Unit
 
 
 @dataclass
-class ConceptBottleneck(Gathering):
+class ConceptBottleneck(OverReads):
     """What states tell about concepts beyond what the question gives away, an ``Estimator``.
 
     See `concept_information` for what is computed and what it means. With ``groups`` the result
@@ -54,13 +59,13 @@ class ConceptBottleneck(Gathering):
     """Name of the states to read, as in ``Lens(..., states=[Pooled("answer")])``."""
     shared: bool = False
     """One bottleneck for all layers instead of one for each."""
-    constants: Constants | BottleneckRecipe = "default"
+    constants: BottleneckConstants | BottleneckRecipe = "default"
     seed: int = 0
     unit: Unit = "bits"
     progress: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
-        taken(Settings, self)
+        settings_from(Settings, self)
         for name in ("concepts", "groups", "clusters"):
             given, default = getattr(self, name), "label" if name == "concepts" else None
             if not (isinstance(given, str | None) and given == default):
@@ -73,7 +78,7 @@ class ConceptBottleneck(Gathering):
         Raises:
             ValueError: the state was not kept, or these reads cannot be mixed with those before.
         """
-        refuse_lacking(type(self).__name__, reads, [self.state])
+        require_states(type(self).__name__, reads, [self.state])
         return super().update(reads)
 
     def result(self) -> Curve:
@@ -84,9 +89,9 @@ class ConceptBottleneck(Gathering):
                 not finite; and what `concept_information` refuses.
         """
         reads = self.in_order()
-        found, said = informed(
-            taken(Settings, self),
-            sound_states(reads, self.state),
+        found, said = measure_concepts(
+            settings_from(Settings, self),
+            require_finite(reads, self.state),
             self._concepts(reads),
             labels_of(reads.ids, self.groups),
             labels_of(reads.ids, self.clusters, "clusters"),

@@ -12,10 +12,10 @@ from torch import Tensor
 from pid_lens.estimators.concepts.held_out_information import (
     ConceptInformation,
     Settings,
-    informed,
+    measure_concepts,
 )
 from pid_lens.estimators.concepts.inputs import Labels
-from pid_lens.estimators.concepts.recipe import BottleneckRecipe, Constants
+from pid_lens.estimators.concepts.recipe import BottleneckConstants, BottleneckRecipe
 from pid_lens.results import Unit
 
 
@@ -26,7 +26,7 @@ def concept_information(
     groups: Labels | None = None,
     clusters: Labels | None = None,
     shared: bool = False,
-    constants: Constants | BottleneckRecipe = "default",
+    constants: BottleneckConstants | BottleneckRecipe = "default",
     seed: int = 0,
     unit: Unit = "bits",
     progress: bool = True,
@@ -123,7 +123,7 @@ def concept_information(
         ConceptInformation(layer 0: unconditional=1.000 of 1.000 bits; n=400, 1 layers, 2 concepts)
     """
     settings = Settings(shared, constants, seed, unit, progress)
-    found, said = informed(settings, hidden, concepts, groups, clusters, ids, layers)
+    found, said = measure_concepts(settings, hidden, concepts, groups, clusters, ids, layers)
     for words in said:
         warnings.warn(words, stacklevel=2)
     return found

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from pid_lens.estimators.common.clusters import clusters as numbered
+from pid_lens.estimators.common.clusters import as_clusters as numbered
 from pid_lens.estimators.concepts.inputs import Inputs, Labels
 
 
-def grouped(groups: Labels, given: Inputs, least: int) -> Int64[Tensor, " n"]:
+def group_rows(groups: Labels, given: Inputs, least: int) -> Int64[Tensor, " n"]:
     """Question groups as numbers.
 
     Raises:
@@ -44,7 +44,7 @@ def _too_few(name: object, inside: Tensor, given: Inputs, least: int) -> str:
     )
 
 
-def exchanged(groups: Int64[Tensor, " n"], given: Inputs, seed: int) -> Int64[Tensor, " n"]:
+def exchange_within(groups: Int64[Tensor, " n"], given: Inputs, seed: int) -> Int64[Tensor, " n"]:
     """Groups that tell nothing: every cluster takes those of another one, drawn at random.
 
     A sample without clusters is its own. Clusters hand on all their labels, so that a group

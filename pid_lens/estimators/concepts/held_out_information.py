@@ -11,18 +11,18 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.concepts.bottleneck import held_out
-from pid_lens.estimators.concepts.bounds import bound, lacked, shortfall
-from pid_lens.estimators.concepts.groups import exchanged, grouped
-from pid_lens.estimators.concepts.inputs import Inputs, Labels, inputs, named
-from pid_lens.estimators.concepts.recipe import BottleneckRecipe, Constants, recipe_of
-from pid_lens.results import NATS, Curve, Unit, refuse_unit
+from pid_lens.estimators.concepts.bottleneck import answer_held_out
+from pid_lens.estimators.concepts.bounds import information_bound, lacked_information, shortfall
+from pid_lens.estimators.concepts.groups import exchange_within, group_rows
+from pid_lens.estimators.concepts.inputs import Inputs, Labels, as_concept_inputs, name_concepts
+from pid_lens.estimators.concepts.recipe import BottleneckConstants, BottleneckRecipe, recipe_of
+from pid_lens.results import NATS, Curve, Unit, require_unit
 
 MOST_SHORTFALL = 0.05
 """Bits that estimated marginals may take off a bound without a warning."""
 ERRORS = 2
 """So many standard errors a gain must be beyond chance not to be doubted."""
-NAMES = {
+CURVE_NAMES = {
     "unconditional": "I(concepts; state), at least",
     "conditional": "I(concepts; state | question), at least",
     "gain": "visual information gain",
@@ -40,14 +40,14 @@ class Settings:
     """What is computed, and how."""
 
     shared: bool
-    constants: Constants | BottleneckRecipe
+    constants: BottleneckConstants | BottleneckRecipe
     seed: int
     unit: Unit
     progress: bool
 
     def __post_init__(self) -> None:
         recipe_of(self.constants)
-        refuse_unit(self.unit)
+        require_unit(self.unit)
 
     @property
     def recipe(self) -> BottleneckRecipe:
@@ -111,7 +111,7 @@ class ConceptInformation:
 
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
-def informed(
+def measure_concepts(
     settings: Settings,
     hidden: Any,
     concepts: Any,
@@ -121,20 +121,25 @@ def informed(
     layers: Sequence[int] | None,
 ) -> tuple[ConceptInformation, list[str]]:
     """What `concept_information` returns, and what it warns of."""
-    given = inputs(hidden, concepts, clusters, settings.recipe.folds, settings.seed)
+    given = as_concept_inputs(hidden, concepts, clusters, settings.recipe.folds, settings.seed)
     n = len(given.targets)
-    names, numbers = named(ids, n, "ids", str), named(layers, len(given.states), "layers", int)
+    names, numbers = (
+        name_concepts(ids, n, "ids", str),
+        name_concepts(layers, len(given.states), "layers", int),
+    )
     ask = _Asking(given, settings, numbers)
     everyone = torch.zeros(n, dtype=torch.long)
     within = everyone
     if groups is not None:
-        within = grouped(groups, given, settings.recipe.fewest_folds)
+        within = group_rows(groups, given, settings.recipe.fewest_folds)
     said = _uncertain(given, within)
     outputs = ask(everyone)
     found = _unconditional(given.targets, outputs)
     if groups is not None:
-        chance = exchanged(within, given, settings.seed)
-        conditional, by_chance = (bound(given.targets, ask(of), of) for of in (within, chance))
+        chance = exchange_within(within, given, settings.seed)
+        conditional, by_chance = (
+            information_bound(given.targets, ask(of), of) for of in (within, chance)
+        )
         found |= _gains(found, conditional, by_chance)
     curve = partial(
         Curve,
@@ -145,7 +150,9 @@ def informed(
         settings=settings.record,
         groups=given.clusters,
     )
-    curves = {k: curve(name=NAMES[k], pointwise=x).to(settings.unit) for k, x in found.items()}
+    curves = {
+        k: curve(name=CURVE_NAMES[k], pointwise=x).to(settings.unit) for k, x in found.items()
+    }
     of = ("unconditional", "conditional", "gain", "gain_by_chance", "gain_beyond_chance")
     result = ConceptInformation(
         **{name: curves.get(name) for name in of},  # type: ignore[arg-type]
@@ -170,7 +177,7 @@ class _Asking:
         one = self.settings
         parts = self.given.rows(groups, one.shared)
         shown = tqdm(parts, "bottlenecks", delay=2, leave=False, disable=not one.progress)
-        answers = [held_out(rows, one.recipe, one.seed) for rows in shown]
+        answers = [answer_held_out(rows, one.recipe, one.seed) for rows in shown]
         early = [not answer.finished for answer in answers] * (len(self.layers) // len(parts))
         self.early = [a or b for a, b in zip(self.early, early, strict=True)]
         found = torch.cat([answer.log_probs.cpu() for answer in answers])
@@ -188,8 +195,8 @@ class _Asking:
 
 
 def _unconditional(targets: Tensor, outputs: Tensor) -> dict[str, Float64[Tensor, "layers n"]]:
-    told = bound(targets, outputs, torch.zeros(len(targets), dtype=torch.long))
-    lacking = lacked(targets, outputs)
+    told = information_bound(targets, outputs, torch.zeros(len(targets), dtype=torch.long))
+    lacking = lacked_information(targets, outputs)
     return {"unconditional": told, "available": told + lacking, "paper_unconditional": lacking}
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pid_lens.estimators.common.arrays import as_float64
-from pid_lens.estimators.common.clusters import clusters as numbered
+from pid_lens.estimators.common.clusters import as_clusters as numbered
 from pid_lens.estimators.common.folds import folds_of
-from pid_lens.estimators.concepts.bottleneck import Rows
+from pid_lens.estimators.concepts.bottleneck import BottleneckRows
 
 Name = TypeVar("Name")
 Labels = Sequence[Any] | Tensor | np.ndarray
@@ -33,7 +33,7 @@ class Inputs:
     folds: Int64[Tensor, " n"]
     clusters: Int64[Tensor, " n"] | None
 
-    def rows(self, groups: Int64[Tensor, " n"], shared: bool) -> list[Rows]:
+    def rows(self, groups: Int64[Tensor, " n"], shared: bool) -> list[BottleneckRows]:
         """Those of each bottleneck: one a layer, or one for all. More than one group is told."""
         count = int(groups.max()) + 1
         told = F.one_hot(groups, count).float() if count > 1 else self.states[0][:, :0]
@@ -41,14 +41,16 @@ class Inputs:
         parts = [torch.cat(states)] if shared else states
         return [self._repeated(x, groups) for x in parts]
 
-    def _repeated(self, states: Tensor, groups: Tensor) -> Rows:
+    def _repeated(self, states: Tensor, groups: Tensor) -> BottleneckRows:
         times = len(states) // len(groups)
         common = (self.targets.float(), groups, self.folds)
         repeated = (x.repeat(times, *[1] * (x.ndim - 1)).to(states.device) for x in common)
-        return Rows(states, *repeated)
+        return BottleneckRows(states, *repeated)
 
 
-def inputs(hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed: int) -> Inputs:
+def as_concept_inputs(
+    hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed: int
+) -> Inputs:
     """Checks and prepares; what is refused and why: `concept_information`."""
     states = _standardised(hidden)
     n = len(states[0])
@@ -56,7 +58,7 @@ def inputs(hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed
     return Inputs(states, _targets(concepts, n), _folds(n, folds, seed, of), of)
 
 
-def named(
+def name_concepts(
     given: Sequence[Any] | None, count: int, of: str, kind: Callable[[Any], Name]
 ) -> tuple[Name, ...]:
     """The names of samples or layers, their positions by default.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal
 
-Constants = Literal["default", "paper"]
+BottleneckConstants = Literal["default", "paper"]
 
 
 def _counted(name: str, value: Any) -> int:
@@ -69,7 +69,7 @@ class BottleneckRecipe:
         return 2 if self.patience is None else 3
 
 
-RECIPES: dict[Constants, BottleneckRecipe] = {
+BOTTLENECK_RECIPES: dict[BottleneckConstants, BottleneckRecipe] = {
     "default": BottleneckRecipe(),
     "paper": BottleneckRecipe(
         widths=(512, 128), rate=1e-4, epochs=50, patience=None, dropout=0, folds=10
@@ -79,7 +79,7 @@ RECIPES: dict[Constants, BottleneckRecipe] = {
 https://openreview.net/forum?id=pQm66IPmeE, where one bottleneck serves all layers."""
 
 
-def recipe_of(constants: Constants | BottleneckRecipe) -> BottleneckRecipe:
+def recipe_of(constants: BottleneckConstants | BottleneckRecipe) -> BottleneckRecipe:
     """The recipe that is meant.
 
     Raises:
@@ -87,8 +87,9 @@ def recipe_of(constants: Constants | BottleneckRecipe) -> BottleneckRecipe:
     """
     if isinstance(constants, BottleneckRecipe):
         return constants
-    if constants not in RECIPES:
+    if constants not in BOTTLENECK_RECIPES:
         raise ValueError(
-            f"constants must be one of {tuple(RECIPES)} or a BottleneckRecipe; got {constants!r}"
+            f"constants must be one of {tuple(BOTTLENECK_RECIPES)} or a BottleneckRecipe; got "
+            f"{constants!r}"
         )
-    return RECIPES[constants]
+    return BOTTLENECK_RECIPES[constants]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pid_lens.estimators.flow.gaussianity import Gaussianity
-from pid_lens.estimators.gaussian.from_samples import apart, uncertain
+from pid_lens.estimators.gaussian.from_samples import is_uncertain, width_between
 from pid_lens.results import Atoms, SampledAtoms, Unit
 
 VARIABLES = ("answer", "vision", "language")
@@ -41,13 +41,13 @@ class FlowAtoms(SampledAtoms):
     @property
     def width(self) -> float:
         """How far plug-in and cross-fitted atoms are apart at most."""
-        return float(apart(self, self.bracket))
+        return float(width_between(self, self.bracket))
 
     @property
     def doubtful(self) -> bool:
         """Whether it is clearly not Gaussian, infinite, without flows or wide in its bracket."""
         clear = any(after.clear for _, after in self.gaussianity.values())
-        return clear or not self.bounded or bool(uncertain(self, self.bracket))
+        return clear or not self.bounded or bool(is_uncertain(self, self.bracket))
 
     def _in_unit(self, unit: Unit) -> dict[str, Any]:
         return super()._in_unit(unit) | {"bracket": self.bracket.to(unit)}

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 from pid_lens.estimators.common.clusters import Groups, clusters_of
-from pid_lens.estimators.common.over_reads import Gathering, refuse_lacking, sound_states, taken
+from pid_lens.estimators.common.over_reads import (
+    OverReads,
+    require_finite,
+    require_states,
+    settings_from,
+)
 from pid_lens.estimators.flow.atoms import FlowAtoms
-from pid_lens.estimators.flow.from_samples import decomposed, reduced
+from pid_lens.estimators.flow.from_samples import decompose_flows, reduce_variables
 from pid_lens.estimators.flow.inputs import FlowSettings, warn_if_many
 from pid_lens.estimators.flow.reduction import Components
-from pid_lens.estimators.gaussian.estimator import NEEDED, Target
+from pid_lens.estimators.gaussian.estimator import STATES_NEEDED, Target
 from pid_lens.estimators.gaussian.from_covariance import Redundancy
 from pid_lens.reads import Reads
 from pid_lens.results import FIELDS, Atoms, Spectrum, Unit
@@ -23,7 +28,7 @@ _STATE_OF = {"answer": "answer", "vision": "image", "language": "question"}
 
 
 @dataclass
-class FlowPID(Gathering):
+class FlowPID(OverReads):
     """PID Flow: the decomposition of a model's states after flows, an ``Estimator``.
 
     X1 is the mean state of the image, X2 that of the question, Y the state at the answer
@@ -106,7 +111,7 @@ class FlowPID(Gathering):
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
         """
-        refuse_lacking(type(self).__name__, reads, NEEDED)
+        require_states(type(self).__name__, reads, STATES_NEEDED)
         return super().update(reads)
 
     def result(self) -> Spectrum:
@@ -140,12 +145,12 @@ class FlowPID(Gathering):
 
     def _decomposed(self, layer: int, kept: dict[str, Components], of: Tensor | None) -> FlowAtoms:
         try:
-            return decomposed(kept, self._settings(), of)
+            return decompose_flows(kept, self._settings(), of)
         except ValueError as error:
             raise ValueError(f"layer {layer}: {error}") from error
 
     def _settings(self) -> FlowSettings:
-        return taken(FlowSettings, self)
+        return settings_from(FlowSettings, self)
 
     def _said(self) -> dict[str, Any]:
         shown = (f.name for f in fields(self) if f.repr and f.name != "unit")
@@ -155,17 +160,17 @@ class FlowPID(Gathering):
     def _layers(self, reads: Reads) -> list[dict[str, Components]]:
         """Each layer's components, those of a last-layer answer once for all."""
         kept = {
-            name: [self._kept(x) for x in sound_states(reads, state)]
+            name: [self._kept(x) for x in require_finite(reads, state)]
             for name, state in _STATE_OF.items()
             if name != "answer" or self.target == "same"
         }
         if self.target == "last":
-            last = self._kept(sound_states(reads, "answer")[-1])
+            last = self._kept(require_finite(reads, "answer")[-1])
             kept["answer"] = [last] * len(reads.layers)
         return [dict(zip(kept, layer, strict=True)) for layer in zip(*kept.values(), strict=True)]
 
     def _kept(self, state: Tensor) -> Components:
-        return reduced(state.double(), self._settings())
+        return reduce_variables(state.double(), self._settings())
 
 
 def _stacked(found: list[Any]) -> dict[str, Any]:

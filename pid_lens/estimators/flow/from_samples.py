@@ -10,17 +10,22 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.estimators.flow.atoms import VARIABLES, FlowAtoms
 from pid_lens.estimators.flow.gaussianise import Gaussianised, UnboundedError, gaussianise
 from pid_lens.estimators.flow.gaussianity import Gaussianity, gaussianity
-from pid_lens.estimators.flow.inputs import FlowSettings, checked, refuse_few, warn_if_many
+from pid_lens.estimators.flow.inputs import (
+    FlowSettings,
+    as_flow_inputs,
+    require_samples,
+    warn_if_many,
+)
 from pid_lens.estimators.flow.reduction import Components, principal_components
 from pid_lens.estimators.gaussian.from_covariance import Redundancy
 from pid_lens.estimators.gaussian.from_samples import GaussianBracket, gaussian_pid_samples
 from pid_lens.results import FIELDS, Unit
 
-NARROW = 16
+MOST_NARROW = 16
 """A variable of no more coordinates is not reduced for the sake of its variance: they may have
 units of their own, and there are few."""
 
@@ -114,19 +119,19 @@ def flow_pid(
         variance, components, redundancy, joint, transforms, steps, folds, seed, unit
     )
     rows = {"answer": answer, "vision": vision, "language": language}
-    kept = {name: reduced(x, settings) for name, x in checked(rows).items()}
+    kept = {name: reduce_variables(x, settings) for name, x in as_flow_inputs(rows).items()}
     warn_if_many([kept])
-    of = None if groups is None else clusters(groups, len(kept["answer"].values))
-    return decomposed(kept, settings, of, progress)
+    of = None if groups is None else as_clusters(groups, len(kept["answer"].values))
+    return decompose_flows(kept, settings, of, progress)
 
 
-def reduced(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components:
+def reduce_variables(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components:
     """The principal components that the settings ask for."""
-    share = settings.variance if x.shape[1] > NARROW else 1.0
+    share = settings.variance if x.shape[1] > MOST_NARROW else 1.0
     return principal_components(x, share, settings.components)
 
 
-def decomposed(
+def decompose_flows(
     kept: dict[str, Components],
     settings: FlowSettings,
     groups: Int64[Tensor, " n"] | None = None,
@@ -139,7 +144,7 @@ def decomposed(
     """
     before = {name: kept[name].values for name in VARIABLES}
     n, used = len(before["answer"]), [name for name in VARIABLES if before[name].shape[1]]
-    refuse_few(n, sum(x.shape[1] for x in before.values()), settings.folds)
+    require_samples(n, sum(x.shape[1] for x in before.values()), settings.folds)
     plain = _bracket(before, settings, groups)
     found, bounded = Gaussianised(tuple(before[name] for name in used), 0.0, 0), True
     if len(used) > 1 and bool(plain.plug_in.information.isfinite()):

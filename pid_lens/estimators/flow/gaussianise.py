@@ -13,13 +13,13 @@ from torch import Tensor
 from pid_lens.estimators.common.folds import folds_of
 from pid_lens.estimators.flow.axes import independent_axes
 from pid_lens.estimators.flow.splines import Flow, Shape
-from pid_lens.estimators.flow.start import Start, start
+from pid_lens.estimators.flow.start import Start, starting_flow
 
-RATE, HALVED = 0.05, 30
+FLOW_RATE, HALVED = 0.05, 30
 """Adam's rate at first, and after how many steps it is half of it; it falls as 1 / steps."""
-BATCH = 1024
+BATCH_ROWS = 1024
 """Samples in a step, at least; fewer than twice as many are taken whole."""
-PATIENCE = 30
+FLOW_PATIENCE = 30
 """After so many steps without a gain training ends."""
 LEAST_GAIN = 0.02
 """Nats a held-out sample that count as none."""
@@ -71,7 +71,8 @@ def gaussianise(
 
     Args:
         variables: [n, d_i] each, of full rank.
-        whole: for each, whether its coordinates mean something by themselves (see `start`).
+        whole: for each, whether its coordinates mean something by themselves (see
+            `starting_flow`).
         joint: let rotations mix the variables, before the first splines too.
         transforms: how many times splines.
         steps: of descent, at most.
@@ -100,7 +101,7 @@ def gaussianise(
     near = [independent_axes(x) for x in variables]
 
     def begun(chosen: Tensor | slice) -> Start:
-        return start([x[chosen] for x in variables], whole, near)
+        return starting_flow([x[chosen] for x in variables], whole, near)
 
     parts = folds_of(len(rows), folds, generator, clusters)
     trials = [_Trial(begun, rows, held, shape, generator) for held in parts]
@@ -124,9 +125,9 @@ class _Descent:
 
     def __init__(self, flow: Flow, rows: Tensor, generator: torch.Generator) -> None:
         self.flow, self.rows, self.generator = flow, rows, generator
-        self.batches = max(len(rows) // BATCH, 1)
+        self.batches = max(len(rows) // BATCH_ROWS, 1)
         self._left: list[Int64[Tensor, " batch"]] = []
-        self._adam = torch.optim.Adam(flow.parameters(), lr=RATE, betas=(0.9, 0.99))
+        self._adam = torch.optim.Adam(flow.parameters(), lr=FLOW_RATE, betas=(0.9, 0.99))
         self._rate = torch.optim.lr_scheduler.LambdaLR(self._adam, lambda t: 1 / (1 + t / HALVED))
 
     @torch.enable_grad()
@@ -182,7 +183,7 @@ def _settled(trials: Sequence[_Trial], steps: int, progress: bool) -> tuple[floa
     from tqdm import tqdm
 
     every = max(_EVERY, trials[0].descent.batches)
-    patience, gains, best = max(PATIENCE, 8 * every), [-math.inf], 0
+    patience, gains, best = max(FLOW_PATIENCE, 8 * every), [-math.inf], 0
     for step in tqdm(range(steps + 1), "training", delay=2, leave=False, disable=not progress):
         if step % every == 0:
             gains.append(sum(trial.gain() for trial in trials) / len(trials))

@@ -14,7 +14,7 @@ from pid_lens.estimators.flow.reduction import Components
 from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings
 from pid_lens.results import Unit
 
-LEAST_SAMPLES = 50
+LEAST_FLOW_SAMPLES = 50
 MANY_COMPONENTS = 0.1
 """Components in all, over samples, beyond which estimates are of the samples more than of the
 population."""
@@ -56,9 +56,9 @@ def warn_if_many(kept: list[dict[str, Components]]) -> None:
         )
 
 
-def refuse_few(n: int, components: int, folds: int) -> None:
+def require_samples(n: int, components: int, folds: int) -> None:
     """A ValueError where there are too few samples to hold some out."""
-    least = max(LEAST_SAMPLES, components * folds // (folds - 1) + folds + 1)
+    least = max(LEAST_FLOW_SAMPLES, components * folds // (folds - 1) + folds + 1)
     if n < least:
         raise ValueError(
             f"{components} components in {folds} folds need at least {least} samples; got {n}: "
@@ -66,7 +66,7 @@ def refuse_few(n: int, components: int, folds: int) -> None:
         )
 
 
-def checked(given: dict[str, Tensor | np.ndarray]) -> dict[str, Float64[Tensor, "n width"]]:
+def as_flow_inputs(given: dict[str, Tensor | np.ndarray]) -> dict[str, Float64[Tensor, "n width"]]:
     """The variables by name, on the CPU.
 
     Raises:

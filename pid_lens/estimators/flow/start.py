@@ -41,7 +41,7 @@ class Start:
         return values.mT, slopes.log().sum(0) + torch.linalg.slogdet(self.axes).logabsdet
 
 
-def start(
+def starting_flow(
     variables: Sequence[Float64[Tensor, "n _"]],
     whole: Sequence[bool],
     near: Sequence[Float64[Tensor, "_ _"]],
@@ -60,7 +60,7 @@ def start(
 
     Example:
         >>> skewed = torch.randn(500, 1, generator=torch.Generator().manual_seed(0)).double().exp()
-        >>> values, volume = start([skewed], [True], [independent_axes(skewed)])(skewed)
+        >>> values, volume = starting_flow([skewed], [True], [independent_axes(skewed)])(skewed)
         >>> skewed.max(), values.max()
         (tensor(60.4305, dtype=torch.float64), tensor(3.0902, dtype=torch.float64))
     """

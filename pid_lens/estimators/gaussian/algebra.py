@@ -57,13 +57,13 @@ def conditional(
         >>> conditional(cov, 1, slice(1, None))
         tensor([[1.]], dtype=torch.float64)
     """
-    told = whitened(cov[..., source, source], cov[..., source, :dy])
+    told = whiten(cov[..., source, source], cov[..., source, :dy])
     return cov[..., :dy, :dy] - told.mT @ told
 
 
-def standardised(cov: Float64[Tensor, "*batch d d"], dy: int) -> Float64[Tensor, "*batch d d"]:
+def standardise(cov: Float64[Tensor, "*batch d d"], dy: int) -> Float64[Tensor, "*batch d d"]:
     """The same system with Y in coordinates of unit covariance; constant ones become noise."""
-    mixed = whitened(cov[..., :dy, :dy], cov[..., :dy, dy:])
+    mixed = whiten(cov[..., :dy, :dy], cov[..., :dy, dy:])
     eye = torch.eye(dy, dtype=cov.dtype, device=cov.device).expand(*cov.shape[:-2], dy, dy)
     top = torch.cat([eye, mixed], -1)
     return torch.cat([top, torch.cat([mixed.mT, cov[..., dy:, dy:]], -1)], -2)
@@ -76,16 +76,16 @@ def whitener(cov: Float64[Tensor, "*batch d d"]) -> Float64[Tensor, "*batch d d"
         >>> whitener(4 * torch.eye(1, dtype=torch.float64))
         tensor([[0.5000]], dtype=torch.float64)
     """
-    return whitened(cov, torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device))
+    return whiten(cov, torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device))
 
 
-def whitened(
+def whiten(
     cov: Float64[Tensor, "*batch d d"], values: Float64[Tensor, "*#batch d columns"]
 ) -> Float64[Tensor, "*batch d columns"]:
     """The `whitener` of a covariance times values.
 
     Example:
-        >>> whitened(4 * torch.eye(1, dtype=torch.float64), torch.ones(1, 2).double())
+        >>> whiten(4 * torch.eye(1, dtype=torch.float64), torch.ones(1, 2).double())
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     scale = scales(cov)

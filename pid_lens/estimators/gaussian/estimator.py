@@ -10,23 +10,23 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens.estimators.common.clusters import Groups, labels_of
-from pid_lens.estimators.common.over_reads import Gathering, refuse_lacking, sound_states
+from pid_lens.estimators.common.over_reads import OverReads, require_finite, require_states
 from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings
 from pid_lens.estimators.gaussian.from_samples import (
     GaussianBracket,
     gaussian_pid_samples,
-    uncertain,
+    is_uncertain,
 )
 from pid_lens.estimators.gaussian.principal import Principal
 from pid_lens.reads import Reads
 from pid_lens.results import NATS, Atoms, Spectrum, Unit
 
 Target = Literal["last", "same"]
-NEEDED = ("answer", "image", "question")
+STATES_NEEDED = ("answer", "image", "question")
 
 
 @dataclass
-class GaussianPID(Gathering):
+class GaussianPID(OverReads):
     """The decomposition of a model's states instead of its answers, an ``Estimator``.
 
     X1 is the mean state of the image, X2 that of the question, Y the state at the answer
@@ -84,7 +84,7 @@ class GaussianPID(Gathering):
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
         """
-        refuse_lacking(type(self).__name__, reads, NEEDED)
+        require_states(type(self).__name__, reads, STATES_NEEDED)
         return super().update(reads)
 
     @torch.no_grad()
@@ -112,7 +112,7 @@ class GaussianPID(Gathering):
             influence=bracket.influence,
             groups=bracket.groups,
             bracket=bracket.cross_fitted,
-            doubtful=uncertain(bracket.plug_in, bracket.cross_fitted),
+            doubtful=is_uncertain(bracket.plug_in, bracket.cross_fitted),
         )
 
     def _bracket(self, reads: Reads) -> GaussianBracket:
@@ -129,7 +129,7 @@ class GaussianPID(Gathering):
 
     def _states(self, reads: Reads) -> list[Float64[Tensor, "layers n width"]]:
         """Y, X1 and X2."""
-        y, x1, x2 = (sound_states(reads, name).double() for name in NEEDED)
+        y, x1, x2 = (require_finite(reads, name).double() for name in STATES_NEEDED)
         return [y[-1:] if self.target == "last" else y, x1, x2]
 
 

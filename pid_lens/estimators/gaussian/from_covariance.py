@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pid_lens.estimators.common.arrays import as_float64
 from pid_lens.estimators.common.pca import NOTHING
-from pid_lens.estimators.gaussian.algebra import conditional, relative, scales, standardised
-from pid_lens.results import NATS, Atoms, Unit, refuse_unit
+from pid_lens.estimators.gaussian.algebra import conditional, relative, scales, standardise
+from pid_lens.results import NATS, Atoms, Unit, require_unit
 
 Redundancy = Literal["exact", "minimum"]
 """How many nats a unit has."""
@@ -74,7 +74,7 @@ def gaussian_pid(
     """
     nats = check_settings(redundancy, unit)
     dy, d1, d2 = check_sizes(sizes)
-    cov = standardised(_checked(covariance, (dy, d1, d2)), dy)
+    cov = standardise(_checked(covariance, (dy, d1, d2)), dy)
     y_given_1 = conditional(cov, dy, slice(dy, dy + d1))
     y_given_2 = conditional(cov, dy, slice(dy + d1, None))
     i1, i2 = (_one_source(c, k) for k, c in enumerate((y_given_1, y_given_2), 1))
@@ -124,7 +124,7 @@ def check_settings(redundancy: str, unit: str) -> float:
     """How many nats the unit has, if both are known."""
     if redundancy not in get_args(Redundancy):
         raise ValueError(f"redundancy must be one of {get_args(Redundancy)}; got {redundancy!r}")
-    refuse_unit(unit)
+    require_unit(unit)
     return NATS[unit]
 
 
@@ -155,11 +155,11 @@ def _checked(covariance: Tensor | np.ndarray, sizes: tuple[int, ...]) -> Tensor:
     scaled = scale[..., None] * cov * scale[..., None, :]
     if float((scaled - scaled.mT).abs().max()) > _ROUNDING:
         raise ValueError("covariance must be symmetric; (c + c.mT) / 2 if that is what you mean")
-    _refuse_negative(scaled)
+    _require_nonnegative(scaled)
     return (cov + cov.mT) / 2
 
 
-def _refuse_negative(scaled: Float64[Tensor, "*batch d d"]) -> None:
+def _require_nonnegative(scaled: Float64[Tensor, "*batch d d"]) -> None:
     _, failed = torch.linalg.cholesky_ex(scaled)
     if not bool(failed.any()):
         return

@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from pid_lens.estimators.common.arrays import as_float64
-from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.estimators.gaussian.algebra import covariance_of
 from pid_lens.estimators.gaussian.cross_fit import cross_fit, halves
 from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings, gaussian_pid
-from pid_lens.estimators.gaussian.influence import influence, pointwise, slopes
-from pid_lens.results import ATOMS, NATS, TOO_MUCH, Atoms, Sampled, Unit, interval
+from pid_lens.estimators.gaussian.influence import gaussian_influence, gaussian_pointwise, slopes
+from pid_lens.results import ATOMS, NATS, TOO_MUCH, Atoms, Sampled, Unit, confidence_interval
 
 MOST_WIDTH = 0.1
 """Estimates that differ by more than this share of the information (and .05 bits) are doubtful."""
@@ -49,7 +49,7 @@ class GaussianBracket(Sampled):
     @property
     def width(self) -> Float64[Tensor, "*batch"]:
         """How far plug-in and cross-fitted atoms are apart at most, [...]."""
-        return apart(self.plug_in, self.cross_fitted)
+        return width_between(self.plug_in, self.cross_fitted)
 
     def interval(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """A confidence interval of one value, [...] each: sampling error around both estimates.
@@ -61,7 +61,7 @@ class GaussianBracket(Sampled):
         """
         error = self.standard_error(name)
         ends = torch.stack([getattr(self.plug_in, name), getattr(self.cross_fitted, name)])
-        return interval(ends, torch.zeros_like(error), error, level)
+        return confidence_interval(ends, torch.zeros_like(error), error, level)
 
     def __repr__(self) -> str:
         if self.plug_in.union.ndim:
@@ -74,16 +74,16 @@ class GaussianBracket(Sampled):
         return f"GaussianBracket({', '.join(lines)} {self.plug_in.unit}; n={self.n})"
 
 
-def apart(plug_in: Atoms, cross_fitted: Atoms) -> Float64[Tensor, "*batch"]:
+def width_between(plug_in: Atoms, cross_fitted: Atoms) -> Float64[Tensor, "*batch"]:
     """How far two estimates of the atoms are apart at most."""
     pairs = [(getattr(plug_in, name), getattr(cross_fitted, name)) for name in ATOMS]
     return torch.stack([(a - b).abs().where(a != b, 0.0) for a, b in pairs]).amax(0)
 
 
-def uncertain(plug_in: Atoms, cross_fitted: Atoms) -> Bool[Tensor, "*batch"]:
+def is_uncertain(plug_in: Atoms, cross_fitted: Atoms) -> Bool[Tensor, "*batch"]:
     """Whether two estimates are infinite, or .05 bits and a tenth of the information apart."""
     most = TOO_MUCH * NATS["bits"] / NATS[plug_in.unit] + MOST_WIDTH * plug_in.information
-    return ~plug_in.information.isfinite() | (apart(plug_in, cross_fitted) > most)
+    return ~plug_in.information.isfinite() | (width_between(plug_in, cross_fitted) > most)
 
 
 def gaussian_pid_samples(
@@ -153,18 +153,18 @@ def gaussian_pid_samples(
     if splits < 1:
         raise ValueError(f"splits must be at least 1; got {splits}")
     n = rows.shape[-2]
-    labels = None if groups is None else clusters(groups, n)
+    labels = None if groups is None else as_clusters(groups, n)
     firsts = halves(n, seed, splits, labels)
     _enough(n, firsts, sizes)
     cov = covariance_of(rows)
     plug_in = gaussian_pid(cov, sizes, redundancy=redundancy, unit=unit)
     with torch.no_grad():
         slope = slopes(cov, sizes, redundancy)
-        moves = influence(rows, slope, plug_in)
+        moves = gaussian_influence(rows, slope, plug_in)
     return GaussianBracket(
         plug_in=plug_in,
         cross_fitted=cross_fit(rows, sizes, firsts, plug_in, redundancy),
-        pointwise=pointwise(moves, plug_in),
+        pointwise=gaussian_pointwise(moves, plug_in),
         influence=moves,
         slopes=slope,
         groups=labels,

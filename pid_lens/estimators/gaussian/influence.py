@@ -14,7 +14,7 @@ from pid_lens.estimators.gaussian.algebra import shared_basis, whitener
 from pid_lens.estimators.gaussian.from_covariance import Redundancy
 from pid_lens.results import FIELDS, NATS, Atoms
 
-TOTALS = FIELDS[:-1]
+INFORMATIONS = FIELDS[:-1]
 
 
 def slopes(
@@ -57,10 +57,10 @@ def slopes(
     known = torch.zeros_like(cov)
     known[..., :dy, :dy] = white.mT @ white
     errors = (both.standardised(), one.standardised(), two.standardised(), union)
-    return {name: (known - m.mT @ m) / 2 for name, m in zip(TOTALS, errors, strict=True)}
+    return {name: (known - m.mT @ m) / 2 for name, m in zip(INFORMATIONS, errors, strict=True)}
 
 
-def influence(
+def gaussian_influence(
     rows: Float64[Tensor, "*batch n d"],
     slopes: dict[str, Float64[Tensor, "*batch d d"]],
     plug_in: Atoms,
@@ -92,19 +92,19 @@ def influence(
     return Atoms(gap=torch.zeros_like(values["union"]), unit=plug_in.unit, **values)
 
 
-def pointwise(influence: Atoms, plug_in: Atoms) -> Atoms:
+def gaussian_pointwise(influence: Atoms, plug_in: Atoms) -> Atoms:
     r"""Each sample's local information in the Gaussian fit; means are the plug-in's values.
 
     Of X about Y it is log p(y|x) / p(y). Of the union it is log q(y|x1,x2) / p(y), where q is
     the coupling that attains it: each direction of y is predicted by the source that sees it
     better, alone. (Under ``"minimum"``, all of y by the source that tells more.) In a Gaussian
-    fit these are the value plus the `influence`.
+    fit these are the value plus the `gaussian_influence`.
 
     Returns:
         Atoms of shape [..., n].
     """
     values: dict[str, Any] = {
-        name: getattr(plug_in, name)[..., None] + getattr(influence, name) for name in TOTALS
+        name: getattr(plug_in, name)[..., None] + getattr(influence, name) for name in INFORMATIONS
     }
     return Atoms(gap=torch.zeros_like(values["union"]), unit=plug_in.unit, **values)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from pid_lens.estimators.common.clusters import Groups
-from pid_lens.estimators.common.over_reads import Gathering
-from pid_lens.estimators.infonce.critics import Constants
-from pid_lens.estimators.infonce.estimator import InfoNCE, near_cap, settings_of
+from pid_lens.estimators.common.over_reads import OverReads
+from pid_lens.estimators.infonce.critics import CriticConstants
+from pid_lens.estimators.infonce.estimator import InfoNCE, near_cap_layers, settings_of
 from pid_lens.reads import Reads
 from pid_lens.results import Curve, Unit
 
 
 @dataclass
-class ContextualContribution(Gathering):
+class ContextualContribution(OverReads):
     """What text and image tell of the last layer's state beyond the image alone, by InfoNCE.
 
     ::
@@ -63,7 +63,7 @@ class ContextualContribution(Gathering):
     """The state that knows image and text."""
     y: str = "answer"
     """The state whose last layer both are to tell of."""
-    constants: Constants = "default"
+    constants: CriticConstants = "default"
     components: int | None = 64
     """Keep so many principal components of each state's normal scores; None keeps all, as
     ``constants="paper"`` always does."""
@@ -118,9 +118,9 @@ class ContextualContribution(Gathering):
         for name, part in parts.items():
             if bool(part.near_cap.any()):
                 warnings.warn(
-                    f"the {name} term is within 10 % of its cap at layers {near_cap(part)}: there "
-                    "the contribution is squeezed towards 0 and says little; more samples raise "
-                    "the cap",
+                    f"the {name} term is within 10 % of its cap at layers "
+                    f"{near_cap_layers(part)}: there the contribution is squeezed towards 0 and "
+                    "says little; more samples raise the cap",
                     stacklevel=2,
                 )
         multimodal, image = parts.values()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pid_lens.estimators.infonce.bound import pointwise_information
 from pid_lens.estimators.infonce.copula import Pairs, learned_pairs
 
-Constants = Literal["default", "paper"]
+CriticConstants = Literal["default", "paper"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CriticRecipe:
         return (*blocks, rows[over]) if left else tuple(blocks)
 
 
-RECIPES: dict[Constants, CriticRecipe] = {
+CRITIC_RECIPES: dict[CriticConstants, CriticRecipe] = {
     "default": CriticRecipe(
         widths=(64, 64, 32),
         activation=nn.ReLU,
@@ -84,7 +84,7 @@ RECIPES: dict[Constants, CriticRecipe] = {
 }
 """Ours, and those of: Traceable and explainable multimodal large language models (COLM 2025),
 https://openreview.net/forum?id=pQm66IPmeE. It does not say how long it trains."""
-PATIENCE = 4
+CRITIC_PATIENCE = 4
 """So many looks without progress end the training."""
 MOST_CHECKED = 2000
 """Samples set aside to see when training is to end; a quarter, if that is fewer."""
@@ -162,7 +162,7 @@ def _linear(before: int, after: int, generator: torch.Generator) -> nn.Linear:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def trained(
+def train_critic(
     x: Float64[Tensor, "n dx"],
     y: Float64[Tensor, "n dy"],
     recipe: CriticRecipe,
@@ -183,7 +183,7 @@ def trained(
             reached, looks = float(torch.cat(seen).mean()), looks + 1
             if reached > best:
                 best, kept, looks = reached, deepcopy(critic.encoders.state_dict()), 0
-            elif looks == PATIENCE:
+            elif looks == CRITIC_PATIENCE:
                 break
         _improve(critic, batch, adam)
     else:

@@ -12,19 +12,19 @@ from jaxtyping import Int, Int64, Real
 from torch import Tensor
 
 from pid_lens.estimators.common.clusters import Groups, clusters_of
-from pid_lens.estimators.common.over_reads import Gathering, refuse_lacking, sound_states
+from pid_lens.estimators.common.over_reads import OverReads, require_finite, require_states
 from pid_lens.estimators.gaussian.estimator import Target
-from pid_lens.estimators.infonce.critics import RECIPES, Constants
-from pid_lens.estimators.infonce.held_out import Measured, held_out, shown
+from pid_lens.estimators.infonce.critics import CRITIC_RECIPES, CriticConstants
+from pid_lens.estimators.infonce.held_out import Measured, measure_held_out, show_states
 from pid_lens.reads import Reads
 from pid_lens.results import NATS, Curve, Unit
 
-LABEL = "label"
+LABEL_STATE = "label"
 """The right option in place of a state."""
 
 
 @dataclass
-class InfoNCE(Gathering):
+class InfoNCE(OverReads):
     r"""Mutual information of two states, layer by layer, by InfoNCE; an ``Estimator``.
 
     .. math::  I(h_l; h_L) \ge \frac1B \sum_i \Big( s(x_i, y_i)
@@ -70,7 +70,7 @@ class InfoNCE(Gathering):
     """The state that it is to tell of, or ``"label"``, the right option."""
     target: Target = "last"
     """y is that of the last layer that was read, or of the ``"same"`` one."""
-    constants: Constants = "default"
+    constants: CriticConstants = "default"
     components: int | None = 64
     """Keep so many principal components of either state's normal scores; None keeps all, as
     ``constants="paper"`` always does."""
@@ -85,15 +85,19 @@ class InfoNCE(Gathering):
     """Whether to show a bar when it takes longer than two seconds."""
 
     def __post_init__(self) -> None:
-        for name, known in (("target", get_args(Target)), ("constants", RECIPES), ("unit", NATS)):
+        for name, known in (
+            ("target", get_args(Target)),
+            ("constants", CRITIC_RECIPES),
+            ("unit", NATS),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} must be one of {tuple(known)}; got {getattr(self, name)!r}"
                 )
         if self.components is not None and self.components < 1:
             raise ValueError(f"components must be at least 1, or None; got {self.components}")
-        if not RECIPES[self.constants].gaussian:
-            _refuse_components(self.components)
+        if not CRITIC_RECIPES[self.constants].gaussian:
+            _require_all_components(self.components)
             self.components = None
         if self.folds < 2:
             raise ValueError(f"folds must be at least 2; got {self.folds}")
@@ -104,8 +108,8 @@ class InfoNCE(Gathering):
         Raises:
             ValueError: a state was not kept, or these reads cannot be mixed with those before.
         """
-        states = [name for name in (self.x, self.y) if name != LABEL]
-        refuse_lacking(type(self).__name__, reads, states)
+        states = [name for name in (self.x, self.y) if name != LABEL_STATE]
+        require_states(type(self).__name__, reads, states)
         return super().update(reads)
 
     def result(self) -> Curve:
@@ -117,7 +121,7 @@ class InfoNCE(Gathering):
         curve = self.measured()
         if bool(curve.near_cap.any()):
             warnings.warn(
-                f"{curve.name} is within 10 % of its cap at layers {near_cap(curve)}: the "
+                f"{curve.name} is within 10 % of its cap at layers {near_cap_layers(curve)}: the "
                 "information is large there, and how large needs more samples",
                 stacklevel=2,
             )
@@ -142,13 +146,13 @@ class InfoNCE(Gathering):
 
     @property
     def _looks_ahead(self) -> bool:
-        return self.target == "last" and self.y != LABEL
+        return self.target == "last" and self.y != LABEL_STATE
 
     def _measured(self, reads: Reads, of: Int64[Tensor, " n"] | None) -> list[Measured]:
         from tqdm import tqdm
 
-        recipe = RECIPES[self.constants]
-        see = partial(shown, recipe=recipe, components=self.components, seed=self.seed)
+        recipe = CRITIC_RECIPES[self.constants]
+        see = partial(show_states, recipe=recipe, components=self.components, seed=self.seed)
         x, y = _states(reads, self.x), _states(reads, self.y)
         last = see(y[-1].double()) if self.target == "last" else None
         layers = tqdm(
@@ -159,7 +163,7 @@ class InfoNCE(Gathering):
             disable=not self.progress,
         )
         return [
-            held_out(
+            measure_held_out(
                 see(x[layer].double()),
                 see(y[layer].double()) if last is None else last,
                 recipe,
@@ -178,13 +182,13 @@ def settings_of(estimator: Any, own: tuple[str, ...]) -> dict[str, Any]:
     return {**said, "clustered": estimator.groups is not None}
 
 
-def near_cap(curve: Curve) -> str:
+def near_cap_layers(curve: Curve) -> str:
     """The layers at which a curve is near its cap, as a list."""
     layers = curve.near_cap.nonzero().flatten().tolist()
     return ", ".join(str(curve.layers[at]) for at in layers)
 
 
-def _refuse_components(given: int | None) -> None:
+def _require_all_components(given: int | None) -> None:
     """The paper's encoder takes states as they are.
 
     Raises:
@@ -198,9 +202,9 @@ def _refuse_components(given: int | None) -> None:
 
 
 def _states(reads: Reads, name: str) -> Real[Tensor, "layers n width"]:
-    if name == LABEL:
+    if name == LABEL_STATE:
         return _labels(reads).expand(len(reads.layers), -1, -1)
-    return sound_states(reads, name)
+    return require_finite(reads, name)
 
 
 def _labels(reads: Reads) -> Int[Tensor, "n answers"]:

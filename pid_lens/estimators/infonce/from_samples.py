@@ -14,13 +14,13 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens.estimators.common.arrays import as_float64
-from pid_lens.estimators.common.clusters import clusters
+from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.estimators.gaussian.algebra import covariance_of, rank, whitener
 from pid_lens.estimators.infonce.copula import canonical, normal_scores
-from pid_lens.estimators.infonce.critics import RECIPES
-from pid_lens.estimators.infonce.held_out import held_out, shown
+from pid_lens.estimators.infonce.critics import CRITIC_RECIPES
+from pid_lens.estimators.infonce.held_out import measure_held_out, show_states
 from pid_lens.estimators.infonce.neighbours import neighbour_information
-from pid_lens.results import NATS, NEAR_CAP, Unit, refuse_unit, standard_error
+from pid_lens.results import NATS, NEAR_CAP, Unit, require_unit, standard_error
 
 Method = Literal["infonce", "gaussian", "ksg"]
 CERTAIN = 1e-9
@@ -124,9 +124,9 @@ def mutual_information(
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {get_args(Method)}; got {method!r}")
-    refuse_unit(unit)
+    require_unit(unit)
     one, other = _samples(x, y)
-    of = None if groups is None else clusters(groups, len(one))
+    of = None if groups is None else as_clusters(groups, len(one))
     value, error, cap = (v / NATS[unit] for v in _METHODS[method](one, other, seed, of))
     result = MutualInformation(value, error, cap, unit)
     if result.near_cap:
@@ -139,9 +139,9 @@ def mutual_information(
 
 
 def _infonce(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
-    recipe = RECIPES["default"]
-    one, other = (shown(side, recipe, seed=seed) for side in (x, y))
-    pointwise, cap = held_out(one, other, recipe, seed=seed, clusters=of)
+    recipe = CRITIC_RECIPES["default"]
+    one, other = (show_states(side, recipe, seed=seed) for side in (x, y))
+    pointwise, cap = measure_held_out(one, other, recipe, seed=seed, clusters=of)
     return float(pointwise.mean()), _error(pointwise, of), cap
 
 

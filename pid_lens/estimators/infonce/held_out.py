@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pid_lens.estimators.common.folds import folds_of
 from pid_lens.estimators.infonce.copula import coordinates
-from pid_lens.estimators.infonce.critics import CriticRecipe, trained
+from pid_lens.estimators.infonce.critics import CriticRecipe, train_critic
 
-LEAST_SAMPLES = 50
+LEAST_FOLD = 50
 """In each fold."""
 
 
@@ -26,7 +26,7 @@ class Measured(NamedTuple):
     """The most that it can be."""
 
 
-def shown(
+def show_states(
     x: Float64[Tensor, "n width"],
     recipe: CriticRecipe,
     components: int | None = None,
@@ -43,7 +43,7 @@ def shown(
     return coordinates(x.detach(), components, seed) if recipe.gaussian else x.detach()
 
 
-def held_out(
+def measure_held_out(
     x: Float64[Tensor, "n dx"],
     y: Float64[Tensor, "n dy"],
     recipe: CriticRecipe,
@@ -60,7 +60,7 @@ def held_out(
     each other's negatives all the same.
 
     Args:
-        x: [n, dx], as `shown` to critics.
+        x: [n, dx], as `show_states` to critics.
         y: [n, dy], likewise.
         recipe: one of `RECIPES`.
         folds: how many.
@@ -71,16 +71,16 @@ def held_out(
         ValueError: fewer than 50 samples a fold, or sides of two widths for one encoder.
 
     Example:
-        >>> from pid_lens.estimators.infonce.critics import RECIPES
+        >>> from pid_lens.estimators.infonce.critics import CRITIC_RECIPES
         >>> x, y = torch.randn(2, 150, 1, generator=torch.Generator().manual_seed(0)).double()
         >>> recipe = RECIPES["default"]
-        >>> found = held_out(shown(x, recipe), shown(x + y, recipe), recipe)
+        >>> found = measure_held_out(show_states(x, recipe), show_states(x + y, recipe), recipe)
         >>> float(found.pointwise.mean()) > 0.2, round(found.cap, 3)
         (True, 3.912)
     """
-    if folds < 2 or len(x) < LEAST_SAMPLES * folds:
+    if folds < 2 or len(x) < LEAST_FOLD * folds:
         raise ValueError(
-            f"there must be at least 2 folds of {LEAST_SAMPLES} samples; got {len(x)} samples "
+            f"there must be at least 2 folds of {LEAST_FOLD} samples; got {len(x)} samples "
             f"and folds={folds}"
         )
     generator = torch.Generator().manual_seed(seed)
@@ -88,7 +88,7 @@ def held_out(
     pointwise, caps = torch.empty(2, len(x), dtype=torch.float64)
     for rows in parts:
         rest = torch.cat([part for part in parts if part is not rows])
-        critic = trained(x, y, recipe, rest, generator, clusters)
+        critic = train_critic(x, y, recipe, rest, generator, clusters)
         for block in recipe.blocks(rows):
             pointwise[block] = critic.information(block)
             caps[block] = math.log(len(block))

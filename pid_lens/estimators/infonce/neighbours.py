@@ -13,7 +13,7 @@ from torch import Tensor
 from pid_lens.estimators.common.folds import folds_of
 
 NEIGHBOURS = 5
-PARTS = 10
+JACKKNIFE_PARTS = 10
 _ROWS = 500
 
 
@@ -54,14 +54,14 @@ def neighbour_information(
         >>> abs(neighbour_information(x, y).value) < 0.2
         True
     """
-    least = PARTS * (NEIGHBOURS + 1)
+    least = JACKKNIFE_PARTS * (NEIGHBOURS + 1)
     if len(x) < least:
         raise ValueError(f"ksg needs at least {least} samples; got {len(x)}")
-    parts = folds_of(len(x), PARTS, torch.Generator().manual_seed(seed), clusters)
+    parts = folds_of(len(x), JACKKNIFE_PARTS, torch.Generator().manual_seed(seed), clusters)
     of = torch.arange(len(x)) if clusters is None else clusters
     whole = _nearest(x, y, of, torch.arange(len(x)))
     without = torch.stack([_nearest(x, y, of, kept) for kept in _all_but_one(parts)])
-    spread = (without - without.mean()).square().sum() * (PARTS - 1) / PARTS
+    spread = (without - without.mean()).square().sum() * (JACKKNIFE_PARTS - 1) / JACKKNIFE_PARTS
     most = torch.digamma(torch.tensor([len(x), NEIGHBOURS], dtype=torch.float64)).diff()
     return Counted(float(whole), float(spread.sqrt()), -float(most))
 
@@ -87,7 +87,7 @@ def _nearest(
         apart = torch.stack([torch.cdist(z[rows], z, p=math.inf) for z in (x, y)])
         apart = apart.masked_fill(clusters[rows, None] == clusters, math.inf)
         reach = apart.amax(0).kthvalue(NEIGHBOURS).values
-        _refuse_ties(reach, among[rows])
+        _require_no_ties(reach, among[rows])
         nearer = (apart < reach[:, None]).sum(-1)
         counts = torch.stack([apart[0].isfinite().sum(-1), *nearer]).double()
         of_all, of_x, of_y = torch.digamma(counts + 1)
@@ -95,7 +95,7 @@ def _nearest(
     return torch.cat(known).mean() + torch.digamma(torch.tensor(NEIGHBOURS).double())
 
 
-def _refuse_ties(reach: Float64[Tensor, " rows"], samples: Int64[Tensor, " rows"]) -> None:
+def _require_no_ties(reach: Float64[Tensor, " rows"], samples: Int64[Tensor, " rows"]) -> None:
     """Distances tell nothing of samples that are equal."""
     tied = samples[reach == 0].tolist()
     if tied:

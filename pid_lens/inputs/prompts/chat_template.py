@@ -47,7 +47,7 @@ def special_tokens(processor: Any, prompt: str) -> dict[str, bool]:
     return {"add_special_tokens": not (start and prompt.startswith(start))}
 
 
-def located(template: Callable[[str], str], text: str, what: str) -> Stretch:
+def locate(template: Callable[[str], str], text: str, what: str) -> Stretch:
     """Where a text stands in the prompt that a template makes of it.
 
     Seen with a stand-in in its place, so the same words elsewhere in the prompt do not mislead.

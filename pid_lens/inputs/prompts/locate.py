@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.inputs.prompts.chat_template import Prompt, located, render, special_tokens
+from pid_lens.inputs.prompts.chat_template import Prompt, locate, render, special_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor
 
-PROBE = "probe"
+PROBE_QUESTION = "probe"
 """A stand-in for the question, to see what a chat template puts around it."""
 
 
@@ -70,7 +70,7 @@ def find_question(
             "without a processor the question cannot be found in token ids: hand over the "
             "processor, a Batch of pid_lens.batch, or spans={'image': mask, 'question': mask}"
         )
-    refuse_videos({"input_ids": input_ids}, processor)
+    require_no_videos({"input_ids": input_ids}, processor)
     before, after = _template(processor, processor.chat_template, image_token)
     mask = torch.zeros_like(attended)
     for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attended.tolist(), strict=True)):
@@ -84,7 +84,7 @@ def find_question(
     return mask
 
 
-def refuse_videos(inputs: Mapping[str, Any], processor: Any = None) -> None:
+def require_no_videos(inputs: Mapping[str, Any], processor: Any = None) -> None:
     """Videos are not read: their tokens would be taken for text.
 
     Raises:
@@ -112,11 +112,11 @@ def _template(
     """
     from PIL import Image
 
-    prompt = render(processor, PROBE)
+    prompt = render(processor, PROBE_QUESTION)
     special = special_tokens(processor, prompt)
     made = processor(images=[[Image.new("RGB", (336, 336))]], text=[prompt], **special)
     ids = [int(token) for token in made["input_ids"][0]]
-    where = located(lambda text: render(processor, text), PROBE, "question")
+    where = locate(lambda text: render(processor, text), PROBE_QUESTION, "question")
     found = Prompt.of(processor, prompt).places(where, ids)
     if image_token not in ids[: found[0]]:
         raise ValueError(

@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 START = r"(?:^|(?<=\s))"
-LABEL = r"\(?{}[.):]\s+(?=\S)"
+LISTING_LABEL = r"\(?{}[.):]\s+(?=\S)"
 """How an option's own letter opens its line: ``A.``, ``A)``, ``(A)``, ``A:``."""
 MARKED = r"(?:\(?(?:[A-Za-z]|\d{{1,2}})[.):]|[-*•])\s+{}(?!\w)"
 """How any letter, number or bullet opens the line of an option's text."""
 
 
-def listed(question: str, options: Sequence[Any]) -> tuple[int, int] | None:
+def find_listing(question: str, options: Sequence[Any]) -> tuple[int, int] | None:
     """The characters of a question in which it lists its options, or None where it does not.
 
     Options count as listed where every one of them stands once behind a marker, and all in
@@ -28,16 +28,17 @@ def listed(question: str, options: Sequence[Any]) -> tuple[int, int] | None:
 
     Example:
         >>> question = "What is it? A. a cat B. a dog"
-        >>> [question[slice(*listed(question, said))] for said in (["A", "B"], ["a cat", "a dog"])]
+        >>> said = ["A", "B"], ["a cat", "a dog"]
+        >>> [question[slice(*find_listing(question, options))] for options in said]
         ['A. a cat B. a dog', 'A. a cat B. a dog']
-        >>> listed("Is it a cat or a dog?", ["a cat", "a dog"]) is None
+        >>> find_listing("Is it a cat or a dog?", ["a cat", "a dog"]) is None
         True
     """
     if len(options) < 2 or not all(
         isinstance(option, str) and option.strip() for option in options
     ):
         return None
-    labels = _in_order(question, options, LABEL)
+    labels = _in_order(question, options, LISTING_LABEL)
     if labels:
         line = question.find("\n", labels[-1][1])
         end = len(question) if line < 0 else line

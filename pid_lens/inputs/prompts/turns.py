@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pid_lens.inputs.prompts.chat_template import Prompt, Stretch, find_text, located, render
-from pid_lens.inputs.prompts.option_listing import listed
+from pid_lens.inputs.prompts.chat_template import Prompt, Stretch, find_text, locate, render
+from pid_lens.inputs.prompts.option_listing import find_listing
 
 Named = bool | str | tuple[str, int]
 """True for what is found by its name; or a text of the prompt, or one of its occurrences."""
@@ -42,10 +42,10 @@ class Turn:
         if not isinstance(said, bool):
             return find_text(self.prompt, *((said,) if isinstance(said, str) else said))
         if name == "question":
-            return located(self._asking, self.question, "question")
+            return locate(self._asking, self.question, "question")
         if name == "system" and self.system is not None:
-            return located(self._told, self.system, "system turn")
-        listing = listed(self.question, self.options) if name == "options" else None
+            return locate(self._told, self.system, "system turn")
+        listing = find_listing(self.question, self.options) if name == "options" else None
         if listing is None:
             raise ValueError(
                 f"span {name!r} is not there to be found in the prompt of {self.question!r} "
@@ -63,7 +63,7 @@ class Turn:
         return render(self.processor, self.question, system, images=self.images)
 
 
-def asked_for(spans: Mapping[str, Any], n: int) -> list[dict[str, Named]]:
+def requested_spans(spans: Mapping[str, Any], n: int) -> list[dict[str, Named]]:
     """What each of n samples is to have as spans, the question first.
 
     Raises:

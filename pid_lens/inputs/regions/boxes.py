@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.inputs.batch_record import Batch, as_batch
-from pid_lens.inputs.prompts.locate import find_image, refuse_videos
+from pid_lens.inputs.prompts.locate import find_image, require_no_videos
 from pid_lens.inputs.regions.families import Geometry, geometry_of
 from pid_lens.inputs.regions.grid import Grid
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from pid_lens.inputs.regions.grid import Box, Size
     from pid_lens.inputs.regions.placement import Placement
 
-Cells = tuple[int, int, int, int]
+TokenBoxes = tuple[int, int, int, int]
 """row0, column0, row1, column1 of the token grid; row1 and column1 are not part of it."""
 Part = tuple[Grid, "Int[Tensor, ' tokens']"]
 """An image's grid and the positions of its tokens, row by row."""
-ROUNDING = 1e-6
+EDGE_ROUNDING = 1e-6
 """Share of a token that a box may stick out by, for its corners were scaled."""
 
 
@@ -35,7 +35,7 @@ def region(
     batch: Batch | Mapping[str, Any],
     *,
     box: Box | Sequence[Box] | None = None,
-    cells: Cells | Sequence[Cells] | None = None,
+    cells: TokenBoxes | Sequence[TokenBoxes] | None = None,
     sizes: Size | Sequence[Size] | None = None,
     processor: Any = None,
     image: int = 0,
@@ -87,7 +87,7 @@ def region(
         raise ValueError("say where: either box= in pixels or cells= of the token grid")
     config = getattr(model, "config", model)
     geometry, given = geometry_of(config), as_batch(batch)
-    refuse_videos(given.inputs)
+    require_no_videos(given.inputs)
     parts = _parts(geometry, config, given, image)
     grids = [grid for grid, _ in parts]
     if box is None:
@@ -106,7 +106,7 @@ def region(
 
 def _of_box(
     box: Any, sizes: Any, processor: Any, geometry: Geometry, grids: Sequence[Grid]
-) -> list[Cells]:
+) -> list[TokenBoxes]:
     """The cells that each sample's box covers."""
     if processor is None or sizes is None:
         raise ValueError(
@@ -184,7 +184,7 @@ def _image_token(config: Any) -> int | None:
     return getattr(config, "image_token_index", None) if known is None else known
 
 
-def _checked(cells: Cells, grid: Grid) -> Cells:
+def _checked(cells: TokenBoxes, grid: Grid) -> TokenBoxes:
     """Cells of the grid, if they are."""
     top, left, bottom, right = cells
     if not all(isinstance(cell, Integral) for cell in cells) or not (
@@ -197,7 +197,7 @@ def _checked(cells: Cells, grid: Grid) -> Cells:
     return cells
 
 
-def _covering(box: Box, size: Size, placement: Placement, grid: Grid) -> Cells:
+def _covering(box: Box, size: Size, placement: Placement, grid: Grid) -> TokenBoxes:
     """The cells that a box of the original touches; warns of what is cropped away."""
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]):
@@ -206,7 +206,7 @@ def _covering(box: Box, size: Size, placement: Placement, grid: Grid) -> Cells:
             "y1), left and top before right and bottom"
         )
     across, down = grid.columns * grid.side, grid.rows * grid.side
-    slack = ROUNDING * grid.side
+    slack = EDGE_ROUNDING * grid.side
     left, top, right, bottom = placement.forward(box)
     clipped = max(left, 0.0), max(top, 0.0), min(right, across), min(bottom, down)
     if clipped[2] - clipped[0] <= slack or clipped[3] - clipped[1] <= slack:
@@ -219,10 +219,10 @@ def _covering(box: Box, size: Size, placement: Placement, grid: Grid) -> Cells:
         )
     x0, y0, x1, y1 = (edge / grid.side for edge in clipped)
     return (
-        floor(y0 + ROUNDING),
-        floor(x0 + ROUNDING),
-        ceil(y1 - ROUNDING),
-        ceil(x1 - ROUNDING),
+        floor(y0 + EDGE_ROUNDING),
+        floor(x0 + EDGE_ROUNDING),
+        ceil(y1 - EDGE_ROUNDING),
+        ceil(x1 - EDGE_ROUNDING),
     )
 
 

@@ -9,7 +9,7 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from pid_lens.inputs.regions.grid import Grid, Size
-from pid_lens.inputs.regions.placement import Placement, cropped, fitted
+from pid_lens.inputs.regions.placement import Placement, place_cropped, place_fitted
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -24,7 +24,7 @@ class Geometry:
     """What is to know of a family."""
 
     grids: Grids
-    placed: Callable[[Any, Size, Grid], Placement] = cropped
+    placed: Callable[[Any, Size, Grid], Placement] = place_cropped
     """(image processor, size of the original, grid) -> where the original's pixels went."""
 
 
@@ -103,7 +103,7 @@ GEOMETRIES = {
     "qwen2_vl": Geometry(_by_thw),
     "qwen2_5_vl": Geometry(_by_thw),
     "qwen3_vl": Geometry(_by_thw),
-    "fuyu": Geometry(_by_rows, fitted),
+    "fuyu": Geometry(_by_rows, place_fitted),
 }
 """Families whose image tokens lie on one grid, by the model type of their configuration."""
 ANYRES = (

@@ -1,4 +1,4 @@
-"""TODO pid_lens/inputs/regions/grid.py."""
+"""Grid: how one image's tokens lie, and boxes on the image."""
 
 from __future__ import annotations
 

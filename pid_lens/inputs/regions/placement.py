@@ -29,7 +29,7 @@ class Placement:
         return (box[0] - c) / a, (box[1] - d) / b, (box[2] - c) / a, (box[3] - d) / b
 
 
-def cropped(processor: Any, original: Size, grid: Grid) -> Placement:
+def place_cropped(processor: Any, original: Size, grid: Grid) -> Placement:
     """Padded to a square, resized and centre-cropped, as far as the image processor does so.
 
     Raises:
@@ -51,7 +51,7 @@ def cropped(processor: Any, original: Size, grid: Grid) -> Placement:
     return Placement(scale, (scale[0] * left - cut[0], scale[1] * top - cut[1]))
 
 
-def fitted(processor: Any, original: Size, grid: Grid) -> Placement:
+def place_fitted(processor: Any, original: Size, grid: Grid) -> Placement:
     """Shrunk until it fits, where it is too large, and set into the upper left corner (Fuyu)."""
     width, height = original
     wide, high = processor.size["width"], processor.size["height"]

@@ -11,9 +11,9 @@ import torch
 
 from pid_lens import ConceptBottleneck, Lens, Pooled, Reads
 from pid_lens.estimators import BottleneckRecipe, concept_information, exchanged, question_groups
-from pid_lens.estimators.concepts.bottleneck import Rows, held_out
+from pid_lens.estimators.concepts.bottleneck import BottleneckRows, answer_held_out
 from pid_lens.estimators.concepts.bounds import shortfall
-from pid_lens.estimators.concepts.inputs import inputs
+from pid_lens.estimators.concepts.inputs import as_concept_inputs
 from pid_lens.results import Curve
 
 QUICK = BottleneckRecipe(widths=(8,), epochs=3, patience=None, folds=2)
@@ -38,7 +38,7 @@ def labelled(n, concepts=4, width=8):
 def rows(concepts, folds):
     states, _ = labelled(len(concepts))
     ones = torch.zeros(len(concepts), dtype=torch.long)
-    return Rows(states.float(), concepts.float(), ones, folds)
+    return BottleneckRows(states.float(), concepts.float(), ones, folds)
 
 
 @pytest.mark.parametrize("patience", [None, 8])
@@ -47,17 +47,17 @@ def test_what_is_said_of_a_fold_does_not_depend_on_its_concepts(patience):
     recipe = BottleneckRecipe(widths=(8,), rate=0.1, epochs=8, patience=patience, folds=4)
     folds = torch.arange(80) % 4
     targets = torch.eye(4)[labelled(80)[1]]
-    before = held_out(rows(targets, folds), recipe, seed=0).log_probs
+    before = answer_held_out(rows(targets, folds), recipe, seed=0).log_probs
     for fold in range(4):
         others = targets.where((folds != fold)[:, None], targets.roll(1, 1))
-        after = held_out(rows(others, folds), recipe, seed=0).log_probs
+        after = answer_held_out(rows(others, folds), recipe, seed=0).log_probs
         assert torch.equal(after[folds == fold], before[folds == fold])
         assert not torch.isclose(after[folds != fold], before[folds != fold]).all(1).any()
 
 
 def given(n=100, seed=0, clusters=None, folds=5):
     states, label = labelled(n)
-    return inputs(states[None], label, clusters, folds, seed)
+    return as_concept_inputs(states[None], label, clusters, folds, seed)
 
 
 def test_folds_are_those_of_the_seed():

@@ -12,7 +12,7 @@ from pid_lens.estimators.flow.gaussianise import gaussianise
 from pid_lens.estimators.flow.gaussianity import gaussianity
 from pid_lens.estimators.flow.reduction import principal_components
 from pid_lens.estimators.flow.splines import Flow, Shape
-from pid_lens.estimators.flow.start import start
+from pid_lens.estimators.flow.start import starting_flow
 
 
 def normal(*shape, seed=0):
@@ -24,7 +24,7 @@ def normal(*shape, seed=0):
 
 def test_a_start_knows_its_jacobian():
     variables = [normal(300, 2).exp(), normal(300, 1, seed=1) ** 3]
-    begun = start(variables, [True, False], [independent_axes(x) for x in variables])
+    begun = starting_flow(variables, [True, False], [independent_axes(x) for x in variables])
     rows = torch.cat(variables, 1)[:5]
     _, volume = begun(rows)
     jacobians = torch.stack([jacobian(lambda x: begun(x[None])[0][0], r) for r in rows])

@@ -11,7 +11,7 @@ from tiny import FAMILIES, make
 import pid_lens
 from pid_lens import Lens, Pooled, Reads, Spans
 from pid_lens.estimators import ContextualContribution, InfoNCE
-from pid_lens.forward import refuse_seeing_image
+from pid_lens.forward.image_only_probe import require_unseen_text
 
 STATES = (Pooled("image", token="last"), Pooled("answer"))
 PLAIN = {"full": []}
@@ -269,11 +269,11 @@ def test_the_model_s_precision_says_how_far_rounding_moves_a_state(dtype):
     own = torch.ones(3, 8)
     for moved, passes in ((5e-5, True), (5e-3, half), (2e-2, False)):
         if passes:
-            refuse_seeing_image(own, own * (1 + moved), 0, dtype)
+            require_unseen_text(own, own * (1 + moved), 0, dtype)
         else:
             with pytest.raises(ValueError, match="the image sees the text"):
-                refuse_seeing_image(own, own * (1 + moved), 0, dtype)
-    refuse_seeing_image(0 * own, 0 * own, 0, dtype)
+                require_unseen_text(own, own * (1 + moved), 0, dtype)
+    require_unseen_text(0 * own, 0 * own, 0, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -12,10 +12,10 @@ from pid_lens import Reads
 from pid_lens.estimators import InfoNCE
 from pid_lens.estimators.infonce.bound import pointwise_information
 from pid_lens.estimators.infonce.copula import coordinates, normal_scores, sure_correlations
-from pid_lens.estimators.infonce.critics import RECIPES, trained
-from pid_lens.estimators.infonce.held_out import held_out, shown
+from pid_lens.estimators.infonce.critics import CRITIC_RECIPES, train_critic
+from pid_lens.estimators.infonce.held_out import measure_held_out, show_states
 
-DEFAULT = RECIPES["default"]
+DEFAULT = CRITIC_RECIPES["default"]
 QUICK = replace(DEFAULT, steps=100, every=10)
 
 
@@ -57,15 +57,15 @@ def test_scores_some_rows_at_a_time_are_the_whole_matrix():
 @pytest.mark.parametrize("n", [6000, 6003])
 def test_the_cap_is_the_log_of_a_fold(n):
     nothing = torch.zeros(n, 1).double()
-    assert held_out(shown(nothing, QUICK), shown(nothing, QUICK), QUICK).cap == pytest.approx(
-        math.log(n // 3)
-    )
+    assert measure_held_out(
+        show_states(nothing, QUICK), show_states(nothing, QUICK), QUICK
+    ).cap == pytest.approx(math.log(n // 3))
 
 
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 50, 96, 1000, 1023])
 def test_blocks_are_full_but_for_one_and_neighbours_apart(n):
     rows = torch.randperm(n, generator=generator())
-    blocks = RECIPES["paper"].blocks(rows)
+    blocks = CRITIC_RECIPES["paper"].blocks(rows)
     assert sorted(torch.cat(blocks).tolist()) == list(range(n))
     assert [len(block) for block in blocks[:-1]] == [32] * (-(-n // 32) - 1)
     place = rows.argsort()
@@ -101,12 +101,12 @@ def test_correlations_of_chance_are_shrunk_and_others_stay():
 def test_training_that_does_not_end_is_reported():
     x, y = (coordinates(z) for z in normal(n=200)[:2])
     with pytest.warns(UserWarning, match="still getting better after 20 steps"):
-        trained(x, y, replace(QUICK, steps=20), torch.arange(200), generator())
+        train_critic(x, y, replace(QUICK, steps=20), torch.arange(200), generator())
 
 
 def test_one_encoder_needs_one_width():
     with pytest.raises(ValueError, match="one width; got 2 and 3"):
-        held_out(torch.randn(150, 2), torch.randn(150, 3), RECIPES["paper"])
+        measure_held_out(torch.randn(150, 2), torch.randn(150, 3), CRITIC_RECIPES["paper"])
 
 
 # ---------------------------------------------------------------- the estimator

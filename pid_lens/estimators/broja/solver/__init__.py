@@ -1,1 +1,1 @@
-"""TODO."""
+"""The convex problem behind union information: solvers with a certificate, primal and dual."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.common.entropy import ratio
+from pid_lens.estimators.common.entropy import safe_ratio
 
 _STEPS = 30
 _NUMBERS_AT_ONCE = 2**22
@@ -45,7 +45,7 @@ def respond(
     shift = others.amax(0)
     shift = shift.where(shift > -torch.inf, 0.0)
     b = (others - shift).exp()
-    parts = [ratio(part, part.sum(1, keepdim=True)) for part in rows.split(step)]
+    parts = [safe_ratio(part, part.sum(1, keepdim=True)) for part in rows.split(step)]
     best = [_respond(part, b, enough) for part in parts]
     return torch.cat(best).log() - shift
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pid_lens.estimators.broja.solver.certificate import pairing
 from pid_lens.estimators.broja.solver.solution import Solution
-from pid_lens.estimators.common.entropy import entropy, mutual_information
+from pid_lens.estimators.common.entropy import entropy, table_information
 
 
 def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n2 2"]) -> Solution:
@@ -52,14 +52,14 @@ def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n
     """
     vision, language = _log_odds(p1), _log_odds(p2)
     games = _games(p1, p2, vision, language)
-    by_vision = mutual_information(p1) + games.excess(-1.0)
-    by_language = mutual_information(p2) + games.excess(1.0)
+    by_vision = table_information(p1) + games.excess(-1.0)
+    by_language = table_information(p2) + games.excess(1.0)
     pieces, rest = games.pieces()
     a = _potentials(games.odds, pieces, vision) + math.log(0.5)
     b = _potentials(games.odds, rest, language)
     dual = entropy(p1.sum(1)) + pairing(a, p1) + pairing(b, p2)
     return Solution(
-        lower=dual.fmax(torch.maximum(mutual_information(p1), mutual_information(p2))),
+        lower=dual.fmax(torch.maximum(table_information(p1), table_information(p2))),
         upper=torch.maximum(by_vision, by_language),
         coupling=None,
         dual_vision=a,

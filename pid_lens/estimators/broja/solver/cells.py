@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.common.entropy import ratio
+from pid_lens.estimators.common.entropy import safe_ratio
 
 _FEWEST_ROUNDS, _MOST_ROUNDS, _DISTANCES = 2, 8, 2**26
 _SEEDS_A_CELL = 8
@@ -60,7 +60,7 @@ def merge_equal(joint: Float64[Tensor, "n answers"]) -> Cells:
         >>> merge_equal(torch.cat([rows, 2 * rows]) / 3).of.tolist()
         [0, 2, 1, 0, 2, 1]
     """
-    posterior = ratio(joint, joint.sum(1, keepdim=True))
+    posterior = safe_ratio(joint, joint.sum(1, keepdim=True))
     same = (posterior * 2**40).round()
     return gather_cells(joint, same.unique(dim=0, return_inverse=True)[1])
 
@@ -106,13 +106,13 @@ def score(
     rows: Float64[Tensor, "n answers"], centres: Float64[Tensor, "cells answers"]
 ) -> Float64[Tensor, "n cells"]:
     """sum_y p(x, y) log p(y|cell), nats: the higher, the less a row loses in a cell."""
-    posterior = ratio(centres, centres.sum(1, keepdim=True))
+    posterior = safe_ratio(centres, centres.sum(1, keepdim=True))
     return rows @ posterior.clamp_min(1e-45).log().mT
 
 
 def negative_entropy(rows: Float64[Tensor, "n answers"]) -> Float64[Tensor, " n"]:
     """sum_y p(x, y) log p(y|x), nats: the score of a row in a cell of its own."""
-    return torch.xlogy(rows, ratio(rows, rows.sum(1, keepdim=True))).sum(1)
+    return torch.xlogy(rows, safe_ratio(rows, rows.sum(1, keepdim=True))).sum(1)
 
 
 def _centres(rows: Tensor, count: int) -> Float64[Tensor, "count answers"]:

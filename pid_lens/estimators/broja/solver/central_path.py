@@ -15,7 +15,7 @@ _BOUNDARY = 0.995
 _CORRECTORS, _LONG, _LONGER = 4, 0.8, 1.05
 
 
-def start(tables: Tables) -> Point:
+def start_point(tables: Tables) -> Point:
     """Sources independent given the answer: a = log p(y|x1) - log p(y) / 2, shifted inside.
 
     The multipliers are such that the products r s are as their weights.
@@ -34,7 +34,7 @@ def _log_posterior(p: Tensor) -> Tensor:
     return (p / p.sum(-1, keepdim=True)).log()
 
 
-def step(tables: Tables, point: Point) -> Point:
+def take_step(tables: Tables, point: Point) -> Point:
     """A predictor to see how far mu can fall, then correctors towards that mu.
 
     Where marginals or constraints are far off, mu falls less: once it is ahead of them, moves

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from pid_lens.estimators.broja.solver.central_path import start, step
+from pid_lens.estimators.broja.solver.central_path import start_point, take_step
 from pid_lens.estimators.broja.solver.certificate import (
     lower_the_lighter,
     pairing,
@@ -19,7 +19,7 @@ from pid_lens.estimators.broja.solver.certificate import (
 from pid_lens.estimators.broja.solver.newton import Tables
 from pid_lens.estimators.broja.solver.problems import choose, put, take
 from pid_lens.estimators.broja.solver.solution import Solution
-from pid_lens.estimators.common.entropy import entropy, ratio
+from pid_lens.estimators.common.entropy import entropy, safe_ratio
 
 _NUMBERS_AT_ONCE = 2**24
 _PATIENCE, _LESS = 12, 0.9
@@ -116,7 +116,7 @@ class _Run:
         self.tables = _without_dust(p1, p2)
         dust = ((p > 0) & (seen <= 0) for p, seen in ((p1, self.tables.p1), (p2, self.tables.p2)))
         self.given = _Given(p1, p2, *dust)
-        self.point = start(self.tables)
+        self.point = start_point(self.tables)
         self.live = torch.arange(len(p1), device=p1.device)
         self.best = _trivial(p1, p2)
         self.found = take(self.best, self.live)
@@ -140,7 +140,7 @@ class _Run:
 
     def _advance(self) -> None:
         """One step; a problem that float64 has none for stays where it is and is given up."""
-        moved = step(self.tables, self.point)
+        moved = take_step(self.tables, self.point)
         mu = moved.mu.flatten()
         lost = mu.isnan()
         if bool(lost.any()):
@@ -190,12 +190,12 @@ def _without_dust(p1: Tensor, p2: Tensor) -> Tables:
     p1, p2 = p1.where(p1 > _DUST, 0.0), p2.where(p2 > _DUST, 0.0)
     prior1, prior2 = p1.sum(1, keepdim=True), p2.sum(1, keepdim=True)
     prior = torch.minimum(prior1, prior2)
-    return Tables.of(p1 * ratio(prior, prior1), p2 * ratio(prior, prior2))
+    return Tables.of(p1 * safe_ratio(prior, prior1), p2 * safe_ratio(prior, prior2))
 
 
 def _trivial(p1: Tensor, p2: Tensor) -> _Best:
     """Sources independent given the answer above, the better source alone below."""
-    q = p1[:, :, None] * ratio(p2, p2.sum(1, keepdim=True))[:, None]
+    q = p1[:, :, None] * safe_ratio(p2, p2.sum(1, keepdim=True))[:, None]
     a, b = _log_posterior(p1), _log_posterior(p2)
     lower1, lower2 = pairing(a, p1), pairing(b, p2)
     first = (lower1 >= lower2)[:, None, None]

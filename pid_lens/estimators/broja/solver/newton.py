@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.common.entropy import ratio
+from pid_lens.estimators.common.entropy import safe_ratio
 
 _RIDGES = (1e-14, 1e-12, 1e-10, 1e-8, 1e-6)
 
@@ -45,7 +45,7 @@ class Tables:
 def _pins(p2: Tensor) -> Float64[Tensor, "batch columns columns"]:
     """p(x2, y) p(x2'|y) between equal answers, and 1 where p2 is 0."""
     pins = torch.diag_embed((p2 <= 0).double().flatten(1))
-    same = p2[:, :, None] * ratio(p2, p2.sum(1, keepdim=True))[:, None]
+    same = p2[:, :, None] * safe_ratio(p2, p2.sum(1, keepdim=True))[:, None]
     pins.view(*p2.shape, *p2.shape[1:]).diagonal(dim1=2, dim2=4).add_(same)
     return pins
 

@@ -14,7 +14,7 @@ from pid_lens.estimators.broja.solver.certificate import check_marginals, pairin
 from pid_lens.estimators.broja.solver.interior_point import solve
 from pid_lens.estimators.broja.solver.scaling import Scaling
 from pid_lens.estimators.broja.solver.solution import Solution
-from pid_lens.estimators.common.entropy import entropy, mutual_information, ratio
+from pid_lens.estimators.common.entropy import entropy, safe_ratio, table_information
 
 _CELLS = 2048
 _PAIRS_TOGETHER = 2**18
@@ -127,7 +127,7 @@ class _Layer:
 
 
 def _informations(p1: Tensor, p2: Tensor) -> Float64[Tensor, " sources"]:
-    return torch.stack([mutual_information(p1), mutual_information(p2)])
+    return torch.stack([table_information(p1), table_information(p2)])
 
 
 def _better_source(p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,8 +135,8 @@ def _better_source(p1: Tensor, p2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     known = _informations(p1, p2)
     zero1, zero2 = torch.zeros_like(p1), torch.zeros_like(p2)
     if known[0] >= known[1]:
-        return known[0], ratio(p1, p1.sum(1, keepdim=True)).log(), zero2
-    return known[1], zero1, ratio(p2, p2.sum(1, keepdim=True)).log()
+        return known[0], safe_ratio(p1, p1.sum(1, keepdim=True)).log(), zero2
+    return known[1], zero1, safe_ratio(p2, p2.sum(1, keepdim=True)).log()
 
 
 def _batches(layers: list[_Layer]) -> list[list[_Layer]]:

@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens.estimators.broja.solver.certificate import shift_to_feasible
-from pid_lens.estimators.common.entropy import entropy, ratio
+from pid_lens.estimators.common.entropy import entropy, safe_ratio
 
 _CACHED = 2**17
 _PLAIN_STEPS = 8
@@ -49,7 +49,7 @@ class Scaling:
         self.steps = 0
         self.r = self._masses()
         self.u = torch.zeros_like(self.p1)
-        self.v = ratio(self.p2, self.p2.sum(1, keepdim=True))
+        self.v = safe_ratio(self.p2, self.p2.sum(1, keepdim=True))
         self._sweep(0)
 
     def advance(self, steps: int) -> None:
@@ -74,8 +74,8 @@ class Scaling:
         itself: F(q) = sum q log(q / q_12) is convex and homogeneous, so that
         F(q + rest) <= F(q) + F(rest), and F(rest) <= 0.
         """
-        u = self.u * ratio(self.p1, self.u * (self.v @ self.r.mT)).clamp_max(1)
-        v = self.v * ratio(self.p2, self.v * (u @ self.r)).clamp_max(1)
+        u = self.u * safe_ratio(self.p1, self.u * (self.v @ self.r.mT)).clamp_max(1)
+        v = self.v * safe_ratio(self.p2, self.v * (u @ self.r)).clamp_max(1)
         held1, held2 = u * (v @ self.r.mT), v * (u @ self.r)
         value = torch.xlogy(held1, u).sum((1, 2)) + torch.xlogy(held2, v).sum((1, 2))
         for piece in self._pieces():
