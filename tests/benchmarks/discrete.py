@@ -22,9 +22,10 @@ import torch
 from dit.algorithms import broja_cone
 from torch import Tensor
 
-from pid_lens.estimators import discrete_pid, mutual_information, posterior_pid
+from pid_lens.estimators import discrete_pid, posterior_pid
 from pid_lens.estimators.broja.marginal_repair import rake
 from pid_lens.estimators.broja.solver.quantise import solve_rows
+from pid_lens.estimators.common.entropy import table_information
 
 TABLES, SIZE, ROUNDS = 50, 5, 5
 BITS = 1 / np.log(2)
@@ -74,7 +75,7 @@ def cone(table: np.ndarray) -> float:
         given = dit.Distribution.from_ndarray(table)
         solved, _ = broja_cone.broja_cone_solve(given, [[0], [1]], [2])
     q = torch.tensor(np.asarray(solved.pmf).reshape(table.shape)).clamp_min(0)
-    return float(mutual_information((q / q.sum()).flatten(0, 1))) * BITS
+    return float(table_information((q / q.sum()).flatten(0, 1))) * BITS
 
 
 def tables() -> Iterator[str]:

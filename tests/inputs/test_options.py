@@ -58,7 +58,7 @@ def test_collisions_are_groups_of_names():
 
 
 def test_a_shared_first_token_names_the_way_out():
-    with pytest.raises(ValueError, match=r"share a first token.*pid_lens\.score_options"):
+    with pytest.raises(ValueError, match=r"share a first token.*pid_lens\.scoring\.score_options"):
         first_tokens([7, 7])
     with pytest.raises(ValueError, match="score_options"):
         pid_lens.Lens(pid_lens.demo.load()[0], choices=[5, 5], conditions={"full": []})

@@ -9,7 +9,8 @@ import torch
 
 import pid_lens
 from pid_lens import Lens, Reads, Spectrum
-from pid_lens.estimators import BROJA, mutual_information
+from pid_lens.estimators import BROJA
+from pid_lens.estimators.common.entropy import table_information
 from pid_lens.testing import check_estimator
 
 
@@ -29,7 +30,7 @@ class MinimumRedundancy:
     def result(self):
         reads = Reads.concat(self.seen)
         p = reads.posteriors().exp()[:, [reads.index(k) for k in ("full", "vision", "language")]]
-        both, one, other = (mutual_information(p / reads.n) / math.log(2)).unbind(1)
+        both, one, other = (table_information(p / reads.n) / math.log(2)).unbind(1)
         atoms = {"information": both, "information_vision": one, "information_language": other}
         union, gap = torch.maximum(one, other), torch.zeros_like(one)
         about = {"layers": reads.layers, "ids": reads.ids, "estimator": repr(self)}

@@ -6,8 +6,8 @@ import torch
 from paths import DATA
 
 from pid_lens import truth
-from pid_lens.estimators import discrete_pid, mutual_information
-from pid_lens.estimators.common.entropy import NATS_PER_BIT
+from pid_lens.estimators import discrete_pid
+from pid_lens.estimators.common.entropy import NATS_PER_BIT, table_information
 from pid_lens.results import ATOMS
 
 STORED = {
@@ -76,7 +76,7 @@ def joint(request):
 
 
 def test_atoms_add_up_to_the_information(joint):
-    information = mutual_information(joint.flatten(-3, -2)) / NATS_PER_BIT
+    information = table_information(joint.flatten(-3, -2)) / NATS_PER_BIT
     assert torch.allclose(atoms(joint).sum(-1), information, atol=1e-12)
     assert torch.allclose(discrete_pid(joint).information, information, atol=1e-12)
 

@@ -4,13 +4,12 @@ import cvxpy
 import pytest
 import torch
 
-from pid_lens.estimators import mutual_information
 from pid_lens.estimators.broja.marginal_repair import rake
 from pid_lens.estimators.broja.solver.best_response import respond
 from pid_lens.estimators.broja.solver.cells import cluster, merge_equal
 from pid_lens.estimators.broja.solver.interior_point import solve
 from pid_lens.estimators.broja.solver.quantise import solve_rows
-from pid_lens.estimators.common.entropy import entropy
+from pid_lens.estimators.common.entropy import entropy, table_information
 
 
 def samples(n, answers, scale, layers=1, seed=0):
@@ -33,7 +32,7 @@ def test_merging_equal_rows_loses_nothing():
     again = rows[0].repeat(4, 1) / 4
     cells = merge_equal(again)
     assert len(cells) == 30
-    assert torch.allclose(mutual_information(cells.masses), mutual_information(rows[0]))
+    assert torch.allclose(table_information(cells.masses), table_information(rows[0]))
     assert torch.allclose(
         torch.zeros_like(cells.masses).index_add_(0, cells.of, again), cells.masses
     )
@@ -50,16 +49,16 @@ def test_clusters_do_not_depend_on_the_order(count):
 
 def test_more_cells_keep_more_information():
     rows = merge_equal(samples(200, 4, 3.0)[0][0]).masses
-    kept = [float(mutual_information(cluster(rows, m).masses)) for m in (1, 4, 16, 64, 200)]
+    kept = [float(table_information(cluster(rows, m).masses)) for m in (1, 4, 16, 64, 200)]
     assert kept == sorted(kept)
     assert kept[0] == pytest.approx(0, abs=1e-12)
-    assert kept[-1] == pytest.approx(float(mutual_information(rows)), abs=1e-12)
+    assert kept[-1] == pytest.approx(float(table_information(rows)), abs=1e-12)
 
 
 def test_many_rows_are_clustered_from_a_part_of_them():
     rows = merge_equal(samples(2000, 3, 2.0)[0][0]).masses
     cells = cluster(rows, 50)
-    lost = float(mutual_information(rows) - mutual_information(cells.masses))
+    lost = float(table_information(rows) - table_information(cells.masses))
     assert len(cells) <= 50
     assert 0 < lost < 0.01
 
@@ -76,7 +75,7 @@ def test_a_response_is_feasible_and_no_shift_betters_it(answers, scale):
 
 
 def informations(p1, p2):
-    return torch.stack([mutual_information(p1), mutual_information(p2)])
+    return torch.stack([table_information(p1), table_information(p2)])
 
 
 @pytest.mark.parametrize("answers", [2, 3, 4])

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from pid_lens.estimators import mutual_information
 from pid_lens.estimators.broja.solver.certificate import round_to_marginals
 from pid_lens.estimators.broja.solver.interior_point import solve
 from pid_lens.estimators.broja.solver.scaling import Scaling
-from pid_lens.estimators.common.entropy import entropy
+from pid_lens.estimators.common.entropy import entropy, table_information
 
 
 def marginals(batch, n1, n2, answers, power=3.0, keep=1.0, seed=0):
@@ -56,7 +55,7 @@ def test_a_coupling_attains_the_upper_bound(problem, steps):
     q = round_to_marginals(q, p1, p2)
     assert torch.allclose(q.sum(2), p1, atol=1e-14)
     assert torch.allclose(q.sum(1), p2, atol=1e-14)
-    assert (mutual_information(q.flatten(1, 2)) <= scaling.upper() + 1e-12).all()
+    assert (table_information(q.flatten(1, 2)) <= scaling.upper() + 1e-12).all()
 
 
 def test_the_interval_closes(problem):

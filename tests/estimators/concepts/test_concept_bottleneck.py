@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from pid_lens import ConceptBottleneck, Lens, Pooled, Reads
-from pid_lens.estimators import BottleneckRecipe, concept_information, exchanged, question_groups
+from pid_lens.estimators import BottleneckRecipe, concept_information, question_groups
 from pid_lens.estimators.concepts.bottleneck import BottleneckRows, answer_held_out
 from pid_lens.estimators.concepts.bounds import shortfall
+from pid_lens.estimators.concepts.groups import exchange_within
 from pid_lens.estimators.concepts.inputs import as_concept_inputs
 from pid_lens.results import Curve
 
@@ -74,7 +75,7 @@ def shares(groups, folds):
 def test_exchanged_groups_keep_their_share_of_every_fold():
     samples, groups = given(), torch.arange(100) % 7 % 3
     before = torch.get_rng_state()
-    one, same, other = (exchanged(groups, samples, seed) for seed in (0, 0, 1))
+    one, same, other = (exchange_within(groups, samples, seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one, same)
     assert torch.equal(shares(one, samples.folds), shares(groups, samples.folds))
@@ -88,7 +89,7 @@ def test_clusters_hand_on_all_their_groups():
     image = torch.arange(100) // 5
     groups = torch.tensor([[0, 1, 2, 1, 0], [2, 2, 2, 2, 2]]).repeat(10, 1).flatten()
     samples = given(clusters=image)
-    found = exchanged(groups, samples, seed=0)
+    found = exchange_within(groups, samples, seed=0)
     sets, before = (x.reshape(20, 5).sort(1).values.tolist() for x in (found, groups))
     assert sorted(sets) == sorted(before)
     assert sets != before
@@ -100,7 +101,7 @@ def test_clusters_hand_on_all_their_groups():
 def test_groups_of_whole_clusters_stay_so_whatever_the_sizes():
     image = (torch.arange(100).double().sqrt() * 3).long()
     groups = image % 3
-    found = exchanged(groups, given(clusters=image), seed=0)
+    found = exchange_within(groups, given(clusters=image), seed=0)
     assert all(len(found[image == one].unique()) == 1 for one in image.unique())
     assert not torch.equal(found, groups)
 
