@@ -1,6 +1,26 @@
 """What differs between frameworks, a file or folder each, imported as ``pid_lens.adapters.*``.
 
 The rest of the package finds an adapter by the class of the model at hand (`pid_lens.model`,
-`frameworks`) and loads it then, so that frameworks stay optional. `pid_lens.adapters.nnsight` and
-`pid_lens.adapters.transformer_lens` are for users, too.
+`frameworks`) and loads it then, so that frameworks stay optional. Two are for users, too, and are
+loaded when they are asked for:
+
+Example:
+    >>> import pid_lens
+    >>> pid_lens.adapters.nnsight.knockout.__name__
+    'knockout'
 """
+
+from importlib import import_module
+from types import ModuleType
+
+FOR_USERS = ("nnsight", "transformer_lens")
+
+
+def __dir__() -> list[str]:
+    return list(FOR_USERS)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in FOR_USERS:
+        raise AttributeError(f"module 'pid_lens.adapters' has no attribute {name!r}")
+    return import_module(f"pid_lens.adapters.{name}")

@@ -7,10 +7,11 @@ Example:
     Spectrum(layer 5: R=... U_vision=... U_language=... S=0.9... of I=0.9... bits; ...)
 """
 
+from importlib import import_module
 from typing import Any
 
 import pid_lens.adapters as adapters
-from pid_lens import demo, estimators, testing, truth
+from pid_lens import demo, estimators, truth
 from pid_lens.api import decompose, spectrum
 from pid_lens.deprecated import find_old_modules, find_old_name
 from pid_lens.estimators import (
@@ -43,7 +44,7 @@ from pid_lens.reads import Reads
 from pid_lens.results import Curve, Spectrum, compare
 from pid_lens.self_check import check
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BATCH",
@@ -97,4 +98,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":  # for those who write estimators: not every import needs it
+        return import_module("pid_lens.testing")
     return find_old_name(name)

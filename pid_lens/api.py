@@ -1,10 +1,10 @@
-"""Everything in one call: calibrate, read, decompose."""
+"""The calls that do everything: `spectrum` calibrates, reads and decomposes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from pid_lens.interventions import Intervention
     from pid_lens.model import Anatomy
     from pid_lens.results import Spectrum
+
+
+@overload
+def decompose(*, estimator: None = None, **conditions: Reads | Stream) -> Spectrum: ...
+
+
+@overload
+def decompose(*, estimator: Estimator, **conditions: Reads | Stream) -> Any: ...
 
 
 def decompose(*, estimator: Estimator | None = None, **conditions: Reads | Stream) -> Any:

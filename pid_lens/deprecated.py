@@ -52,7 +52,7 @@ MODULES = {
     "attention": "forward.attention_mask model.masks model.indices",
     "checked": "self_check.report",
     "checking": "self_check.properties self_check.trial",
-    "conditions": "interventions.conditions",
+    "conditions": "interventions.conditions interventions.variation",
     "curves": "results.curve",
     "differences": "results.difference results.pairing results.layer_atoms",
     "donors": "interventions.donors interventions.calibration",
@@ -91,7 +91,6 @@ MODULES = {
     "estimators.flow.states": "estimators.flow.estimator",
     "estimators.folds": "estimators.common.folds",
     "estimators.gathering": "estimators.common.over_reads",
-    "estimators.gaussian.algebra": "estimators.gaussian.algebra estimators.common.pca",
     "estimators.gaussian.closed_form": "estimators.gaussian.from_covariance",
     "estimators.gaussian.crossfit": "estimators.gaussian.cross_fit",
     "estimators.gaussian.samples": "estimators.gaussian.from_samples",
@@ -123,7 +122,7 @@ MODULES = {
     "positions": "forward.position_ids",
     "prompts": "inputs.prompts",
     "prompts.batching": "inputs.build_batch",
-    "prompts.finding": "inputs.prompts.locate",
+    "prompts.finding": "inputs.prompts.token_spans",
     "prompts.listing": "inputs.prompts.option_listing",
     "prompts.rendering": "inputs.prompts.chat_template",
     "prompts.several_images": "inputs.prompts.multi_image",
@@ -143,9 +142,43 @@ MODULES = {
     "spectra": "results.spectrum",
     "storage": "records",
     "streams": "forward.stream model.indices forward.layer_answers",
-    "watching": "forward.user_hooks",
+    "watching": "forward.user_hooks forward.user_hook_guard",
 }
-"""An old module -> the modules that hold what it held."""
+"""An old module -> the modules that hold what it held; `compare` is the function of that name."""
+
+RENAMED = {
+    "Asked": "PromptRun",
+    "Blockade": "AttentionKnockouts",
+    "Entrance": "ImagePathway",
+    "Fixed": "Deterministic",
+    "Force": "UnderInterventions",
+    "Gathering": "OverReads",
+    "Instrument": "Recorder",
+    "Intervening": "InterventionScope",
+    "Pile": "ReadsBuffer",
+    "Watch": "UserHookGuard",
+    "answered": "posteriors_under",
+    "by_hand": "is_user_call",
+    "clusters": "as_clusters",
+    "completely": "complete_interventions",
+    "described": "describe_batch",
+    "forbidden": "mask_pairs",
+    "interval": "confidence_interval",
+    "joined": "join_views",
+    "layer_states": "residual_stream",
+    "ours": "is_own_hook",
+    "recognise": "resolve_samples",
+    "refuse_lacking": "require_states",
+    "refuse_options": "require_options",
+    "refuse_unit": "require_unit",
+    "said_by_settings": "settings_repr",
+    "sound_states": "require_finite",
+    "taken": "settings_from",
+    "unwatched": "forward_without_hooks",
+    "unwritten": "causal_mask",
+    "watching": "guard_user_hooks",
+}
+"""What extensions may have used of old modules -> its name now; a module's own are gone."""
 
 
 def effects(change: Spectrum) -> pd.DataFrame:
@@ -215,11 +248,15 @@ def _stand_in(fullname: str) -> ModuleType:
 
 
 def _look_up(fullname: str, name: str) -> Any:
+    old = fullname.removeprefix(f"{PACKAGE}.")
+    if f"{old}.{name}" in MODULES:
+        return _stand_in(f"{fullname}.{name}")
     if not name.startswith("__"):
-        for home in MODULES[fullname.removeprefix(f"{PACKAGE}.")].split():
+        for home in MODULES[old].split():
             found = import_module(f"{PACKAGE}.{home}")
-            if hasattr(found, name):
-                return getattr(found, name)
+            for known in (name, RENAMED.get(name, name)):
+                if hasattr(found, known):
+                    return getattr(found, known)
     raise AttributeError(f"module {fullname!r} has no attribute {name!r}")
 
 
@@ -229,4 +266,6 @@ def _moved(name: str) -> str:
 
 
 def _warn(message: str, stacklevel: int) -> None:
-    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+    # `from pid_lens import x` asks twice: the import system whether there is one, then the caller.
+    if sys._getframe(stacklevel - 1).f_code.co_name != "_handle_fromlist":
+        warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)

@@ -5,32 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from pid_lens.estimators import BROJA, Estimator
-from pid_lens.forward import Recorder, View, join_views
+from pid_lens.forward import Recorder, Verified, View, join_views, settings_of_pass
 from pid_lens.inputs import Batch, describe_batch, option_table
-from pid_lens.interventions import (
-    CONDITIONS,
-    Moments,
-    Variation,
-    as_conditions,
-    as_interventions,
-    draws_of,
-    list_variations,
-    moment_fingerprints,
-    require_same_model,
-)
+from pid_lens.interventions import Conditions, Moments, Variation, require_same_model
 from pid_lens.model import Anatomy, dissect, processor_of, resolve_indices
 from pid_lens.readouts import LogitLens, Pooled
 from pid_lens.reads import MEMORY, Reads, ReadsBuffer
-from pid_lens.records import settings_repr
 
 if TYPE_CHECKING:
     from pid_lens.interventions import Intervention
     from pid_lens.readouts import Readout
+    from pid_lens.results import Spectrum
 
 
 class Lens:
@@ -115,56 +104,47 @@ class Lens:
         check: bool = True,
     ) -> None:
         """See the class."""
-        self.anatomy, processor = anatomy or dissect(model), processor_of(model, processor)
-        _sound(moments=moments, draws=draws, seed=seed, states=states, estimators=estimators)
-        complete = partial(_completed, moments=moments, seed=seed, draws=draws)
-        self.interventions = complete(as_interventions("interventions", interventions))
-        self.conditions = {
-            name: complete(hidden)
-            for name, hidden in as_conditions(
-                CONDITIONS if conditions is None else conditions
-            ).items()
-        }
-        self.variations = list_variations(self.conditions, self.interventions)
-        drawn = {
-            name: draws_of(name, (*self.interventions, *hidden))
-            for name, hidden in self.conditions.items()
-        }
+        self.anatomy = anatomy or dissect(model)
+        _require_whole_numbers(draws=draws, seed=seed)
+        _require_moments(moments)
+        _require_instances("states", states, Pooled)
+        _require_instances("estimators", estimators, Estimator)
+        planned = Conditions.of(conditions, interventions, moments=moments, seed=seed, draws=draws)
+        readout, processor = readout or LogitLens(), processor_of(model, processor)
+        settings = settings_of_pass(self.anatomy, readout, planned)
+        require_same_model(planned.every, self.anatomy, settings.model)
         self.estimators = tuple(estimators)
-        readout, model_hash = readout or LogitLens(), self.anatomy.fingerprint()
-        every = (*self.interventions, *chain(*self.conditions.values()))
-        require_same_model(every, self.anatomy, model_hash)
-        self._instrument = Recorder(
+        self._recorder = Recorder(
             anatomy=self.anatomy,
             processor=processor,
             readout=readout,
             layers=resolve_indices(layers, len(self.anatomy.layers)),
             options=None if choices is None else option_table(choices, 1, processor),
             states=tuple(states),
-            conditions=tuple(self.conditions),
-            always=self.interventions,
+            conditions=planned,
+            settings=settings,
             fork_edits=fork_edits,
-            confirmed=[not check],
-            image_only=[not check],
-            settings={
-                "model": model_hash,
-                "readout": settings_repr(readout),
-                "last step": [self.anatomy.scale, self.anatomy.softcap],
-                "interventions": list(map(repr, self.interventions)),
-                "draws": max(drawn.values()),
-                "drawn": drawn,
-                "conditions": {name: list(map(repr, c)) for name, c in self.conditions.items()},
-                "moments": moment_fingerprints(every),
-            },
+            verified=Verified(last_layer=not check, image_only=not check),
         )
+        self.variations = planned.variations
         self._versions = self.anatomy.versions
-        self._pile = ReadsBuffer(memory)
+        self._buffer = ReadsBuffer(memory)
         self._open: list[AbstractContextManager] = []
+
+    @property
+    def conditions(self) -> Mapping[str, tuple[Intervention, ...]]:
+        """What each condition ablates, by name, with nothing left open."""
+        return MappingProxyType(self._recorder.conditions.named)
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What is in force in all conditions."""
+        return self._recorder.conditions.always
 
     # ---------------------------------------------------------------- opening
 
     def __enter__(self) -> Self:
-        opened = self._opened(self._forked, None, self._add)
+        opened = self._attach(self.variations, None, self._add)
         opened.__enter__()
         self._open.append(opened)
         return self
@@ -188,7 +168,7 @@ class Lens:
             TypeError: something else was said.
             ValueError: another batch runs inside than the one described.
         """
-        with self._opened(self._forked, describe_batch(batch, **said), self._add):
+        with self._attach(self.variations, describe_batch(batch, **said), self._add):
             yield self
 
     def views(self, batch: Batch | None = None, **said: Any) -> Iterator[View]:
@@ -206,24 +186,24 @@ class Lens:
             ValueError: a view in which no forward pass ran, or passes over other samples than
                 in the first; a state of the image alone before a fork has proven it to be so.
         """
-        if self._instrument.probes:
+        if self._recorder.probes:
             raise ValueError(
                 "a view shows one condition, so it cannot prove that the image's last token does "
                 "not see the text: run one batch in the lens first, `with lens(batch): "
                 "model(**batch.inputs)`, then go through its views"
             )
         given, views = describe_batch(batch, **said), []
-        needed = [v for v in self.variations if v.condition or self._instrument.states]
+        needed = [v for v in self.variations if v.condition or self._recorder.states]
         for variation in (*needed[1:], *needed[:1]):
             seen: list[Reads] = []
-            views.append(View(variation, seen, self._opened(variation, given, seen.append)))
+            views.append(View(variation, seen, self._attach((variation,), given, seen.append)))
             yield views[-1]
         self._add(join_views(views, tuple(self.conditions)))
 
     @contextmanager
-    def _opened(
+    def _attach(
         self,
-        which: tuple[Variation, ...] | Variation,
+        variations: tuple[Variation, ...],
         given: Batch | None,
         sink: Callable[[Reads], None],
     ) -> Iterator[None]:
@@ -232,8 +212,7 @@ class Lens:
                 "the model's weights were changed since this lens was made, and reads of two "
                 "models do not mix: make a new Lens (and calibrate anew)"
             )
-        which = which if isinstance(which, tuple) else (which,)
-        with self._instrument.attached(which, given, sink):
+        with self._recorder.attach(variations, given, sink):
             yield
 
     # ---------------------------------------------------------------- results
@@ -245,11 +224,7 @@ class Lens:
         The first pass of a lens that keeps ``Pooled("image", token="last")`` has a nameless one
         more, by which it proves that the image does not see the text.
         """
-        return tuple(variation.condition for variation in self._forked)
-
-    @property
-    def _forked(self) -> tuple[Variation, ...]:
-        return (*self.variations, *self._instrument.probes)
+        return tuple(one.condition for one in (*self.variations, *self._recorder.probes))
 
     @property
     def reads(self) -> Reads:
@@ -258,14 +233,20 @@ class Lens:
         Raises:
             ValueError: nothing was read.
         """
-        if not self._pile.parts:
+        if not self._buffer.parts:
             raise ValueError(
                 "no sample was read yet: run the model inside the lens, `with lens: "
                 "model(**inputs)`; it must be open before the forward pass begins (in one line, "
                 "`with lens, model.trace(...)`, the lens first), and a loop over lens.views() "
                 "must run to its end"
             )
-        return self._pile.whole()
+        return self._buffer.whole()
+
+    @overload
+    def spectrum(self, estimator: None = None) -> Spectrum: ...
+
+    @overload
+    def spectrum(self, estimator: Estimator) -> Any: ...
 
     def spectrum(self, estimator: Estimator | None = None) -> Any:
         """What an estimator makes of everything read so far; by default the exact spectrum.
@@ -283,43 +264,35 @@ class Lens:
 
     def reset(self) -> Self:
         """Forgets everything read so far; inline ``estimators`` keep what they have seen."""
-        self._pile = ReadsBuffer(self._pile.memory)
+        self._buffer = ReadsBuffer(self._buffer.memory)
         return self
 
     def __repr__(self) -> str:
-        n = len(self._pile.ids())
+        n = len(self._buffer.ids())
         return (
-            f"Lens({type(self.anatomy.model).__name__}, {len(self._instrument.layers)} layers, "
+            f"Lens({type(self.anatomy.model).__name__}, {len(self._recorder.layers)} layers, "
             f"conditions {' '.join(self.conditions)}, {n} samples)"
         )
 
     def _add(self, reads: Reads) -> None:
-        self._pile.add(reads)
+        self._buffer.add(reads)
         for estimator in self.estimators:
             estimator.update(reads)
 
 
-def _completed(
-    interventions: tuple[Intervention, ...], *, moments: Moments | None, seed: int, draws: int
-) -> tuple[Intervention, ...]:
-    return tuple(i.complete(moments=moments, seed=seed, draws=draws) for i in interventions)
-
-
-def _sound(
-    *, moments: Any, draws: Any, seed: Any, states: Sequence[Any], estimators: Sequence[Any]
-) -> None:
-    """Refuses what would fail only in the forward pass.
-
-    Raises:
-        TypeError: something of another kind than asked for.
-    """
-    for name, value in (("draws", draws), ("seed", seed)):
+def _require_whole_numbers(**numbers: Any) -> None:
+    for name, value in numbers.items():
         if not isinstance(value, int):
             raise TypeError(f"{name} must be a whole number; got {value!r}")
+
+
+def _require_moments(moments: Any) -> None:
     if moments is not None and not isinstance(moments, Moments):
         raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
-    for name, given, kind in (("states", states, Pooled), ("estimators", estimators, Estimator)):
-        if not isinstance(given, list | tuple) or not all(
-            isinstance(one, kind) and not isinstance(one, type) for one in given
-        ):
-            raise TypeError(f"{name} must be a list of {kind.__name__} instances; got {given!r}")
+
+
+def _require_instances(name: str, given: Any, kind: type) -> None:
+    """A TypeError unless it is a list of instances, where a class is none."""
+    listed = isinstance(given, list | tuple)
+    if not listed or not all(isinstance(one, kind) and not isinstance(one, type) for one in given):
+        raise TypeError(f"{name} must be a list of {kind.__name__} instances; got {given!r}")

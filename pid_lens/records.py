@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
 
 
 def save_record(path: str | Path, kind: str, tensors: dict[str, Tensor], about: dict) -> None:

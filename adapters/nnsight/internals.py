@@ -54,8 +54,8 @@ def is_user_call(module: nn.Module) -> bool:
 
 
 @contextmanager
-def guard_user_hooks(decoder: nn.Module, watch: UserHookGuard) -> Iterator[None]:
-    """Shows the blocks of a trace what a watch shows them, inside a decoder.
+def guard_user_hooks(decoder: nn.Module, guard: UserHookGuard) -> Iterator[None]:
+    """Shows the blocks of a trace what a guard shows them, inside a decoder.
 
     Raises:
         ForkEditError: several invokes run, and edits are meant for all rows: none of them could
@@ -66,7 +66,7 @@ def guard_user_hooks(decoder: nn.Module, watch: UserHookGuard) -> Iterator[None]
     if interleaver is None:
         yield
         return
-    if watch.edits and interleaver.batcher.batching:
+    if guard.edits and interleaver.batcher.batching:
         raise ForkEditError(
             "several invokes run in one fork whose edits are meant for all rows, and what one of "
             "them edits would reach the others: trace each by itself, or leave fork_edits out"
@@ -74,10 +74,10 @@ def guard_user_hooks(decoder: nn.Module, watch: UserHookGuard) -> Iterator[None]
     serve = interleaver.handle
 
     def handle(location: str, value: Any) -> Any:
-        inside = watch.forked and location.startswith(f"{path}.")
+        inside = guard.forked and location.startswith(f"{path}.")
         if not inside or not (location in interleaver.parked or location in interleaver.observers):
             return serve(location, value)
-        found = watch.call(lambda shown: serve(location, shown), watch.show(value), location)
+        found = guard.call(lambda shown: serve(location, shown), guard.show(value), location)
         return value if found is None else found
 
     interleaver.handle = handle

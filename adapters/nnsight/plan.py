@@ -119,7 +119,7 @@ def plan(
         "norm": _path(anatomy, anatomy.norm),
         "unembed": _path(anatomy, anatomy.unembed),
         "layers": [_layer(anatomy, layer, stream) for layer in range(len(anatomy.layers))],
-        "closed": _closed(anatomy, variation, samples),
+        "closed": _blocked_by_layer(anatomy, variation, samples),
         "at": at,
         "vectors": vectors,
         "positions": samples.spans.positions("answer").cpu(),
@@ -198,11 +198,13 @@ def _layer(anatomy: Anatomy, layer: int, stream: Stream) -> dict[str, Any]:
     }
 
 
-def _closed(anatomy: Anatomy, variation: Variation, samples: Samples) -> dict[int, Tensor]:
+def _blocked_by_layer(
+    anatomy: Anatomy, variation: Variation, samples: Samples
+) -> dict[int, Tensor]:
     """What is closed, by layer."""
-    blockade = AttentionKnockouts(anatomy, variation.attention)
-    blockade.begin(samples, [variation])
-    found = {layer: blockade.closed(layer) for layer in range(len(anatomy.layers))}
+    knockouts = AttentionKnockouts(anatomy, variation.attention)
+    knockouts.begin(samples, [variation])
+    found = {layer: knockouts.blocked_pairs(layer) for layer in range(len(anatomy.layers))}
     for layer in found:
         attention = anatomy.attention(layer)
         if found[layer] is not None and attention is not None:

@@ -1,14 +1,14 @@
-"""Closing: attention knocked out in a bridge, by its scores or by its mask."""
+"""Attention: knocked out in a bridge, by its scores or by its mask."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
+from pid_lens.adapters.transformer_lens.given_batch import require_batch
 from pid_lens.adapters.transformer_lens.internals import TransformerBridge, dissect
 from pid_lens.adapters.transformer_lens.liveness import TOKENS, Hook, moves_logits, some_text
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from pid_lens.forward import AttentionKnockouts, knockout_layers
 from pid_lens.inputs import Batch, Samples, Spans, resolve_samples
 from pid_lens.interventions import Knockout, Variation
 from pid_lens.model import Anatomy, Before, named_arguments
+from pid_lens.per_object import PerObject
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -34,22 +35,6 @@ class Progress:
         first = self.at is None or layer <= self.at
         self.at = layer
         return first
-
-
-def require_batch(shape: Sequence[int], samples: Samples, where: str) -> None:
-    """What passes a hook point must be of the batch that its function was told.
-
-    Raises:
-        ValueError: it has other rows, or other positions.
-    """
-    n, tokens = samples.spans.shape
-    if tuple(shape) != (n, tokens):
-        raise ValueError(
-            f"these functions are for a batch of [n, tokens] = {[n, tokens]}, and {where} got "
-            f"{list(shape)}: make them anew for each batch, and run its prompts whole, without "
-            "generate and without remove_batch_dim. Inside a pid_lens.Lens hand what is to hide "
-            "over to the lens, Lens(..., interventions=[...])"
-        )
 
 
 def run_once(module: nn.Module, hook: Before, within: nn.Module) -> None:
@@ -71,30 +56,30 @@ def run_once(module: nn.Module, hook: Before, within: nn.Module) -> None:
     handles.append(within.register_forward_pre_hook(drop))
 
 
-# ---------------------------------------------------------------- closing attention
+# ---------------------------------------------------------------- attention knockouts
 
 
 @dataclass(eq=False)
 class KnockoutHooks:
-    """A knockout in passes of one batch, and the two ways of closing attention in a bridge."""
+    """A knockout in passes of one batch, by either of the two methods that a bridge may obey."""
 
     anatomy: Anatomy
     knockout: Knockout
     samples: Samples
     progress: Progress = field(default_factory=Progress)
-    _blockade: AttentionKnockouts = field(init=False)
+    _knockouts: AttentionKnockouts = field(init=False)
     _before: dict[nn.Module, Before] = field(init=False)
-    _open: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
+    _open_masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.knockout.ends(self.samples)
-        self._blockade = AttentionKnockouts(self.anatomy, [self.knockout])
-        if self._blockade.after:
+        self._knockouts = AttentionKnockouts(self.anatomy, [self.knockout])
+        if self._knockouts.after:
             raise ValueError(
                 "in some of these layers tokens look at image states by cross-attention, which "
                 "no hook point closes: leave them out, or use pid_lens.intervene"
             )
-        self._before = dict(self._blockade.before)
+        self._before = dict(self._knockouts.before)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -108,10 +93,10 @@ class KnockoutHooks:
             scores: Float[Tensor, "n heads queries keys"], hook: Any
         ) -> Float[Tensor, "n heads queries keys"]:
             n, _, queries, keys = scores.shape
-            everything = self._everything(queries, keys, scores.device)
+            open_mask = self._open_mask(queries, keys, scores.device)
             nothing = scores.new_empty(n, queries, 0)
-            arguments = {"hidden_states": nothing, "attention_mask": everything}
-            allowed = self._closed(layer, arguments)["attention_mask"]
+            arguments = {"hidden_states": nothing, "attention_mask": open_mask}
+            allowed = self._mask_attention(layer, arguments)["attention_mask"]
             return scores.masked_fill(~allowed, -math.inf)
 
         return f"blocks.{layer}.attn.hook_attn_scores", close
@@ -122,19 +107,19 @@ class KnockoutHooks:
         assert attention is not None
 
         def close(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            return (), self._closed(layer, named_arguments(module, args, kwargs))
+            return (), self._mask_attention(layer, named_arguments(module, args, kwargs))
 
         def prepare(states: Float[Tensor, "n tokens width"], hook: Any) -> None:
             run_once(attention, close, within=block)
 
         return f"blocks.{layer}.hook_in", prepare
 
-    def _closed(self, layer: int, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _mask_attention(self, layer: int, arguments: dict[str, Any]) -> dict[str, Any]:
         """A layer's arguments of attention, their mask closed."""
         where = f"attention in layer {layer}"
         require_batch(arguments["hidden_states"].shape[:2], self.samples, where)
         if self.progress.begins(layer):
-            self._blockade.begin(self.samples, [Variation("", 0, (self.knockout,))])
+            self._knockouts.begin(self.samples, [Variation("", 0, (self.knockout,))])
         attention = self.anatomy.attention(layer)
         assert attention is not None
         closed = self._before[attention](attention, (), arguments)
@@ -143,42 +128,41 @@ class KnockoutHooks:
         require_batch((n, keys), self.samples, f"the keys of {where}")
         return closed[1]
 
-    def _everything(
+    def _open_mask(
         self, queries: int, keys: int, device: torch.device
     ) -> Bool[Tensor, "1 1 queries keys"]:
         """A mask that closes nothing; one for all layers, so that what is made of it is shared."""
         size = queries, keys, device
-        if size not in self._open:
-            self._open[size] = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
-        return self._open[size]
+        if size not in self._open_masks:
+            mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
+            self._open_masks[size] = mask
+        return self._open_masks[size]
 
 
 KnockoutMethod = Callable[[KnockoutHooks, int], Hook]
 
-_WAYS: WeakKeyDictionary[TransformerBridge, dict[tuple[type, ...], KnockoutMethod]] = (
-    WeakKeyDictionary()
-)
-"""Of each bridge: how attention is computed -> the way of closing it that works."""
+_METHODS: PerObject[dict[tuple[type, ...], KnockoutMethod]] = PerObject(dict)
+"""Of each bridge: how attention is computed -> the method of masking it that works."""
 
 
 def knockout_method(bridge: TransformerBridge, anatomy: Anatomy, layer: int) -> KnockoutMethod:
-    """The way of closing attention that moves the logits, tried out on a few tokens of text.
+    """The method of masking attention that moves the logits, tried out on a few tokens of text.
 
     Raises:
         ValueError: neither does.
     """
-    known, how = _WAYS.setdefault(bridge, {}), _kind(anatomy, layer)
-    if how not in known:
+    known, kind = _METHODS.of(bridge), _kind(anatomy, layer)
+    if kind not in known:
         trial = KnockoutHooks(anatomy, Knockout("seen", "seeing", layers=[layer]), _trial(anatomy))
-        ways = (KnockoutHooks.by_scores, KnockoutHooks.by_mask)
-        found = next((one for one in ways if _works(bridge, one(trial, layer))), None)
+        methods = (KnockoutHooks.by_scores, KnockoutHooks.by_mask)
+        found = next((one for one in methods if _works(bridge, one(trial, layer))), None)
         if found is None:
             raise ValueError(
-                f"attention in layer {layer} ({how[0].__name__} around {how[1].__name__}) obeys "
+                f"attention in layer {layer} ({kind[0].__name__} around {kind[1].__name__}) obeys "
                 "neither its scores nor its mask, so it cannot be knocked out"
             )
-        known[how] = found
-    return known[how]
+        known[kind] = found
+    return known[kind]
 
 
 def _kind(anatomy: Anatomy, layer: int) -> tuple[type, ...]:

@@ -1,4 +1,4 @@
-"""TransformerLens's own idiom: knockouts, noise and readouts as functions for hook points.
+"""TransformerLens's own idiom: knockouts and noise as functions for hook points.
 
 Each is a list of ``(name, function)``, for ``bridge.hooks(fwd_hooks=...)`` and for
 ``bridge.run_with_hooks(ids, fwd_hooks=..., **vision)``; lists add up. Functions at hook points
@@ -10,46 +10,39 @@ is read before an edit is what was there before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from pid_lens.adapters.transformer_lens.attention import (
-    KnockoutHooks,
-    Progress,
-    knockout_method,
+from pid_lens.adapters.transformer_lens.attention import KnockoutHooks, knockout_method
+from pid_lens.adapters.transformer_lens.given_batch import (
+    GivenBatch,
     require_batch,
+    resolve_given,
 )
 from pid_lens.adapters.transformer_lens.internals import build_bridge, dissect_hookable
 from pid_lens.adapters.transformer_lens.liveness import (
+    ENTRY,
     Hook,
     is_sensitive,
     require_no_leaks,
     some_text,
 )
-from torch import Tensor
 
-from pid_lens.forward import Stream, complete_interventions, require_options
-from pid_lens.inputs import Batch, Samples, as_batch, option_table, resolve_samples
+from pid_lens.forward import complete_interventions
+from pid_lens.inputs import as_batch
 from pid_lens.interventions import Knockout, Noise, Variation, as_list
-from pid_lens.model import resolve_indices
-from pid_lens.readouts import LogitLens
+from pid_lens.per_object import PerObject
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
     from transformer_lens.model_bridge import TransformerBridge
 
     from pid_lens.interventions import Moments
-    from pid_lens.model import Anatomy
-    from pid_lens.readouts import Pooled, Readout
-    from pid_lens.reads import Reads
 
-__all__ = ["ReadingHooks", "bridged", "is_live", "knockout", "noise", "read_cache", "readout"]
+__all__ = ["bridged", "is_live", "knockout", "noise"]
 
-GivenBatch = Batch | Mapping[str, Any]
-
-_LIVE: WeakKeyDictionary[TransformerBridge, dict[str, bool]] = WeakKeyDictionary()
+_LIVE: PerObject[dict[str, bool]] = PerObject(dict)
 """Of each bridge: hook points that were tried out on text -> whether an edit does anything."""
 
 
@@ -111,9 +104,10 @@ def is_live(bridge: TransformerBridge, name: str, batch: GivenBatch | None = Non
         >>> is_live(bridge, "blocks.0.attn.hook_attn_scores")
         True
     """
-    anatomy, known = dissect_hookable(bridge), _LIVE.setdefault(bridge, {})
+    anatomy = dissect_hookable(bridge)
     if batch is not None:
         return is_sensitive(bridge, name, as_batch(batch).to(anatomy.device).inputs)
+    known = _LIVE.of(bridge)
     if name not in known:
         known[name] = is_sensitive(bridge, name, some_text(anatomy))
     return known[name]
@@ -164,8 +158,8 @@ def knockout(
     """
     anatomy = dissect_hookable(bridge)
     closed = Knockout(source, target, layers=as_list(layers), heads=as_list(heads))
-    closing = KnockoutHooks(anatomy, closed, _told(anatomy, batch, processor))
-    return [knockout_method(bridge, anatomy, layer)(closing, layer) for layer in closing.layers]
+    hooks = KnockoutHooks(anatomy, closed, resolve_given(anatomy, batch, processor))
+    return [knockout_method(bridge, anatomy, layer)(hooks, layer) for layer in hooks.layers]
 
 
 def noise(
@@ -202,6 +196,7 @@ def noise(
 
     Example:
         >>> import pid_lens
+        >>> from pid_lens.adapters.transformer_lens import readout
         >>> bridge = bridged(pid_lens.demo.load()[0])
         >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
         >>> moments = pid_lens.calibrate(bridge, [batch])
@@ -213,7 +208,7 @@ def noise(
     """
     anatomy = dissect_hookable(bridge)
     hidden = complete_interventions([Noise(span)], anatomy, moments=moments, seed=seed)
-    samples, variation = _told(anatomy, batch, processor), Variation("", draw, hidden)
+    samples, variation = resolve_given(anatomy, batch, processor), Variation("", draw, hidden)
     samples.spans[span]  # a span that is not there is refused here, and not in the pass
     require_no_leaks(bridge, anatomy, as_batch(batch))
 
@@ -223,196 +218,4 @@ def noise(
         require_batch(embeddings.shape[:2], samples, hook.name)
         return variation.edit(embeddings, samples)
 
-    return [("blocks.0.hook_in", replace)]
-
-
-def readout(
-    bridge: TransformerBridge,
-    batch: GivenBatch,
-    choices: Sequence[str | int] | None = None,
-    *,
-    layers: Iterable[int] | int | None = None,
-    readout: Readout | None = None,
-    states: Sequence[Pooled] = (),
-    processor: Any = None,
-) -> ReadingHooks:
-    """Functions that read the answer at every layer while the model runs.
-
-    Of each layer's output, ``blocks.l.hook_out`` (``hook_resid_post``), the answer position
-    alone is kept. Edits that are added before these functions are in what they read; later ones
-    at the same hook point are not. Three passes, of the same samples as they are, with their
-    question and with their image noised, make a spectrum:
-    ``pid_lens.decompose(full=..., vision=..., language=...)``.
-
-    Args:
-        bridge: a `TransformerBridge`.
-        batch: what will run: a `pid_lens.Batch`, or a mapping of the model's inputs.
-        choices: the options of every sample, as text or token ids, where the batch has none.
-        layers: numbers of layers; all by default.
-        readout: from a state to an answer; by default `pid_lens.LogitLens`.
-        states: pooled states to keep along with the answers.
-        processor: finds the question, and token ids of options that are text.
-
-    Returns:
-        A list of functions, whose ``reads`` are there when a pass is over: those of the last.
-
-    Raises:
-        TypeError: no bridge, no batch, or a readout that does not say its settings.
-        ValueError: no options, a layer that is not there, a state that one pass cannot prove.
-
-    Example:
-        >>> import pid_lens
-        >>> bridge = bridged(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
-        >>> vision, read = dict(batch.inputs), readout(bridge, batch)
-        >>> logits = bridge.run_with_hooks(vision.pop("input_ids"), fwd_hooks=read, **vision)
-        >>> read.reads
-        Reads(4 samples, 6 layers, conditions full, 2 options)
-    """
-    anatomy = dissect_hookable(bridge)
-    told = _asked(anatomy, batch, processor, choices)
-    return ReadingHooks(
-        told=told,
-        anatomy=anatomy,
-        layers=resolve_indices(layers, len(anatomy.layers)),
-        readout=readout or LogitLens(),
-        states=tuple(states),
-    )
-
-
-def read_cache(
-    bridge: TransformerBridge,
-    cache: Any,
-    batch: GivenBatch,
-    choices: Sequence[str | int] | None = None,
-    *,
-    layers: Iterable[int] | int | None = None,
-    readout: Readout | None = None,
-    states: Sequence[Pooled] = (),
-    processor: Any = None,
-) -> Reads:
-    """Reads the answer at every layer from a cache that was filled before.
-
-    Args:
-        bridge: the `TransformerBridge` that filled it.
-        cache: an `ActivationCache`, or the dictionary of it, with ``blocks.l.hook_resid_post``
-            of each layer; on any device, with its batch axis or without.
-        batch: what ran.
-        choices: as of `readout`.
-        layers: as of `readout`.
-        readout: as of `readout`.
-        states: as of `readout`.
-        processor: as of `readout`.
-
-    Returns:
-        The `pid_lens.Reads` of one condition, ``full``.
-
-    Raises:
-        TypeError: as `readout`, or no cache.
-        ValueError: as `readout`; layers that are not in the cache, or of another shape.
-
-    Example:
-        >>> import pid_lens
-        >>> bridge = bridged(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
-        >>> vision = dict(batch.inputs)
-        >>> logits, cache = bridge.run_with_cache(vision.pop("input_ids"), **vision)
-        >>> read_cache(bridge, cache, batch)
-        Reads(4 samples, 6 layers, conditions full, 2 options)
-    """
-    anatomy = dissect_hookable(bridge)
-    samples = _asked(anatomy, batch, processor, choices)
-    stream = Stream(
-        anatomy=anatomy,
-        layers=resolve_indices(layers, len(anatomy.layers)),
-        readout=readout or LogitLens(),
-        states=tuple(states),
-    )
-    stream.begin(samples)
-    for layer, found in _cached(cache, stream.layers).items():
-        require_batch(found.shape[:2], samples, f"the cache of layer {layer}")
-        stream.take(layer, found.to(anatomy.device))
-    return stream.reads
-
-
-# ---------------------------------------------------------------- readouts
-
-
-@dataclass(eq=False, kw_only=True, repr=False)
-class ReadingHooks(Stream, list[Hook]):
-    """Functions for hook points, and the `Stream` that they fill.
-
-    ``noise(...) + read`` is a plain list with the same functions: keep ``read`` for its reads.
-    """
-
-    told: Samples
-    """Those of the batch that will run."""
-    progress: Progress = field(default_factory=Progress)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.extend((f"blocks.{layer}.hook_out", self._reading(layer)) for layer in self.layers)
-
-    def _reading(self, layer: int) -> Callable[..., None]:
-        def read(states: Float[Tensor, "n tokens width"], hook: Any) -> None:
-            require_batch(states.shape[:2], self.told, hook.name)
-            if self.progress.begins(layer):
-                self.begin(self.told)
-            self.take(layer, states)
-
-        return read
-
-    def __repr__(self) -> str:
-        read = sum(layer in self.answers for layer in self.layers)
-        return f"ReadingHooks({self.told.n} samples, {read} of {len(self.layers)} layers read)"
-
-
-def _cached(cache: Any, layers: Sequence[int]) -> dict[int, Float[Tensor, "n tokens width"]]:
-    """Each layer's output in a cache, with its batch axis.
-
-    Raises:
-        TypeError: no cache.
-        ValueError: a layer is missing.
-    """
-    held = getattr(cache, "cache_dict", cache)
-    if not isinstance(held, Mapping):
-        raise TypeError(
-            f"expected an ActivationCache, or a dictionary of it; got a {type(cache).__name__} "
-            "(logits, cache = bridge.run_with_cache(...))"
-        )
-    names = {
-        layer: [f"blocks.{layer}.{point}" for point in ("hook_out", "hook_resid_post")]
-        for layer in layers
-    }
-    missing = [layer for layer in layers if not any(name in held for name in names[layer])]
-    if missing:
-        raise ValueError(
-            f"layers {missing} are not in this cache: bridge.run_with_cache(..., names_filter="
-            f"[f'blocks.{{layer}}.hook_resid_post' for layer in {missing}]), or layers= of those "
-            "that are"
-        )
-    found = {layer: next(held[name] for name in names[layer] if name in held) for layer in layers}
-    return {layer: one[None] if one.ndim == 2 else one for layer, one in found.items()}
-
-
-# ---------------------------------------------------------------- batches
-
-
-def _told(
-    anatomy: Anatomy,
-    batch: GivenBatch,
-    processor: Any,
-    choices: Sequence[str | int] | None = None,
-) -> Samples:
-    """The samples of the batch that will run."""
-    options = None if choices is None else option_table(choices, 1, processor)
-    return resolve_samples(as_batch(batch), processor, anatomy.image_token, options)
-
-
-def _asked(
-    anatomy: Anatomy, batch: GivenBatch, processor: Any, choices: Sequence[str | int] | None
-) -> Samples:
-    """The same, and they have options."""
-    samples = _told(anatomy, batch, processor, choices)
-    require_options(samples.options, anatomy)
-    return samples
+    return [(ENTRY, replace)]

@@ -1,4 +1,4 @@
-"""Trying: what an edit at a hook point does, found out by what the model then says."""
+"""Liveness: what an edit at a hook point does, found out by what the model then says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import torch
 from pid_lens.adapters.transformer_lens.internals import HookPoint, TransformerBridge
@@ -21,6 +20,7 @@ from pid_lens.model import (
     named_arguments,
     require_known_pathways,
 )
+from pid_lens.per_object import PerObject
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,6 +32,8 @@ BY_CHANCE = 10
 """Times that what moves must exceed what two equal passes differ by."""
 TOKENS = 4
 """How many tokens of text hook points are tried out on."""
+ENTRY = "blocks.0.hook_in"
+"""The hook point where the first layer is given its embeddings, images merged in."""
 
 
 def some_text(anatomy: Anatomy) -> dict[str, Tensor]:
@@ -115,8 +117,8 @@ class _Reached(Exception):  # noqa: N818
     """The first layer's input was seen: the rest of the pass is not needed."""
 
 
-_HIDING: WeakSet[TransformerBridge] = WeakSet()
-"""Bridges whose first layer was found to be given all that tells of image and question."""
+_SEALED: PerObject[set[str]] = PerObject(set)
+"""Of each bridge: hook points that were found to be given all that tells of image and question."""
 
 
 def require_no_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) -> None:
@@ -128,10 +130,11 @@ def require_no_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) 
     if anatomy.entrances or anatomy.question_aware is not None:
         raise ValueError(
             f"{type(anatomy.model).__name__} is given image or question besides its embeddings "
-            f"({', '.join(anatomy.known_ways) or 'a Q-Former'}), which noise at blocks.0.hook_in "
-            "would not hide. pid_lens.Lens(bridge, moments=moments) hides all of it"
+            f"({', '.join(anatomy.known_ways) or 'a Q-Former'}), which noise at {ENTRY} would "
+            "not hide. pid_lens.Lens(bridge, moments=moments) hides all of it"
         )
-    if bridge in _HIDING:
+    sealed = _SEALED.of(bridge)
+    if ENTRY in sealed:
         return
     arguments, states = _entering(anatomy, batch.to(anatomy.device).inputs)
     require_known_pathways(arguments)
@@ -140,7 +143,7 @@ def require_no_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) 
             f"{type(anatomy.decoder).__name__} changes its embeddings before its first layer, and "
             "moments are those of the embeddings: use pid_lens.Lens(bridge, moments=moments)"
         )
-    _HIDING.add(bridge)
+    sealed.add(ENTRY)
 
 
 @torch.no_grad()

@@ -1,5 +1,9 @@
 """A small vision-language model trained on scanned digits, with tasks whose atoms are known.
 
+In come the name of a task, a split, a checkpoint; out go a model of transformers with its
+processor (`load`) and `pid_lens.Batch` records of digits (`batches`), without a network.
+`python -m pid_lens.demo.train` trains it anew.
+
 Measured on the 450 held-out digits, in the last layer, in bits (one noise draw, tau = 0.3, raked):
 
 | task | R | U_vision | U_language | S | information | 1 - cross-entropy | accuracy |

@@ -1,13 +1,17 @@
-"""Attention: who may look at whom, layer by layer, by a mask that every backend obeys."""
+"""Attention knockout by editing the attention mask [rows, heads, queries, keys] of each layer.
+
+Every backend that takes a mask of pairs obeys (eager, sdpa); flash and flex attention are refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from pid_lens.forward.blocked_pairs import BlockedPairs, knockout_heads, knockout_layers
 from pid_lens.interventions import AttentionIntervention
 from pid_lens.model import (
     After,
@@ -16,8 +20,6 @@ from pid_lens.model import (
     mask_pairs,
     named_arguments,
     require_no_checkpointing,
-    resolve_indices,
-    spans_beside_tokens,
 )
 
 if TYPE_CHECKING:
@@ -34,20 +36,18 @@ MASKABLE = ("eager", "sdpa")
 
 @dataclass
 class AttentionKnockouts:
-    """The attention that interventions close during a forward pass.
+    """The attention that interventions mask during a forward pass.
 
-    Before each attention module runs, its mask is replaced by one in which more is forbidden;
-    masks are shared by layers, so theirs is never edited in place.
+    Before each attention module runs, its mask is replaced by one in which more pairs are masked.
+    `begin` says which samples the pass that comes is of, `end` that it is over; in between the
+    hooks of `before` and `after` do the work.
     """
 
     anatomy: Anatomy
     interventions: Sequence[AttentionIntervention] = ()
     """All that may be in force in a block, to know which layers to hook."""
-    _samples: Samples | None = None
-    _variations: Sequence[Variation] = ()
-    _before: int = 0
-    _made: dict[Any, tuple[Any, Tensor]] = field(default_factory=dict)
-    """Edited masks by what they were made of, with the mask, lest its identity be reused."""
+    _now: _PassMasks | None = None
+    """The masks of the pass that runs."""
 
     def __post_init__(self) -> None:
         for intervention in self.interventions:
@@ -68,14 +68,14 @@ class AttentionKnockouts:
             module = self.anatomy.attention(layer)
             if module is not None:
                 require_maskable(module, self.anatomy)
-                found.append((module, self._hook(layer)))
+                found.append((module, self._masker(layer)))
         return found
 
     @property
     def after(self) -> list[tuple[nn.Module, After]]:
-        """Modules in which tokens look at image states, and what is to run after them.
+        """Modules in which tokens attend to image states, and what is to run after them.
 
-        With every key closed a softmax is even, and still tells of the image: what such a module
+        With every key masked a softmax is even, and still tells of the image: what such a module
         hands on is set to 0 instead.
         """
         crossings = [(self.anatomy.crossing(layer), layer) for layer in self._touched]
@@ -91,123 +91,105 @@ class AttentionKnockouts:
 
         So many tokens of theirs came ``before``, in passes of which a cache holds the keys.
         """
-        self._samples, self._variations, self._made = samples, variations, {}
-        self._before = before
+        self._now = _PassMasks(BlockedPairs(self.anatomy, samples, variations, before))
 
     def end(self) -> None:
         """The pass is over."""
-        self._samples, self._made = None, {}
+        self._now = None
 
-    def closed(self, layer: int) -> Bool[Tensor, "rows heads tokens tokens"] | None:
-        """What is closed at a layer in a pass over whole prompts; None if nothing is."""
-        assert self._samples is not None
-        tokens = self._samples.spans.shape[1]
-        active = [self._active(variation, layer) for variation in self._variations]
-        return self._closed(active, tokens, tokens) if any(active) else None
+    def blocked_pairs(self, layer: int) -> Bool[Tensor, "rows heads tokens tokens"] | None:
+        """The pairs that are masked at a layer in a pass over whole prompts; None if none is."""
+        assert self._now is not None
+        blocked = self._now.blocked
+        tokens, active = blocked.samples.spans.shape[1], blocked.active(layer)
+        return blocked.mask(active, tokens, tokens) if any(active) else None
 
-    def _hook(self, layer: int) -> Before:
-        def close(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-            if self._samples is None:
+    def _masker(self, layer: int) -> Before:
+        def mask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            if self._now is None:
                 return None
             arguments = named_arguments(module, args, kwargs)
-            active = [self._active(variation, layer) for variation in self._variations]
-            if not any(active):
-                return None
-            causal = getattr(module, "is_causal", True)
-            index = getattr(module, "layer_idx", 0)
-            arguments["attention_mask"] = self._mask(arguments, active, causal, index)
-            return (), arguments
+            edited = self._now.edit(module, layer, arguments)
+            return None if edited is None else ((), {**arguments, "attention_mask": edited})
 
-        return close
+        return mask
 
     def _silencer(self, layer: int) -> After:
         def silence(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            if self._samples is None:
+            if self._now is None:
                 return None
             states = output[0] if isinstance(output, tuple) else output
-            blind = self._blind(layer, states.shape[1]).to(states.device)
+            blind = self._now.blocked.blind_queries(layer, states.shape[1]).to(states.device)
             states = states.masked_fill(blind[..., None], 0.0)
             return (states, *output[1:]) if isinstance(output, tuple) else states
 
         return silence
 
-    def _blind(self, layer: int, queries: int) -> Bool[Tensor, "rows queries"]:
-        """Which tokens may not see the image's states."""
-        assert self._samples is not None
-        before = self._before
-        samples = self._samples.extended(before + queries)
-        beside = replace(samples, spans=spans_beside_tokens(samples.spans))
-        parts = []
-        for variation in self._variations:
-            blind = torch.zeros(samples.n, queries, dtype=torch.bool)
-            for one in self._active(variation, layer):
-                if bool(one.ends(beside)[1].any()):
-                    blind |= one.ends(samples)[0][:, before : before + queries].cpu()
-                    require_all_heads(one, layer)
-            parts.append(blind)
-        return torch.cat(parts)
 
-    def _active(self, variation: Variation, layer: int) -> tuple[AttentionIntervention, ...]:
-        return tuple(
-            one for one in variation.attention if layer in knockout_layers(one, self.anatomy)
-        )
+class _Origin(NamedTuple):
+    """What an edited mask was made of: layers of one origin share one mask."""
 
-    def _mask(
-        self,
-        arguments: Mapping[str, Any],
-        active: list[tuple[Any, ...]],
-        causal: bool,
-        index: int,
-    ) -> Tensor:
-        """The layer's mask with what is closed; one object for layers that share it."""
+    given: int
+    """Identity of the layer's own mask."""
+    causal: bool
+    active: tuple[tuple[int, ...], ...]
+    """Identities of the interventions in force, variation by variation."""
+    keys: int
+    device: torch.device
+
+
+@dataclass(eq=False)
+class _PassMasks:
+    """The edited masks of one pass.
+
+    A model hands one mask to many layers, so theirs is never edited in place, and what is made of
+    it is made once.
+    """
+
+    blocked: BlockedPairs
+    made: dict[_Origin, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+    """Edited masks, each with the one that was given, lest its identity be reused."""
+
+    def edit(self, module: nn.Module, layer: int, arguments: Mapping[str, Any]) -> Tensor | None:
+        """A layer's mask with the pairs that are blocked there; None if none is.
+
+        Raises:
+            ValueError: a mask that is none of pairs.
+        """
+        active = self.blocked.active(layer)
+        if not any(active):
+            return None
         given, states = arguments.get("attention_mask"), arguments["hidden_states"]
-        queries, before = states.shape[1], self._before
-        keys = _length(arguments, before + queries, index) if given is None else given.shape[-1]
-        if given is not None and given.ndim != 4:
-            raise ValueError(
-                f"an attention mask of {given.ndim} axes cannot close pairs of tokens; a mask "
-                "[n, heads, queries, keys] is needed: attn_implementation='sdpa' or 'eager'"
-            )
-        closing = tuple(tuple(map(id, interventions)) for interventions in active)
-        made_of = (id(given), causal, closing, keys, states.device)
-        if made_of not in self._made:
-            closed = self._closed(active, queries, keys).to(states.device)
-            mask = given
-            if mask is None:
-                mask = causal_mask(before, queries, keys, causal).to(states.device)
-            self._made[made_of] = given, mask_pairs(mask, closed)
-        return self._made[made_of][1]
+        require_mask_of_pairs(given)
+        queries, causal = states.shape[1], getattr(module, "is_causal", True)
+        keys = self._key_count(module, arguments) if given is None else given.shape[-1]
+        named = tuple(tuple(map(id, interventions)) for interventions in active)
+        origin = _Origin(id(given), causal, named, keys, states.device)
+        if origin not in self.made:
+            own = given
+            if own is None:
+                own = causal_mask(self.blocked.before, queries, keys, causal).to(states.device)
+            closed = self.blocked.mask(active, queries, keys).to(states.device)
+            self.made[origin] = given, mask_pairs(own, closed)
+        return self.made[origin][1]
 
-    def _closed(
-        self, active: list[tuple[Any, ...]], queries: int, keys: int
-    ) -> Bool[Tensor, "rows heads queries keys"]:
-        """What is closed, for each row of the pass."""
-        assert self._samples is not None
-        before = self._before
-        samples = self._samples.extended(before + queries)
-        first = max(before + queries - keys, 0)
-        heads = self.anatomy.heads if any(one.heads for row in active for one in row) else 1
-        parts = []
-        for interventions in active:
-            closed = torch.zeros(samples.n, heads, queries, keys, dtype=torch.bool)
-            for one in interventions:
-                target, source = (end.cpu() for end in one.ends(samples))
-                seeing = target[:, before : before + queries]
-                seen = torch.nn.functional.pad(source[:, first:], (0, keys))[:, :keys]
-                pairs = seeing[:, :, None] & seen[:, None, :]
-                at = list(knockout_heads(one, self.anatomy) or range(heads))
-                closed[:, at] |= pairs[:, None]
-            parts.append(closed)
-        itself = torch.arange(before, before + queries)[:, None] == first + torch.arange(keys)
-        return torch.cat(parts) & ~itself
+    def _key_count(self, module: nn.Module, arguments: Mapping[str, Any]) -> int:
+        """How many keys a layer will see: a static cache has all its places, filled or not."""
+        cache, queries = arguments.get("past_key_values"), arguments["hidden_states"].shape[1]
+        tokens = self.blocked.before + queries
+        if cache is None or not hasattr(cache, "get_mask_sizes"):
+            return tokens
+        sizes = cache.get_mask_sizes(queries, getattr(module, "layer_idx", 0))
+        return max(int(sizes[0]), tokens)
 
 
-def _length(arguments: Mapping[str, Any], tokens: int, index: int) -> int:
-    """How many keys a layer will hand out: a static cache has all its places, filled or not."""
-    cache, queries = arguments.get("past_key_values"), arguments["hidden_states"].shape[1]
-    if cache is None or not hasattr(cache, "get_mask_sizes"):
-        return tokens
-    return max(int(cache.get_mask_sizes(queries, index)[0]), tokens)
+def require_mask_of_pairs(mask: Tensor | None) -> None:
+    """A ValueError unless a mask has an entry for each pair of query and key, or is None."""
+    if mask is not None and mask.ndim != 4:
+        raise ValueError(
+            f"an attention mask of {mask.ndim} axes cannot close pairs of tokens; a mask "
+            "[n, heads, queries, keys] is needed: attn_implementation='sdpa' or 'eager'"
+        )
 
 
 def require_maskable(module: nn.Module, anatomy: Anatomy) -> None:
@@ -224,32 +206,3 @@ def require_maskable(module: nn.Module, anatomy: Anatomy) -> None:
             "the model with attn_implementation='sdpa' (or 'eager'), or call "
             "model.set_attn_implementation('sdpa')"
         )
-
-
-def require_all_heads(intervention: AttentionIntervention, layer: int) -> None:
-    """A ValueError where heads were chosen in a layer that is silenced as a whole."""
-    if intervention.heads is not None:
-        raise ValueError(
-            f"{intervention!r}: in layer {layer} tokens look at image states by cross-attention, "
-            "which is closed as a whole: leave heads out"
-        )
-
-
-def knockout_layers(intervention: AttentionIntervention, anatomy: Anatomy) -> tuple[int, ...]:
-    """The layers that an intervention closes attention in.
-
-    Raises:
-        ValueError: there is no such layer.
-    """
-    return resolve_indices(intervention.layers, len(anatomy.layers), "layers", of=intervention)
-
-
-def knockout_heads(intervention: AttentionIntervention, anatomy: Anatomy) -> tuple[int, ...]:
-    """The heads that an intervention closes attention in.
-
-    Raises:
-        ValueError: there is no such head.
-    """
-    if intervention.heads is None:
-        return ()
-    return resolve_indices(intervention.heads, anatomy.heads, "heads", of=intervention)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pid_lens.interventions import Deterministic, Variation
+from pid_lens.model import tolerances_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 TEXT_SPANS = ("question", "options")
 """Spans that differ from sample to sample; what else stands before an image is the template."""
-UNSEEN = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""A model's states may move by this share through rounding; `UNSEEN_IN_HALF` in half precision."""
-UNSEEN_IN_HALF = 1e-2
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class NegatedText(Deterministic):
         return torch.where(behind[..., None], -embeddings, embeddings)
 
 
-PROBE = Variation("", 0, (NegatedText(),))
+PROBE = Variation("", 0, (NegatedText(),), probe=True)
 """One more copy of a batch, to see whether its image notices the text."""
 
 
@@ -49,7 +47,7 @@ def require_image_first(spans: Spans) -> None:
     """The last image token must stand before question and options.
 
     Raises:
-        ValueError: some sample has text of its own before its last image token, or nobody said
+        ValueError: some sample has text of its own before its last image token, or no span says
             where the question stands.
     """
     if "question" not in spans:
@@ -95,7 +93,7 @@ def require_unseen_text(
             "Pooled('image', token='last')"
         )
     moved = (other - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(torch.finfo(own.dtype).tiny)
-    if not bool((moved <= UNSEEN.get(dtype, UNSEEN_IN_HALF)).all()):
+    if not bool((moved <= tolerances_of(dtype).unseen_text).all()):
         raise ValueError(
             f"the image sees the text in this model: with another text behind it, the last image "
             f"token's state at layer {layer} moves by {float(moved.max()):.2%}. There is no "

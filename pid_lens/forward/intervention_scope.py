@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +13,8 @@ from pid_lens.forward.attention_mask import AttentionKnockouts
 from pid_lens.forward.fork import fork_arguments
 from pid_lens.forward.occupancy import INTERVENTIONS, occupy
 from pid_lens.forward.position_ids import positions_of, shift_of
-from pid_lens.inputs import Batch, Samples, Spans, resolve_samples
+from pid_lens.forward.prompt_resolver import PromptResolver, WholeBatch
+from pid_lens.inputs import Batch, Samples
 from pid_lens.interventions import Moments, Variation, as_interventions, require_same_model
 from pid_lens.model import (
     Anatomy,
@@ -78,13 +79,13 @@ def intervene(
         >>> torch.equal(plain[:, -2], blind[:, -2]), torch.equal(plain[:, -1], blind[:, -1])
         (True, False)
     """
-    found = anatomy or _dissected(model)
+    found = anatomy or _dissect_given(model)
     completed = complete_interventions(interventions, found, moments=moments, seed=seed)
+    variation = Variation("", 0, completed)
     said = Batch(inputs={}, spans=spans, ids=None if ids is None else tuple(ids))
-    now = InterventionScope(
-        found, Variation("", 0, completed), said, processor_of(model, processor)
-    )
-    with now.in_force():
+    by_content = bool(variation.embedding)
+    resolve = WholeBatch(found, said, processor_of(model, processor), by_content)
+    with InterventionScope(found, variation, resolve).in_force():
         yield
 
 
@@ -107,7 +108,7 @@ def complete_interventions(
     return completed
 
 
-def _dissected(model: Any) -> Anatomy:
+def _dissect_given(model: Any) -> Anatomy:
     if model is None:
         raise TypeError("no model: intervene(model, Knockout(...)), or anatomy=...")
     return dissect(model)
@@ -115,26 +116,45 @@ def _dissected(model: Any) -> Anatomy:
 
 @dataclass
 class InterventionScope:
-    """What is known of the prompts that a block is at, and the hooks that hide."""
+    """The hooks of interventions, and what is known of the prompts that a block is at.
+
+    Around whole calls it holds in every pass; a framework's block may have it hold for the one
+    pass that begins next (``passes=1``), or that has begun already (`resume`).
+    """
 
     anatomy: Anatomy
     variation: Variation
-    said: Batch
-    processor: Any
-    samples: Samples | None = None
+    resolve: PromptResolver
+    """Finds the samples of prompts that come in."""
+    passes: int | None = None
+    """In how many passes of the model it holds, from the first that begins; None for all."""
+    _begun: int = field(default=0, init=False)
+    """How many passes have begun."""
+    _samples: Samples | None = field(default=None, init=False)
     """Those of the prompts that came last."""
-    prompt: Tensor | None = field(default=None, repr=False)
-    length: int = 0
+    _prompt: Tensor | None = field(default=None, init=False, repr=False)
+    _length: int = field(default=0, init=False)
     """How many tokens of theirs there are by now."""
-    shift: Tensor | None = field(default=None, repr=False)
+    _shift: Tensor | None = field(default=None, init=False, repr=False)
     """How far what follows the prompts moves up."""
-    inputs: dict[str, Any] = field(default_factory=dict, repr=False)
-    inside: bool = False
+    _inputs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _inside: bool = field(default=False, init=False)
     """Whether the model is at work, and not its decoder alone."""
-    blockade: AttentionKnockouts = field(init=False, repr=False)
+    _knockouts: AttentionKnockouts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.blockade = AttentionKnockouts(self.anatomy, self.variation.attention)
+        self._knockouts = AttentionKnockouts(self.anatomy, self.variation.attention)
+
+    @property
+    def attentions(self) -> tuple[nn.Module, ...]:
+        """The modules whose attention it masks."""
+        hooks = (*self._knockouts.before, *self._knockouts.after)
+        return tuple(module for module, _ in hooks)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds in the pass that the model is at."""
+        return self.passes is None or 1 <= self._begun <= self.passes
 
     @contextmanager
     def in_force(
@@ -150,16 +170,47 @@ class InterventionScope:
         with (
             occupy(self.anatomy, INTERVENTIONS),
             hooked(
-                before=[(model, self.see), (decoder, self.edit), *self.blockade.before],
-                after=self.blockade.after,
-                always=[(model, self.leave)],
+                before=[(model, self._see), (decoder, self._edit), *self._knockouts.before],
+                after=self._knockouts.after,
+                always=[(model, self._leave)],
                 unless=unless,
             ),
         ):
             yield
 
-    def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def resume(self, prompt: dict[str, Any], arguments: dict[str, Any], *, decoding: bool) -> None:
+        """Joins a pass that has begun already, of a prompt or of tokens behind one.
+
+        Args:
+            prompt: what the model was called with for the whole prompts, by name.
+            arguments: what it was called with for this pass.
+            decoding: whether the decoder runs already.
+
+        Raises:
+            ValueError: the decoder runs and its input was to be edited; prompts that cannot be
+                resolved.
+        """
+        ids = prompt["input_ids"]
+        self._samples, self._prompt = self.resolve(ids, prompt), ids
+        self._begun += 1
+        self._enter(arguments)
+        if not decoding:
+            return
+        if self.variation.edits_arguments:
+            raise ValueError(
+                "the decoder runs already, so its input cannot be edited any more: call this "
+                "before the block reads anything of the decoder"
+            )
+        self._knockouts.begin(self._samples, [self.variation], cached_tokens(arguments))
+
+    # ---------------------------------------------------------------- hooks
+
+    def _see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before the model: a new prompt, or the next token of one?"""
+        self._end()  # a pass that was joined may have ended without the hook that says so
+        self._begun += 1
+        if not self.holds:
+            return
         arguments = named_arguments(module, args, kwargs)
         ids = arguments.get("input_ids")
         if ids is None:
@@ -167,13 +218,19 @@ class InterventionScope:
         if cached_tokens(arguments):
             self._require_known_prompts(ids)
         elif not self._continues(ids):
-            self.samples, self.prompt = self._recognised(ids, arguments), ids
-        self.length = cached_tokens(arguments) + ids.shape[1]
-        self.inputs, self.inside = arguments, True
+            self._samples, self._prompt = self.resolve(ids, arguments), ids
+        self._enter(arguments)
 
-    def edit(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def _enter(self, arguments: dict[str, Any]) -> None:
+        """The model is at work with these arguments."""
+        self._length = cached_tokens(arguments) + arguments["input_ids"].shape[1]
+        self._inputs, self._inside = arguments, True
+
+    def _edit(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Before the decoder: hides in its embeddings what is to be hidden."""
-        if self.samples is None or not self.inside:
+        if not self.holds:
+            return None
+        if self._samples is None or not self._inside:
             raise ValueError(
                 "the decoder ran without the whole model around it (as BLIP-2's generate does), "
                 "so that nothing is known of its prompts: call model(**inputs)"
@@ -181,41 +238,37 @@ class InterventionScope:
         arguments = named_arguments(module, args, kwargs)
         before = cached_tokens(arguments)
         if before:
-            arguments = self._moved_up(arguments, before)
+            arguments = self._move_up(arguments, before)
         elif self.variation.edits_arguments:
             arguments = embed_arguments(module, arguments)
             require_known_pathways(arguments, self.anatomy.known_ways)
             tokens = arguments["inputs_embeds"].shape[1]
-            samples = self.samples.extended(tokens, answering=False)
+            samples = self._samples.extended(tokens, answering=False)
             self._keep_shift(arguments, samples)
             arguments = fork_arguments(
-                self.anatomy, self.inputs, arguments, samples, [self.variation]
+                self.anatomy, self._inputs, arguments, samples, [self.variation]
             )
-        self.blockade.begin(self.samples, [self.variation], before)
+        self._knockouts.begin(self._samples, [self.variation], before)
         return (), arguments
 
-    def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """After the model, whether it came to an end or raised."""
-        self.blockade.end()
-        self.inputs, self.inside = {}, False
+        self._end()
+
+    def _end(self) -> None:
+        """The pass is over."""
+        self._knockouts.end()
+        self._inputs, self._inside = {}, False
 
     # ---------------------------------------------------------------- prompts
 
-    def _recognised(self, ids: Tensor, arguments: dict[str, Any]) -> Samples:
-        """The samples of new prompts; the beams of one have its name."""
-        names = self._names(ids)
-        apart = None if names is None else tuple(map(str, range(len(ids))))
-        given = replace(self.said, inputs=arguments, spans=self._spans(ids), ids=apart)
-        samples = resolve_samples(given, self.processor, self.anatomy.image_token)
-        return samples if names is None else replace(samples, ids=names)
-
     def _continues(self, ids: Tensor) -> bool:
         """Whether these are the prompts seen last, with one more token that was generated."""
-        if self.prompt is None or self.samples is None:
+        if self._prompt is None or self._samples is None:
             return False
-        n, tokens = self.prompt.shape
-        grown = len(ids) == n and ids.shape[1] == self.length + 1
-        return grown and torch.equal(ids[:, :tokens], self.prompt.to(ids.device))
+        n, tokens = self._prompt.shape
+        grown = len(ids) == n and ids.shape[1] == self._length + 1
+        return grown and torch.equal(ids[:, :tokens], self._prompt.to(ids.device))
 
     def _require_known_prompts(self, ids: Tensor) -> None:
         """With a filled cache nothing new may come but what was generated.
@@ -223,7 +276,7 @@ class InterventionScope:
         Raises:
             ValueError: the cache is of a prompt that ran before, or an image comes in.
         """
-        if self.samples is None:
+        if self._samples is None:
             raise ValueError(
                 "a filled KV cache came in, of a prompt that ran before the interventions: run "
                 "the whole prompt inside, `with intervene(...): model(**inputs)`"
@@ -235,42 +288,19 @@ class InterventionScope:
                 "not known: run the whole prompt at once, without the cache"
             )
 
-    def _spans(self, ids: Tensor) -> Spans | None:
-        """The masks that were said, once for each beam of a sample."""
-        if self.said.spans is None:
-            return None
-        masks = {k: torch.as_tensor(m) for k, m in self.said.spans.items()}
-        times = self._beams(ids, len(next(iter(masks.values()))))
-        return Spans(**{k: m.repeat_interleave(times, 0) for k, m in masks.items()})
-
-    def _names(self, ids: Tensor) -> tuple[str, ...] | None:
-        """Those that were said; None, a hash of the content, where noise is drawn by them."""
-        if self.said.ids is not None:
-            times = self._beams(ids, len(self.said.ids))
-            return tuple(name for name in self.said.ids for _ in range(times))
-        return None if self.variation.embedding else tuple(map(str, range(len(ids))))
-
-    @staticmethod
-    def _beams(ids: Tensor, n: int) -> int:
-        """How often each of n samples stands beside itself."""
-        times = len(ids) // max(n, 1)
-        same = times > 1 and torch.equal(ids, ids[::times].repeat_interleave(times, 0))
-        return times if same else 1
-
     # ---------------------------------------------------------------- positions
 
     def _keep_shift(self, arguments: dict[str, Any], samples: Samples) -> None:
         removed = self.variation.removed(samples)
-        self.shift = None
+        self._shift = None
         if bool(removed.any()):
-            self.shift = shift_of(positions_of(arguments, samples), removed, samples)[..., -1:]
+            self._shift = shift_of(positions_of(arguments, samples), removed, samples)[..., -1:]
 
-    def _moved_up(self, arguments: dict[str, Any], before: int) -> dict[str, Any]:
+    def _move_up(self, arguments: dict[str, Any], before: int) -> dict[str, Any]:
         """The arguments of tokens that follow a prompt."""
-        if self.shift is None:
+        if self._shift is None:
             return arguments
-        assert self.samples is not None
         given = arguments.get("position_ids")
         if given is None:
-            given = torch.arange(before, self.length, device=self.shift.device)[None]
-        return {**arguments, "position_ids": given - self.shift.to(given.device)}
+            given = torch.arange(before, self._length, device=self._shift.device)[None]
+        return {**arguments, "position_ids": given - self._shift.to(given.device)}

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
-
-from torch import nn
 
 from pid_lens.model import require_loaded, require_uncompiled
+from pid_lens.per_object import PerObject
 
 if TYPE_CHECKING:
     from pid_lens.model import Anatomy
 
 LENS, INTERVENTIONS = "lens", "interventions"
-_open: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+_OPEN: PerObject[list[str]] = PerObject(list)
+"""Of each decoder: what is at work on it."""
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def occupy(anatomy: Anatomy, by: str) -> Iterator[None]:
     """
     require_uncompiled(anatomy.model)
     require_loaded(anatomy.model)
-    others = _open.setdefault(anatomy.decoder, [])
+    others = _OPEN.of(anatomy.decoder)
     if LENS in others:
         raise RuntimeError(
             "a lens is open already on this model: close it first. One lens can read several "
@@ -49,4 +48,4 @@ def occupy(anatomy: Anatomy, by: str) -> Iterator[None]:
 
 def is_read(anatomy: Anatomy) -> bool:
     """Whether a lens is open on a model."""
-    return LENS in _open.get(anatomy.decoder, [])
+    return LENS in _OPEN.of(anatomy.decoder)

@@ -1,4 +1,4 @@
-"""Soundness: what a forward pass must fulfil so that its reads can be trusted."""
+"""Preconditions: what a forward pass must fulfil so that its reads can be trusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pid_lens.model import cached_tokens, has_floats
+from pid_lens.model import cached_tokens, has_floats, tolerances_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -64,6 +64,16 @@ def require_fresh_cache(arguments: Mapping[str, Any]) -> None:
         )
 
 
+def require_prompt_width(embeddings: Float[Tensor, "n tokens width"], samples: Samples) -> None:
+    """A ValueError where a decoder is given other rows or positions than the model was."""
+    if embeddings.shape[:2] != samples.spans.shape:
+        raise ValueError(
+            f"the decoder was given [n, tokens] = {list(embeddings.shape[:2])} for an input of "
+            f"{list(samples.spans.shape)}: this model widens its prompt, which a Lens cannot "
+            "follow"
+        )
+
+
 def confirm_last_layer(
     read: Float[Tensor, "n answers"],
     logits: Float[Tensor, "n tokens vocabulary"],
@@ -86,7 +96,7 @@ def confirm_last_layer(
     options = samples.options.to(own.device)
     own = own.gather(-1, options.clamp(min=0)).masked_fill(options < 0, -math.inf)
     error = (own - read.to(own.device)).nan_to_num(nan=0.0).abs().max().item()
-    if error > (1e-2 if logits.dtype == torch.float32 else 0.5):
+    if error > tolerances_of(logits.dtype).last_layer:
         raise ValueError(
             f"the last layer read through the final norm and the unembedding is {error:.2g} nats "
             "off the model's own answer: something else comes after its last layer (a soft cap, a "

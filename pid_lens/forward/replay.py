@@ -50,14 +50,14 @@ def join_views(views: list[View], conditions: tuple[str, ...]) -> Reads:
                 "view, `for view in lens.views(): with view: model(**inputs)`"
             )
         draws.setdefault(view.condition, []).append(Reads.concat(view.seen))
-    whole = Reads.join(**{name: _averaged(draws[name]) for name in conditions})
+    whole = Reads.join(**{name: _average_draws(draws[name]) for name in conditions})
     kept = next((reads for parts in draws.values() for reads in parts if reads.states), None)
     if kept is None:
         return whole
     return replace(whole, states=kept.rows(map(kept.ids.index, whole.ids)).states)
 
 
-def _averaged(draws: list[Reads]) -> Reads:
+def _average_draws(draws: list[Reads]) -> Reads:
     """Several draws of one condition over the same samples as one."""
     whole = Reads.join(**{str(draw): reads for draw, reads in enumerate(draws)})
     mean = mean_probability(whole.log_probs)[:, None]

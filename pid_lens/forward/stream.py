@@ -1,4 +1,4 @@
-"""Streams: what one pass of a model says at each layer, taken while it runs."""
+"""Stream: what one pass of a model says at each layer, taken while it runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from pid_lens.forward.image_only_probe import is_image_only
 from pid_lens.forward.layer_answers import answers_at, stack_layers
+from pid_lens.forward.settings import settings_of_pass
 from pid_lens.readouts import LogitLens
 from pid_lens.reads import Reads
 from pid_lens.records import settings_repr
@@ -94,9 +95,5 @@ class Stream:
                 one.name: stack_layers([self.pooled[layer, one.name] for layer in self.layers])
                 for one in self.states
             },
-            settings={
-                "model": self.anatomy.fingerprint(),
-                "readout": settings_repr(self.readout),
-                "last step": [self.anatomy.scale, self.anatomy.softcap],
-            },
+            settings=settings_of_pass(self.anatomy, self.readout).record(),
         ).cpu()

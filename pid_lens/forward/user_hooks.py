@@ -1,124 +1,25 @@
-"""Watching: during a fork others see their own rows inside the decoder, and may not write."""
+"""Guards user hooks during a fork: shows them their own rows alone, and refuses their edits."""
 
 from __future__ import annotations
 
-import warnings
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from pid_lens.forward.rows import own_rows
+from pid_lens.forward.user_hook_guard import UserHookGuard
 from pid_lens.model import adapter_of, name_of
 
-if TYPE_CHECKING:
-    pass
-
-
 OURS = __name__.partition(".")[0]
-
-
-class ForkEditError(RuntimeError):
-    """A write inside the decoder while every condition has rows of its own there."""
-
-
-@dataclass
-class UserHookGuard:
-    """What somebody else's code is shown of a fork, and what it may do there.
-
-    Args:
-        n: how many rows are the caller's own.
-        rows: how many there are, one block of n for each variation.
-        tokens: of each row.
-        edits: whether edits are meant for all of them, which are shown then.
-    """
-
-    n: int
-    rows: int
-    tokens: int = 0
-    edits: bool = False
-    forked: bool = True
-    """Whether rows are repeated by now: what is written before is in all conditions."""
-    _shown: list[weakref.ref[Tensor]] = field(default_factory=list, repr=False)
-    """What was shown before: somebody may keep it, and write to it later."""
-
-    def show(self, value: Any) -> Any:
-        """The rows that are shown of whatever comes; no copy."""
-        return value if self.edits else own_rows(value, self.n, self.rows, self.tokens)
-
-    def call(self, look: Callable[[Any], Any], shown: Any, what: str) -> Any:
-        """Has somebody look at a value that is shown to them.
-
-        Args:
-            look: gets it, and returns it or what is to stand in its place; None for as it was.
-            shown: of `show`.
-            what: what is looked at, for the error.
-
-        Returns:
-            What is to go on in its place; None for as it was.
-
-        Raises:
-            ForkEditError: it is another one afterwards, where edits are not meant for all rows.
-        """
-        if self.edits:
-            return self._call_editor(look, shown, what)
-        seen = [(tensor, _version(tensor)) for tensor in (*_tensors(shown), *self._earlier())]
-        found = look(shown)
-        self._shown.extend(weakref.ref(_base(tensor)) for tensor in _tensors(shown))
-        written = any(not _as_it_was(tensor, version) for tensor, version in seen)
-        if written or not (found is None or _same(found, shown)):
-            raise ForkEditError(
-                f"{what} was written to during a fork, where each condition has rows of its own: "
-                "an edit that names rows (h[1, -1] = h[0, -1]) would hit one condition alone. "
-                "Either replay, where your block runs once a condition as it is: `for view in "
-                "lens.views(): with view: model(...)` (or `with view, model.trace(...)`). Or, "
-                "if the edit is meant for every row (steering), Lens(..., fork_edits=True): it "
-                "is then given the rows of all conditions. A knockout or noise belongs into the "
-                "lens itself, Lens(..., interventions=[...])"
-            )
-        return None
-
-    def _earlier(self) -> list[Tensor]:
-        """What was shown before and is still there."""
-        alive = [(ref, ref()) for ref in self._shown]
-        self._shown[:] = [ref for ref, tensor in alive if tensor is not None]
-        return [one for _, one in alive if one is not None and not one.is_inference()]
-
-    def _call_editor(self, look: Callable[[Any], Any], shown: Any, what: str) -> Any:
-        """Lets an edit through; warns where it reaches some conditions and not the others."""
-        before = [tensor.clone() for tensor in _tensors(shown)]
-        found = look(shown)
-        after = list(_tensors(shown if found is None else found))
-        for one, other in zip(before, after, strict=False):
-            touched = self._touched(one, other)
-            if 0 < sum(touched) < len(touched):
-                where = [block for block, hit in enumerate(touched) if hit]
-                warnings.warn(
-                    f"an edit of {what} changed the rows of block {where} of {len(touched)} and "
-                    "left the other conditions as they were: an edit that names rows hits one "
-                    "condition alone. Replay it, `for view in lens.views()`; `lens.rows` says "
-                    "which condition a block is",
-                    stacklevel=2,
-                )
-        return found
-
-    def _touched(self, before: Tensor, after: Tensor) -> list[bool]:
-        """For each block of rows whether it has changed."""
-        if before.shape != after.shape or not before.ndim or len(before) != self.rows:
-            return []
-        pairs = zip(before.split(self.n), after.split(self.n), strict=True)
-        return [not _equal(one, other) for one, other in pairs]
 
 
 @contextmanager
 def guard_user_hooks(
     decoder: nn.Module, n: int, rows: int, tokens: int, *, edits: bool = False
 ) -> Iterator[UserHookGuard]:
-    """Watches whatever else hooks a decoder's modules, as soon as the pass is ``forked``.
+    """Guards whatever else hooks a decoder's modules, as soon as the pass is ``forked``.
 
     Args:
         decoder: the decoder.
@@ -130,22 +31,25 @@ def guard_user_hooks(
     Raises:
         ForkEditError: edits are meant for all rows, and blocks that have some rows each run.
     """
-    watch = UserHookGuard(n, rows, tokens, edits, forked=False)
+    guard = UserHookGuard(n, rows, tokens, edits, forked=False)
     with ExitStack() as stack:
         for path, module in decoder.named_modules():
-            _wrap(module._forward_pre_hooks, partial(_before, watch, path), stack)
+            _guard_pre_hooks(guard, path, module, stack)
             if module is not decoder:
-                _wrap(module._forward_hooks, partial(_after, watch, path), stack)
-        stack.enter_context(guard_framework(decoder, watch))
-        yield watch
+                _guard_post_hooks(guard, path, module, stack)
+        stack.enter_context(guard_framework(decoder, guard))
+        yield guard
 
 
-def _wrap(hooks: dict[int, Any], around: Callable[..., Any], stack: ExitStack) -> None:
-    """Puts something around each hook that is not ours, until the stack is closed."""
-    for key, hook in list(hooks.items()):
-        if not is_own_hook(hook):
-            hooks[key] = partial(around, hook)
-            stack.callback(_unwrap, hooks, key, hook)
+@contextmanager
+def guard_framework(decoder: nn.Module, guard: UserHookGuard) -> Iterator[None]:
+    """Has a framework that runs around a decoder show its users what a guard shows them."""
+    adapter = adapter_of(decoder.__dict__.get("forward"))
+    if adapter is None or not hasattr(adapter, "guard_user_hooks"):
+        yield
+        return
+    with adapter.guard_user_hooks(decoder, guard):
+        yield
 
 
 def is_own_hook(hook: Any) -> bool:
@@ -153,108 +57,128 @@ def is_own_hook(hook: Any) -> bool:
     return str(getattr(hook, "__module__", "")).partition(".")[0] == OURS
 
 
-def _unwrap(hooks: dict[int, Any], key: int, hook: Any) -> None:
-    if key in hooks:
-        hooks[key] = hook
+# ---------------------------------------------------------------- hooks of torch
+#
+# torch has no public way to list a module's hooks or to put one around another, so these functions
+# edit its own dicts. What they rely on, in torch/nn/modules/module.py (`Module._call_impl`) and
+# torch/utils/hooks.py (`RemovableHandle`) of 2.13:
+#
+# * `_forward_pre_hooks` and `_forward_hooks` are ordered dicts of id -> hook. Each call of the
+#   module reads them anew, and calls the hooks in their order: another function under the same id
+#   runs in the hook's turn, from the next call on.
+# * How a hook is called is kept beside it, by its id. One that was registered `with_kwargs` is in
+#   `_forward_pre_hooks_with_kwargs` or `_forward_hooks_with_kwargs` and is given the named
+#   arguments, too; `_forward_hooks_always_called` is the like. These dicts stay as they are.
+# * A handle removes its hook by its id, whatever stands there by then, and no id is given twice.
+#   So a hook may go away while it is guarded, and must not come back when the guard goes.
+# * A pre-hook answers with arguments, a single one as it is or a tuple; one `with_kwargs` with a
+#   pair (args, kwargs). A hook that runs after the module answers with the output. None leaves
+#   all as it is.
 
 
-def _before(
-    watch: UserHookGuard, path: str, hook: Callable, module: nn.Module, *given: Any
+def _guard_pre_hooks(guard: UserHookGuard, path: str, module: nn.Module, stack: ExitStack) -> None:
+    """Guards a module's pre-hooks, until the stack is closed."""
+    named = module._forward_pre_hooks_with_kwargs
+    for key, hook in _user_hooks(module._forward_pre_hooks):
+        call = _call_pre_hook_with_kwargs if key in named else _call_pre_hook
+        _replace(module._forward_pre_hooks, key, partial(call, guard, path, hook), stack)
+
+
+def _guard_post_hooks(
+    guard: UserHookGuard, path: str, module: nn.Module, stack: ExitStack
+) -> None:
+    """Guards the hooks that run after a module, until the stack is closed."""
+    named = module._forward_hooks_with_kwargs
+    for key, hook in _user_hooks(module._forward_hooks):
+        call = _call_post_hook_with_kwargs if key in named else _call_post_hook
+        _replace(module._forward_hooks, key, partial(call, guard, path, hook), stack)
+
+
+def _user_hooks(hooks: dict[int, Callable]) -> list[tuple[int, Callable]]:
+    """The hooks that are not ours, with their ids."""
+    return [(key, hook) for key, hook in hooks.items() if not is_own_hook(hook)]
+
+
+def _replace(hooks: dict[int, Callable], key: int, guarded: Callable, stack: ExitStack) -> None:
+    """Puts a function in a hook's place, and the hook back unless it was removed meanwhile."""
+    hook, hooks[key] = hooks[key], guarded
+
+    def put_back() -> None:
+        if key in hooks:
+            hooks[key] = hook
+
+    stack.callback(put_back)
+
+
+def _call_pre_hook(
+    guard: UserHookGuard, path: str, hook: Callable, module: nn.Module, args: tuple
 ) -> Any:
-    """A pre-hook's call: module, arguments and, if it asked for them, named ones."""
-    if not watch.forked:
-        return hook(module, *given)
+    """Calls a pre-hook with the caller's rows of the arguments."""
+    if not guard.forked:
+        return hook(module, args)
 
-    def look(shown: tuple) -> Any:
-        found = hook(module, *shown)
-        if found is None or len(shown) == 2:
-            return found
-        return (found,) if isinstance(found, tuple) else ((found,),)
+    def look(shown: tuple) -> tuple | None:
+        found = hook(module, shown)
+        return found if found is None or isinstance(found, tuple) else (found,)
 
-    found = watch.call(look, watch.show(given), f"what goes into {name_of(module, path)}")
-    return found if found is None or len(given) == 2 else found[0]
+    return guard.call(look, guard.show(args), _what_enters(path, module))
 
 
-def _after(watch: UserHookGuard, path: str, hook: Callable, module: nn.Module, *given: Any) -> Any:
-    """A hook's call: module, arguments, perhaps named ones, output."""
-    if not watch.forked:
-        return hook(module, *given)
+def _call_pre_hook_with_kwargs(
+    guard: UserHookGuard, path: str, hook: Callable, module: nn.Module, args: tuple, kwargs: dict
+) -> Any:
+    """Calls a pre-hook with the caller's rows of the arguments and the named ones."""
+    if not guard.forked:
+        return hook(module, args, kwargs)
 
-    def look(shown: tuple) -> Any:
-        found = hook(module, *shown)
-        return None if found is None else (*shown[:-1], found)
+    def look(shown: tuple[tuple, dict]) -> Any:
+        shown_args, shown_kwargs = shown
+        return hook(module, shown_args, shown_kwargs)
 
-    found = watch.call(look, watch.show(given), f"what comes out of {name_of(module, path)}")
+    return guard.call(look, guard.show((args, kwargs)), _what_enters(path, module))
+
+
+def _call_post_hook(
+    guard: UserHookGuard, path: str, hook: Callable, module: nn.Module, args: tuple, output: Any
+) -> Any:
+    """Calls a hook with the caller's rows of the arguments and the output."""
+    if not guard.forked:
+        return hook(module, args, output)
+
+    def look(shown: tuple[tuple, Any]) -> tuple[tuple, Any] | None:
+        shown_args, shown_output = shown
+        found = hook(module, shown_args, shown_output)
+        return None if found is None else (shown_args, found)
+
+    found = guard.call(look, guard.show((args, output)), _what_leaves(path, module))
     return None if found is None else found[-1]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _tensors(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _tensors(inner)
+def _call_post_hook_with_kwargs(
+    guard: UserHookGuard,
+    path: str,
+    hook: Callable,
+    module: nn.Module,
+    args: tuple,
+    kwargs: dict,
+    output: Any,
+) -> Any:
+    """Calls a hook with the caller's rows of the arguments, the named ones and the output."""
+    if not guard.forked:
+        return hook(module, args, kwargs, output)
+
+    def look(shown: tuple[tuple, dict, Any]) -> tuple[tuple, dict, Any] | None:
+        shown_args, shown_kwargs, shown_output = shown
+        found = hook(module, shown_args, shown_kwargs, shown_output)
+        return None if found is None else (shown_args, shown_kwargs, found)
+
+    found = guard.call(look, guard.show((args, kwargs, output)), _what_leaves(path, module))
+    return None if found is None else found[-1]
 
 
-def _base(tensor: Tensor) -> Tensor:
-    """What a view is of: whoever writes to the one counts as a writer of the other."""
-    return tensor if tensor._base is None else tensor._base
+def _what_enters(path: str, module: nn.Module) -> str:
+    return f"what goes into {name_of(module, path)}"
 
 
-def _version(tensor: Tensor) -> int | Tensor:
-    """What changes when a tensor is written to; a copy where inference mode keeps no count."""
-    return tensor.clone() if tensor.is_inference() else tensor._version
-
-
-def _as_it_was(tensor: Tensor, version: int | Tensor) -> bool:
-    if isinstance(version, Tensor):
-        return _equal(tensor, version)
-    return tensor._version == version
-
-
-def _same(found: Any, shown: Any) -> bool:
-    """Whether something handed back is what was shown: the same memory, or the same numbers."""
-    if found is shown:
-        return True
-    if isinstance(shown, Tensor):
-        return isinstance(found, Tensor) and _same_numbers(found, shown)
-    if isinstance(shown, Mapping):
-        return (
-            isinstance(found, Mapping)
-            and list(found) == list(shown)
-            and all(_same(found[key], shown[key]) for key in shown)
-        )
-    if isinstance(shown, list | tuple):
-        return (
-            isinstance(found, list | tuple)
-            and len(found) == len(shown)
-            and all(map(_same, found, shown))
-        )
-    return False
-
-
-def _same_numbers(found: Tensor, shown: Tensor) -> bool:
-    if found.shape != shown.shape or found.dtype != shown.dtype:
-        return False
-    where = tuple((t.data_ptr(), t.stride(), t.device) for t in (found, shown))
-    return where[0] == where[1] or _equal(found, shown)
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether numbers are the same; NaN is the same as NaN."""
-    both_nan = (one != one) & (other != other)
-    return bool(((one == other) | both_nan).all())
-
-
-@contextmanager
-def guard_framework(decoder: nn.Module, watch: UserHookGuard) -> Iterator[None]:
-    """Has a framework that runs around a decoder show its users what a watch shows them."""
-    adapter = adapter_of(decoder.__dict__.get("forward"))
-    if adapter is None or not hasattr(adapter, "guard_user_hooks"):
-        yield
-        return
-    with adapter.guard_user_hooks(decoder, watch):
-        yield
+def _what_leaves(path: str, module: nn.Module) -> str:
+    return f"what comes out of {name_of(module, path)}"

@@ -18,7 +18,7 @@ from pid_lens.inputs.batch_record import (
 )
 from pid_lens.inputs.build_batch import batch
 from pid_lens.inputs.options import as_lists, as_option_rows, option_table, text_tokens
-from pid_lens.inputs.prompts.locate import find_answer, find_image
+from pid_lens.inputs.prompts.token_spans import find_answer, find_image
 from pid_lens.inputs.regions.boxes import region
 from pid_lens.inputs.sample_ids import content_ids
 from pid_lens.inputs.samples import Samples, find_spans, resolve_samples

@@ -12,8 +12,8 @@ import torch
 from pid_lens.inputs.batch_record import Batch, attended_tokens
 from pid_lens.inputs.options import Choice, option_table
 from pid_lens.inputs.prompts.chat_template import Prompt, image_id, special_tokens
-from pid_lens.inputs.prompts.locate import find_image, require_no_videos
 from pid_lens.inputs.prompts.multi_image import single_images
+from pid_lens.inputs.prompts.token_spans import find_image, require_no_videos
 from pid_lens.inputs.prompts.turns import Named, Turn, requested_spans
 from pid_lens.inputs.samples import resolve_samples
 from pid_lens.inputs.spans import Spans
@@ -57,9 +57,10 @@ def batch(
         system: the system turn, one for all or one a sample. It is never noised.
         spans: more spans, by name. ``{"system": True}`` is the system turn; ``{"options": True}``
             the listing of the options in the question, where each stands behind a marker (``A.``,
-            ``(1)``, ``-``; see `listed`); ``{"car": "the red car"}`` any words of the prompt, one
-            text for all samples or a list of one a sample. ``(text, k)`` is its k-th occurrence,
-            from 0. Every sample must have it: those without go into a batch of their own.
+            ``(1)``, ``-``; see `find_listing`); ``{"car": "the red car"}`` any words of the
+            prompt, one text for all samples or a list of one a sample. ``(text, k)`` is its k-th
+            occurrence, from 0. Every sample must have it: those without go into a batch of their
+            own.
 
     Returns:
         A `Batch` of n samples; ``model(**batch.inputs)`` runs it.
@@ -81,35 +82,20 @@ def batch(
         ...                spans={"system": True, "word": "even"})
         Batch(1 samples, 26 tokens, 2 options, spans image question system word answer)
     """
-    for name, given in (("images", images), ("questions", questions), ("labels", labels)):
-        if isinstance(given, str) or (given is not None and not hasattr(given, "__len__")):
-            raise TypeError(f"{name} must be a list, one entry a sample; got one {given!r}")
+    _require_lists(images=images, questions=questions, labels=labels)
     n = len(questions)
     if not n:
         raise ValueError("a batch needs at least one question")
     systems = [system] * n if system is None or isinstance(system, str) else list(system)
-    for name, given in (("images", images), ("labels", labels), ("ids", ids), ("system", systems)):
-        if given is not None and len(given) != n:
-            raise ValueError(f"{n} questions need as many {name}; got {len(given)}")
+    _require_as_many(n, images=images, labels=labels, ids=ids, system=systems)
     table, wanted = option_table(options, n, processor), requested_spans(spans or {}, n)
     albums = [_album(entry) for entry in images]
+    rows = zip(questions, systems, albums, _option_rows(options, n), strict=True)
     turns = [
         Turn(processor, question.strip(), turn, len(album), row)
-        for question, turn, album, row in zip(
-            questions, systems, albums, _option_rows(options, n), strict=True
-        )
+        for question, turn, album, row in rows
     ]
-    inputs = dict(
-        processor(
-            images=albums,
-            text=[turn.prompt.text for turn in turns],
-            padding=True,
-            return_tensors="pt",
-            **special_tokens(processor, turns[0].prompt.text),
-        )
-    )
-    inputs.pop("labels", None)  # PaliGemma's processor makes some, for training
-    require_no_videos(inputs, processor)
+    inputs = _process(processor, albums, turns)
     image = find_image(inputs["input_ids"], image_id(processor))
     found = Spans(image=image) | single_images(processor, image, albums)
     made = Batch(
@@ -121,6 +107,36 @@ def batch(
     )
     known = resolve_samples(made)
     return replace(made, spans=known.spans, labels=known.labels, ids=known.ids)
+
+
+def _require_lists(**given: Any) -> None:
+    """A TypeError where one string or image came in place of a list."""
+    for name, one in given.items():
+        if isinstance(one, str) or (one is not None and not hasattr(one, "__len__")):
+            raise TypeError(f"{name} must be a list, one entry a sample; got one {one!r}")
+
+
+def _require_as_many(n: int, **given: Any) -> None:
+    """A ValueError where lists have other lengths than the questions."""
+    for name, one in given.items():
+        if one is not None and len(one) != n:
+            raise ValueError(f"{n} questions need as many {name}; got {len(one)}")
+
+
+def _process(processor: Any, albums: list[list[Image]], turns: Sequence[Turn]) -> dict[str, Any]:
+    """The model's inputs, as its processor makes them of images and rendered prompts."""
+    inputs = dict(
+        processor(
+            images=albums,
+            text=[turn.prompt.text for turn in turns],
+            padding=True,
+            return_tensors="pt",
+            **special_tokens(processor, turns[0].prompt.text),
+        )
+    )
+    inputs.pop("labels", None)  # PaliGemma's processor makes some, for training
+    require_no_videos(inputs, processor)
+    return inputs
 
 
 def _album(entry: Any) -> list[Image]:

@@ -1,4 +1,4 @@
-"""Choices: which tokens stand for the options of a question."""
+"""Options: which tokens stand for the options of a question."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identity: a name for each sample that depends on its content alone."""
+"""Sample ids: a name for each sample that depends on its content alone."""
 
 from __future__ import annotations
 

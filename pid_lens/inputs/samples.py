@@ -6,13 +6,13 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from pid_lens.inputs.batch_record import Batch, attended_tokens
 from pid_lens.inputs.options import option_table
-from pid_lens.inputs.prompts.locate import (
+from pid_lens.inputs.prompts.token_spans import (
     find_answer,
     find_image,
     find_question,
@@ -39,7 +39,18 @@ class Samples:
     contents: tuple[str, ...] = ()
     """A hash of each sample's content; empty where it cannot be made."""
     site: str = ""
-    """Where vectors enter the decoder: "" for its embeddings, or a name of another `Entrance`."""
+    """Where vectors enter the decoder: "" for its embeddings, or the name of an `ImagePathway`."""
+
+    @classmethod
+    def of_spans(cls, spans: Spans) -> Self:
+        """Samples of which nothing but the spans is known, named by their numbers."""
+        n, _ = spans.shape
+        return cls(
+            ids=tuple(map(str, range(n))),
+            spans=spans,
+            options=torch.empty(n, 0, dtype=torch.long),
+            labels=torch.full((n,), -1),
+        )
 
     @property
     def n(self) -> int:

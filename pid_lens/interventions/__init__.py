@@ -1,4 +1,4 @@
-"""What is ablated, or masked, in a forward pass; one intervention a file.
+"""What is ablated, or masked, in a forward pass; one kind of intervention a file.
 
 In come spans and, for noise and resampling, what was measured on a model (`calibrate`, `collect`).
 Out go frozen records that say their settings: an `EmbeddingIntervention` edits the embeddings at
@@ -9,16 +9,7 @@ Nothing here hooks a model but calibration, which stops where the decoder begins
 
 from pid_lens.interventions.ablations import Mean, Zero
 from pid_lens.interventions.calibration import calibrate, collect
-from pid_lens.interventions.conditions import (
-    CONDITIONS,
-    Variation,
-    as_conditions,
-    as_interventions,
-    draws_of,
-    list_variations,
-    moment_fingerprints,
-    require_same_model,
-)
+from pid_lens.interventions.conditions import Conditions, as_interventions, require_same_model
 from pid_lens.interventions.deterministic import Deterministic
 from pid_lens.interventions.donors import Donors
 from pid_lens.interventions.knockout import Knockout, as_list
@@ -32,10 +23,11 @@ from pid_lens.interventions.protocol import (
 from pid_lens.interventions.remove import Remove
 from pid_lens.interventions.resample import Resample
 from pid_lens.interventions.scoped import place_among, scope
+from pid_lens.interventions.variation import Variation
 
 __all__ = [
-    "CONDITIONS",
     "AttentionIntervention",
+    "Conditions",
     "Deterministic",
     "Donors",
     "EmbeddingIntervention",
@@ -49,14 +41,10 @@ __all__ = [
     "Resample",
     "Variation",
     "Zero",
-    "as_conditions",
     "as_interventions",
     "as_list",
     "calibrate",
     "collect",
-    "draws_of",
-    "list_variations",
-    "moment_fingerprints",
     "place_among",
     "require_same_model",
     "scope",

@@ -136,43 +136,51 @@ def calibrate(
 
     anatomy, processor = anatomy or dissect(model), processor_of(model, processor)
     require_uncompiled(anatomy.model)
-    total: Moments | None = None
-    empty = Moments(model=anatomy.fingerprint(), site=anatomy.site)
+    model_hash, site, total = anatomy.fingerprint(), anatomy.site, None
     for given in tqdm(as_batches(batches), "calibrating", delay=2, leave=False):
-        batch = as_batch(given)
-        found = find_spans(batch, processor, anatomy.image_token)
-        samples = Samples(
-            ids=tuple(map(str, range(found.shape[0]))),
-            spans=found,
-            options=torch.empty(found.shape[0], 0, dtype=torch.long),
-            labels=torch.full((found.shape[0],), -1),
-        )
-        spans = {
-            span_at_site(name, entry.samples.site): Moment.of(
-                entry.vectors[mask.to(entry.vectors.device)]
-            )
-            for entry in capture_decoder_inputs(anatomy, batch.to(anatomy.device).inputs, samples)
-            for name, mask in entry.samples.spans.items()
-            if name != "answer" and bool(mask.any())
-        }
-        total = (total or empty) + Moments(model=empty.model, site=empty.site, spans=spans)
+        found = _moments_of_spans(anatomy, as_batch(given), processor)
+        measured = Moments(model=model_hash, site=site, spans=found)
+        total = measured if total is None else total + measured
     if total is None:
         raise ValueError("no batch came, so there is nothing to calibrate on")
-    for name, moment in total.items():
-        if moment.count < 2:
-            raise ValueError(
-                f"span {name!r} has one token in all: noise needs a deviation, so calibrate on "
-                "more samples"
-            )
-        elsewhere = [other for key, other in total.items() if key.startswith(f"{name}@")]
-        varying = any(bool(one.std.any()) for one in (moment, *elsewhere))
-        if name in ("image", "question") and not varying:
+    _require_deviations(total)
+    for name in ("image", "question"):
+        if name in total and _is_constant(total, name):
             warnings.warn(
                 f"every embedding of span {name!r} is the same: is the model's projector "
                 "untrained? Its noise will be a constant",
                 stacklevel=2,
             )
     return total
+
+
+def _moments_of_spans(anatomy: Anatomy, batch: Batch, processor: Any) -> dict[str, Moment]:
+    """The moment of each span of one batch, at each site where it enters the decoder."""
+    samples = Samples.of_spans(find_spans(batch, processor, anatomy.image_token))
+    return {
+        span_at_site(name, entry.samples.site): Moment.of(
+            entry.vectors[mask.to(entry.vectors.device)]
+        )
+        for entry in capture_decoder_inputs(anatomy, batch.to(anatomy.device).inputs, samples)
+        for name, mask in entry.samples.spans.items()
+        if name != "answer" and bool(mask.any())
+    }
+
+
+def _require_deviations(moments: Moments) -> None:
+    """A ValueError where a span has one token in all."""
+    for name, moment in moments.items():
+        if moment.count < 2:
+            raise ValueError(
+                f"span {name!r} has one token in all: noise needs a deviation, so calibrate on "
+                "more samples"
+            )
+
+
+def _is_constant(moments: Moments, span: str) -> bool:
+    """Whether all embeddings of a span are one and the same, at every site."""
+    sites = [one for name, one in moments.items() if name.split("@")[0] == span]
+    return not any(bool(one.std.any()) for one in sites)
 
 
 @torch.no_grad()

@@ -1,12 +1,11 @@
-"""Conditions: what is hidden in each of the passes that a decomposition needs."""
+"""Conditions: what is ablated in each of the passes that a decomposition needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
 
 from pid_lens.interventions.noise import Noise
 from pid_lens.interventions.protocol import (
@@ -14,14 +13,11 @@ from pid_lens.interventions.protocol import (
     EmbeddingIntervention,
     Intervention,
 )
-from pid_lens.interventions.remove import Remove
+from pid_lens.interventions.variation import Variation
 from pid_lens.records import settings_repr
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor
-
-    from pid_lens.inputs import Samples
+    from pid_lens.interventions.moments import Moments
     from pid_lens.model import Anatomy
 
 CONDITIONS: Mapping[str, tuple[Intervention, ...]] = {
@@ -64,6 +60,108 @@ def as_interventions(name: str, interventions: Any) -> tuple[Intervention, ...]:
     return tuple(interventions)
 
 
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """All conditions of a reading, with nothing left open in their interventions.
+
+    Example:
+        >>> Conditions.of({"blind": [], "full": []}).drawn
+        {'blind': 1, 'full': 1}
+    """
+
+    named: dict[str, tuple[Intervention, ...]]
+    """What each of them ablates beyond what is always in force."""
+    always: tuple[Intervention, ...] = ()
+    """What is in force in every one of them."""
+
+    @classmethod
+    def of(
+        cls,
+        conditions: Mapping[str, Any] | None,
+        always: Any = (),
+        *,
+        moments: Moments | None = None,
+        seed: int = 0,
+        draws: int = 1,
+    ) -> Self:
+        """Conditions as a user gives them, completed.
+
+        Args:
+            conditions: name -> interventions; None for ``full``, ``vision`` and ``language``.
+            always: interventions in force in every condition.
+            moments: what noise looks like, where an intervention does not say.
+            seed: of the noise.
+            draws: how often noise is drawn.
+
+        Raises:
+            TypeError: no lists of interventions.
+            ValueError: no condition, or no moments for the noise.
+        """
+
+        def complete(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+            return tuple(
+                one.complete(moments=moments, seed=seed, draws=draws) for one in interventions
+            )
+
+        completed = complete(as_interventions("interventions", always))
+        given = as_conditions(CONDITIONS if conditions is None else conditions)
+        return cls({name: complete(hidden) for name, hidden in given.items()}, completed)
+
+    @property
+    def every(self) -> tuple[Intervention, ...]:
+        """All interventions."""
+        return (*self.always, *chain(*self.named.values()))
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        """How often each condition is drawn.
+
+        Raises:
+            ValueError: interventions of one condition with different numbers of draws.
+        """
+        return {
+            name: draws_of(name, (*self.always, *hidden)) for name, hidden in self.named.items()
+        }
+
+    @property
+    def variations(self) -> tuple[Variation, ...]:
+        """Every condition and draw, one that ablates nothing first: its rows are the caller's.
+
+        Raises:
+            ValueError: as `drawn`.
+
+        Example:
+            >>> conditions = Conditions({"blind": (Noise("image", draws=2),), "full": ()})
+            >>> [variation.condition for variation in conditions.variations]
+            ['full', 'blind', 'blind']
+        """
+        every = [
+            Variation(name, draw, (*self.always, *hidden))
+            for name, hidden in self.named.items()
+            for draw in range(self.drawn[name])
+        ]
+        plain = next((v for v in every if v.interventions == self.always), None)
+        plain = plain or Variation("", 0, self.always)
+        return (plain, *(v for v in every if v is not plain))
+
+    @property
+    def moments(self) -> list[str]:
+        """Fingerprints of the moments behind interventions, whose reprs do not say them."""
+        found = (getattr(one, "moments", None) for one in self.every)
+        return sorted({moments.fingerprint for moments in found if moments is not None})
+
+
+def draws_of(name: str, hidden: tuple[Intervention, ...]) -> int:
+    """How often a condition is drawn: what all its random interventions ask for."""
+    counts = {i.draws or 1 for i in hidden} - {1}
+    if len(counts) > 1:
+        raise ValueError(
+            f"condition {name!r} has interventions of {sorted(counts)} draws: give them the same "
+            "number, so that each draw counts alike"
+        )
+    return max(counts, default=1)
+
+
 def require_same_model(
     interventions: Iterable[Intervention], anatomy: Anatomy, fingerprint: str | None = None
 ) -> None:
@@ -83,96 +181,3 @@ def require_same_model(
         model, site = fingerprint or anatomy.fingerprint(), anatomy.site
         for one in measured:
             one.check(model, site)
-
-
-def moment_fingerprints(interventions: Iterable[Intervention]) -> list[str]:
-    """Fingerprints of the moments behind interventions, whose reprs do not say them."""
-    found = (getattr(one, "moments", None) for one in interventions)
-    return sorted({moments.fingerprint for moments in found if moments is not None})
-
-
-@dataclass(frozen=True)
-class Variation:
-    """One copy of a batch in a forward pass: a condition, and a draw of its noise."""
-
-    condition: str
-    draw: int
-    interventions: tuple[Intervention, ...] = ()
-
-    @property
-    def embedding(self) -> tuple[EmbeddingIntervention, ...]:
-        """What is hidden at the decoder's input."""
-        return tuple(i for i in self.interventions if isinstance(i, EmbeddingIntervention))
-
-    @property
-    def attention(self) -> tuple[AttentionIntervention, ...]:
-        """What may not be seen."""
-        return tuple(i for i in self.interventions if isinstance(i, AttentionIntervention))
-
-    @property
-    def edits_arguments(self) -> bool:
-        """Whether the decoder is given something else in this variation."""
-        return bool(self.embedding) or any(isinstance(i, Remove) for i in self.attention)
-
-    def removed(self, samples: Samples) -> Bool[Tensor, "n tokens"]:
-        """The tokens that are taken out of the prompt."""
-        out = torch.zeros(samples.spans.shape, dtype=torch.bool)
-        for one in self.attention:
-            if isinstance(one, Remove):
-                out |= one.removed(samples).cpu()
-        return out
-
-    def edit(
-        self, embeddings: Float[Tensor, "n tokens width"], samples: Samples
-    ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings with everything hidden that this condition hides.
-
-        Interventions work on a copy: what other conditions and the caller see stays as it is.
-
-        Raises:
-            ValueError: an intervention returned embeddings of another shape.
-        """
-        edited = embeddings.clone() if self.embedding else embeddings
-        for intervention in self.embedding:
-            edited = intervention.edit(edited, samples, self.draw)
-            if edited.shape != embeddings.shape:
-                raise ValueError(
-                    f"{intervention!r} must return embeddings of shape {list(embeddings.shape)}; "
-                    f"it returned {list(edited.shape)}"
-                )
-        return edited
-
-
-def list_variations(
-    conditions: Mapping[str, tuple[Intervention, ...]], always: tuple[Intervention, ...] = ()
-) -> tuple[Variation, ...]:
-    """Every condition and draw, one that hides nothing first: its rows are the caller's.
-
-    What is ``always`` in force is in every one of them, the caller's included.
-
-    Raises:
-        ValueError: interventions of one condition with different numbers of draws.
-
-    Example:
-        >>> given = {"blind": (Noise("image", draws=2),), "full": ()}
-        >>> [variation.condition for variation in list_variations(given)]
-        ['full', 'blind', 'blind']
-    """
-    every = [
-        Variation(name, draw, (*always, *hidden))
-        for name, hidden in conditions.items()
-        for draw in range(draws_of(name, (*always, *hidden)))
-    ]
-    plain = next((v for v in every if v.interventions == always), Variation("", 0, always))
-    return (plain, *(v for v in every if v is not plain))
-
-
-def draws_of(name: str, hidden: tuple[Intervention, ...]) -> int:
-    """How often a condition is drawn: what all its random interventions ask for."""
-    counts = {i.draws or 1 for i in hidden} - {1}
-    if len(counts) > 1:
-        raise ValueError(
-            f"condition {name!r} has interventions of {sorted(counts)} draws: give them the same "
-            "number, so that each draw counts alike"
-        )
-    return max(counts, default=1)

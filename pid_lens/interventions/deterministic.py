@@ -1,4 +1,4 @@
-"""Fixed: what all interventions share in which nothing is random and nothing left open."""
+"""Deterministic: what all interventions share in which nothing is random and nothing left open."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ here and in `pid_lens.adapters`, nowhere else. Nothing here knows an interventio
 
 `dissect` asks the framework's adapter (`frameworks`); `decoder_inputs` are the ways into a
 decoder, `families` those besides its embeddings; `hooks`, `call_arguments`, `masks`, `indices`
-are tools for one module's call; `preconditions` says which models cannot be hooked.
+are tools for one module's call; `preconditions` says which models cannot be hooked, `precision`
+how far rounding may move what they compute.
 """
 
 from pid_lens.model.anatomy import Anatomy
@@ -35,6 +36,7 @@ from pid_lens.model.frameworks import (
 from pid_lens.model.hooks import After, Before, hooked, without_method
 from pid_lens.model.indices import resolve_indices
 from pid_lens.model.masks import causal_mask, mask_pairs
+from pid_lens.model.precision import tolerances_of
 from pid_lens.model.preconditions import (
     require_loaded,
     require_no_checkpointing,
@@ -71,5 +73,6 @@ __all__ = [
     "require_uncompiled",
     "resolve_indices",
     "spans_beside_tokens",
+    "tolerances_of",
     "without_method",
 ]

@@ -59,7 +59,7 @@ class Anatomy:
     image_token: int | None = None
     """The id that holds an image's place in ``input_ids``."""
     entrances: Sequence[ImagePathway] = ()
-    """How image features come into the decoder besides its embeddings (`pid_lens.entrances`)."""
+    """How image features come into the decoder besides its embeddings (`ImagePathway`)."""
     question_aware: QuestionAwareImage | None = None
     """How the question comes into the image's features, where it does."""
     softcap: float | None = None

@@ -24,6 +24,7 @@ def unknown_pathways(arguments: Mapping[str, Any], known: Collection[str] = ()) 
     floating-point numbers and is neither embedding, mask, position nor cache.
 
     Example:
+        >>> import torch
         >>> unknown_pathways({"inputs_embeds": torch.zeros(1), "deepstack": [torch.zeros(1)]})
         ['deepstack']
     """

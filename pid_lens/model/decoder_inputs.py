@@ -1,4 +1,4 @@
-"""Entrances: every way by which image and question come into a decoder."""
+"""Decoder inputs: every way by which image and question come into a decoder."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def hooked(
         tensor([1.])
     """
 
-    def guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(hook: Callable[..., Any]) -> Callable[..., Any]:
         def run(module: nn.Module, *call: Any) -> Any:
             return None if unless(module) else hook(module, *call)
 
@@ -42,12 +42,12 @@ def hooked(
 
     with ExitStack() as stack:
         for module, first in before:
-            hook = module.register_forward_pre_hook(guarded(first), with_kwargs=True)
+            hook = module.register_forward_pre_hook(guard(first), with_kwargs=True)
             stack.callback(hook.remove)
         for module, last in after:
-            stack.callback(module.register_forward_hook(guarded(last), with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(guard(last), with_kwargs=True).remove)
         for module, last in always:
-            hook = module.register_forward_hook(guarded(last), with_kwargs=True, always_call=True)
+            hook = module.register_forward_hook(guard(last), with_kwargs=True, always_call=True)
             stack.callback(hook.remove)
         yield
 

@@ -1,4 +1,4 @@
-"""Pile: reads as they come, in memory up to a limit, beyond it on disk."""
+"""ReadsBuffer: reads as they come, in memory up to a limit, beyond it on disk."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from weakref import finalize
 from pid_lens.reads.reads import Reads
 
 MEMORY = 2**30
-"""Bytes that a pile keeps in memory unless told otherwise."""
+"""Bytes that a buffer keeps in memory unless told otherwise."""
 
 
 class ReadsBuffer:
     """Reads that are added one by one and asked for as one.
 
     What exceeds ``memory`` bytes goes to a temporary file, from which it is mapped; the file
-    goes when the pile does.
+    goes when the buffer does.
 
     Example:
         >>> import torch
         >>> even = torch.full((1, 3, 5, 2), 0.5).log()
-        >>> pile = ReadsBuffer(memory=0)
+        >>> buffer = ReadsBuffer(memory=0)
         >>> for part in "ab":
-        ...     pile.add(Reads.from_posteriors(even, ids=[f"{part}{i}" for i in range(5)]))
-        >>> pile.whole().n, [part.on_disk for part in pile.parts]
+        ...     buffer.add(Reads.from_posteriors(even, ids=[f"{part}{i}" for i in range(5)]))
+        >>> buffer.whole().n, [part.on_disk for part in buffer.parts]
         (10, [True])
     """
 
@@ -39,14 +39,14 @@ class ReadsBuffer:
         self._folder: Path | None = None
 
     def add(self, reads: Reads) -> None:
-        """Puts reads on the pile; if that fails, the pile is what it was.
+        """Adds reads; if that fails, the buffer is what it was.
 
         Raises:
             ValueError: they cannot be mixed with those before (`Reads.concat` says why).
         """
         if self.parts:
             Reads.concat([part.rows(()).cpu() for part in (self.parts[0], reads)])
-        self.parts, self._settled = self._spilled([*self.parts, reads]), False
+        self.parts, self._settled = self._spill([*self.parts, reads]), False
 
     def whole(self) -> Reads:
         """Everything as one, on the CPU; of a sample that came twice the last record.
@@ -65,7 +65,7 @@ class ReadsBuffer:
         """The names of the samples."""
         return {name for part in self.parts for name in part.ids}
 
-    def _spilled(self, parts: list[Reads]) -> list[Reads]:
+    def _spill(self, parts: list[Reads]) -> list[Reads]:
         """The same parts, those in memory moved to a file if they are many and large."""
         kept = [part for part in parts if part.on_disk]
         fresh = [part for part in parts if not part.on_disk]
@@ -80,11 +80,11 @@ class ReadsBuffer:
         return [*kept, replace(Reads.load(path), settings=one.settings)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """The files stay with this pile."""
+        """The files stay with this buffer."""
         return {**self.__dict__, "_folder": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A pile of the same reads, which are frozen; its own files from here on."""
+        """A buffer of the same reads, which are frozen; its own files from here on."""
         copy = type(self)(self.memory)
         copy.parts = list(self.parts)
         return copy

@@ -26,3 +26,9 @@ def spread_of(
     """Variance over draws of each option's posterior (among the options); 0 for a single draw."""
     posterior = answers.softmax(-1).nan_to_num(nan=0.0)
     return posterior.var(1) if answers.shape[1] > 1 else torch.zeros_like(answers[:, 0])
+
+
+def concat_spreads(spreads: list[Tensor | None]) -> Tensor | None:
+    """Spreads of several parts along the samples; None unless all have one."""
+    known = [spread for spread in spreads if spread is not None]
+    return torch.cat(known, 2) if known and len(known) == len(spreads) else None

@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from pid_lens.reads import scores
+from pid_lens.reads.draws import concat_spreads
+from pid_lens.reads.pass_settings import PassSettings
+from pid_lens.reads.preconditions import (
+    join_names,
+    require_joinable,
+    require_labels,
+    require_no_nan,
+    require_same_kind,
+    require_same_options,
+)
 from pid_lens.records import load_record, save_record
 
 if TYPE_CHECKING:
@@ -60,7 +71,7 @@ class Reads:
     contents: tuple[str, ...] = ()
     """A hash of each sample's content, where known: it knows a sample again by either name."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the reads depend on: model, noise, draws. Only reads of equal settings mix."""
+    """What the reads depend on, the record of `PassSettings`; only reads of equal settings mix."""
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), len(self.conditions), *self.options.shape)
@@ -148,11 +159,15 @@ class Reads:
 
     def fallback(self, tau: float = TAU) -> Float[Tensor, "layers conditions"]:
         """Share of samples whose mass lies below tau: no answer yet, hence uniform."""
-        return self._unanswered(tau).double().mean(-1)
+        return scores.is_unanswered(self.log_probs, tau).double().mean(-1)
 
-    def _unanswered(self, tau: float) -> Bool[Tensor, "layers conditions n"]:
-        mass = self.log_probs.double().logsumexp(-1)
-        return mass < math.log(tau) if tau > 0 else mass == -math.inf
+    def draws_of(self, condition: str) -> int:
+        """How many noise draws a condition is a mean of.
+
+        Raises:
+            ValueError: the reads do not say.
+        """
+        return PassSettings.of(self.settings).draws_of(condition)
 
     def posteriors(
         self, tau: float = TAU, conditions: Sequence[str] | None = None
@@ -169,45 +184,20 @@ class Reads:
             ValueError: NaN among the log-probabilities, or a condition that was not read.
         """
         at = slice(None) if conditions is None else [self.index(name) for name in conditions]
-        self._require_no_nan()
-        logs = self.log_probs.double()
-        mass = logs.logsumexp(-1, keepdim=True)
-        uniform = torch.where(
-            self.mask, -self.mask.sum(-1, keepdim=True).double().log(), -math.inf
-        )
-        return torch.where(self._unanswered(tau)[..., None], uniform, logs - mass)[:, at]
-
-    def _require_no_nan(self) -> None:
-        bad = self.log_probs.isnan()
-        if bool(bad.any()):
-            layer, condition, row, _ = bad.nonzero()[0].tolist()
-            raise ValueError(
-                f"the model's logits are NaN in {int(bad.any(-1).any(0).any(0).sum())} of "
-                f"{self.n} samples, first at layer {self.layers[layer]}, condition "
-                f"{self.conditions[condition]!r}, sample {self.ids[row]!r}: half precision that "
-                "overflows, or a fully masked row? reads.rows(...) picks the others"
-            )
-
-    def _labelled(self) -> Tensor:
-        if bool((self.labels < 0).any()):
-            raise ValueError(
-                f"{int((self.labels < 0).sum())} of {self.n} samples have no label: give labels= "
-                "to pid_lens.batch and say the batch, `with lens(batch): ...`, or lens(labels=...)"
-            )
-        return self.labels
+        require_no_nan(self)
+        return scores.log_posteriors(self.log_probs, self.mask, tau)[:, at]
 
     def accuracy(self, layer: int = -1, condition: str = "full") -> float:
         """Share of samples whose likeliest option is the right one.
 
         ``layer`` is a position among the layers that were read, -1 the last of them.
         """
-        best = self.log_probs[layer, self.index(condition)].argmax(-1)
-        return (best == self._labelled()).double().mean().item()
+        return scores.accuracy(self.log_probs[layer, self.index(condition)], require_labels(self))
 
     def cross_entropy(self, layer: int = -1, condition: str = "full", tau: float = TAU) -> float:
         """Mean of -log2 p(right option), bits."""
         log_p = self.posteriors(tau)[layer, self.index(condition)]
-        return -log_p.gather(-1, self._labelled()[:, None]).mean().item() / math.log(2)
+        return scores.cross_entropy(log_p, require_labels(self))
 
     def calibration_error(
         self, layer: int = -1, condition: str = "full", tau: float = TAU, bins: int = 10
@@ -218,11 +208,8 @@ class Reads:
             On calibration of modern neural networks (Guo, Pleiss, Sun, Weinberger, 2017),
             https://arxiv.org/abs/1706.04599
         """
-        confidence, best = self.posteriors(tau)[layer, self.index(condition)].exp().max(-1)
-        surplus = confidence - (best == self._labelled()).double()
-        bin_of = (confidence * bins).long().clamp(max=bins - 1)
-        sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, surplus)
-        return sums.abs().sum().item() / self.n
+        log_p = self.posteriors(tau)[layer, self.index(condition)]
+        return scores.calibration_error(log_p, require_labels(self), bins)
 
     def index(self, condition: str) -> int:
         """Position of a condition along its axis."""
@@ -246,7 +233,7 @@ class Reads:
         if not parts:
             raise ValueError("no reads to put together")
         for part in parts[1:]:
-            _same_kind(parts[0], part)
+            require_same_kind(parts[0], part)
         width = max(part.options.shape[-1] for part in parts)
         parts = [part._padded(width) for part in parts]
         whole = replace(
@@ -257,10 +244,10 @@ class Reads:
             options=torch.cat([part.options for part in parts]),
             labels=torch.cat([part.labels for part in parts]),
             states={k: torch.cat([p.states[k] for p in parts], 1) for k in parts[0].states},
-            spread=_together([part.spread for part in parts]),
+            spread=concat_spreads([part.spread for part in parts]),
             contents=tuple(c for part in parts for c in part.contents or part.ids),
         )
-        whole = replace(whole, ids=_known_names(whole.ids, whole.contents))
+        whole = replace(whole, ids=join_names(whole.ids, whole.contents))
         last = {name: row for row, name in enumerate(whole.ids)}
         return whole if len(last) == whole.n else whole.rows(last.values())
 
@@ -283,29 +270,10 @@ class Reads:
             raise ValueError("nothing to join: Reads.join(full=..., vision=..., language=...)")
         first = next(iter(conditions.values()))
         for name, reads in conditions.items():
-            missing = set(first.ids) ^ set(reads.ids)
-            if len(reads.conditions) != 1 or missing:
-                raise ValueError(
-                    f"{name!r}: expected reads of one condition over the same samples; got "
-                    f"{len(reads.conditions)} conditions, {len(missing)} samples in one only"
-                )
-            for what in ("model", "readout"):
-                if reads.settings.get(what) != first.settings.get(what):
-                    raise ValueError(
-                        f"{name!r}: reads of another {what} than the first's cannot be joined: "
-                        f"{reads.settings.get(what)} and {first.settings.get(what)}"
-                    )
-            if reads.layers != first.layers:
-                raise ValueError(
-                    f"{name!r}: reads of layers {reads.layers} cannot be joined with those of "
-                    f"layers {first.layers}"
-                )
+            require_joinable(name, reads, first)
         aligned = [reads.rows(map(reads.ids.index, first.ids)) for reads in conditions.values()]
         for name, reads in zip(conditions, aligned, strict=True):
-            if not torch.equal(reads.options.cpu(), aligned[0].options.cpu()):
-                raise ValueError(
-                    f"{name!r}: reads of other options, or in another order, cannot be joined"
-                )
+            require_same_options(name, reads, aligned[0])
         log_probs = torch.cat([reads.log_probs for reads in aligned], 1)
         states = next((reads.states for reads in aligned if reads.states), {})
         known = any(reads.spread is not None for reads in aligned)
@@ -408,29 +376,3 @@ class Reads:
             f"Reads({self.n} samples, {len(self.layers)} layers, conditions "
             f"{' '.join(self.conditions)}, {self.options.shape[-1]} options)"
         )
-
-
-def _together(spreads: list[Tensor | None]) -> Tensor | None:
-    """Spreads of several parts along the samples; None unless all have one."""
-    known = [spread for spread in spreads if spread is not None]
-    return torch.cat(known, 2) if known and len(known) == len(spreads) else None
-
-
-def _known_names(ids: tuple[str, ...], contents: tuple[str, ...]) -> tuple[str, ...]:
-    """A sample that was read under its content's hash and under a name goes by the name."""
-    names = {c: name for name, c in zip(ids, contents, strict=True) if name != c}
-    return tuple(names.get(name, name) for name in ids)
-
-
-def _same_kind(one: Reads, other: Reads) -> None:
-    if tuple(one.states) != tuple(other.states):
-        raise ValueError(
-            f"these reads differ in the states that they keep, so they cannot be mixed: "
-            f"{tuple(one.states)} and {tuple(other.states)}"
-        )
-    for name in ("conditions", "layers", "settings"):
-        if getattr(one, name) != getattr(other, name):
-            raise ValueError(
-                f"these reads differ in their {name}, so they cannot be mixed: "
-                f"{getattr(one, name)} and {getattr(other, name)}. Use a Lens (or Reads) for each"
-            )

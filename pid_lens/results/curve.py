@@ -11,7 +11,7 @@ import torch
 
 from pid_lens.records import load_record, save_record
 from pid_lens.results.atoms import NATS, Unit, require_unit
-from pid_lens.results.drawing import layer_ticks
+from pid_lens.results.drawing import label_layers, layer_axes
 from pid_lens.results.pairing import DIFFERENCE, align_rows, common_groups, require_comparable
 from pid_lens.results.sampling_error import confidence_interval, standard_error
 
@@ -226,11 +226,7 @@ def plot_curve(curve: Curve, ax: Axes | None = None) -> Axes:
     Bands are 95 % intervals of the mean over samples; where a marker is hollow the value, or one
     of its parts, lies within 10 % of its cap and says only that it is large.
     """
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        _, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
-    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax = layer_axes(ax)
     lines = {curve.name: curve, **curve.parts}
     for index, (name, line) in enumerate(lines.items()):
         colour = f"C{index}"
@@ -252,9 +248,6 @@ def plot_curve(curve: Curve, ax: Axes | None = None) -> Axes:
     for cap in sorted(caps):
         ax.axhline(cap, color="0.5", linestyle=":", linewidth=1)
         ax.annotate("cap", (1, cap), xycoords=("axes fraction", "data"), ha="right", va="bottom")
-    ax.set_xlabel("layer")
-    ax.set_ylabel(f"{curve.name} ({curve.unit})" if not curve.parts else curve.unit)
-    ax.set_xticks(layer_ticks(curve.layers))
-    ax.spines[["top", "right"]].set_visible(False)
+    label_layers(ax, curve.layers, curve.unit if curve.parts else f"{curve.name} ({curve.unit})")
     ax.legend(frameon=False, fontsize="small")
     return ax

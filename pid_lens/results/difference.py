@@ -61,7 +61,7 @@ def _parts(one: LayerAtoms, other: LayerAtoms) -> dict[str, Any]:
         if mine is not None and theirs is not None:
             theirs = _rows(theirs, rows) if name in BY_SAMPLE else theirs
             parts[name] = replace(mine, **_change(mine, theirs))
-    return {**parts, "bracket": _crossed(one, other)}
+    return {**parts, "bracket": _cross_ends(one, other)}
 
 
 def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
     return changed | {"gap": one.gap + other.gap}
 
 
-def _crossed(one: LayerAtoms, other: LayerAtoms) -> Atoms | None:
+def _cross_ends(one: LayerAtoms, other: LayerAtoms) -> Atoms | None:
     """Every end of one minus every end of the other, [ends, layers]."""
     if one.bracket is None and other.bracket is None:
         return None

@@ -37,11 +37,7 @@ def plot_spectrum(spectrum: LayerAtoms, ax: Axes | None = None) -> Axes:
         >>> plot_spectrum(found).get_xlabel()
         'layer'
     """
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        _, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
-    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax = layer_axes(ax)
     ax.plot(
         spectrum.layers,
         spectrum.information,
@@ -53,10 +49,7 @@ def plot_spectrum(spectrum: LayerAtoms, ax: Axes | None = None) -> Axes:
     )
     for name in ATOMS:
         _draw_atom(ax, spectrum, name)
-    ax.set_xlabel("layer")
-    ax.set_ylabel(f"information ({spectrum.unit})")
-    ax.set_xticks(layer_ticks(spectrum.layers))
-    ax.spines[["top", "right"]].set_visible(False)
+    label_layers(ax, spectrum.layers, f"information ({spectrum.unit})")
     if not ax.get_legend():
         ax.legend(frameon=False, fontsize="small")
     return ax
@@ -116,7 +109,19 @@ def _draw_atom(ax: Axes, spectrum: LayerAtoms, name: str) -> None:
         )
 
 
-def layer_ticks(layers: tuple[int, ...]) -> list[int]:
-    """At most nine layers, evenly."""
-    step = -(-len(layers) // 9)
-    return list(layers[::step])
+def layer_axes(ax: Axes | None = None) -> Axes:
+    """Axes for something over the layers, with a line at 0; those given, or new ones."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    return ax
+
+
+def label_layers(ax: Axes, layers: tuple[int, ...], what: str) -> None:
+    """Labels both axes, with at most nine layers evenly, and leaves out what frames nothing."""
+    ax.set_xlabel("layer")
+    ax.set_ylabel(what)
+    ax.set_xticks(list(layers[:: -(-len(layers) // 9)]))
+    ax.spines[["top", "right"]].set_visible(False)

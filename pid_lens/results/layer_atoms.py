@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pid_lens.results.atoms import FIELDS, NATS, Atoms, Unit
 from pid_lens.results.pairing import DIFFERENCE
-from pid_lens.results.sampled import SampledAtoms
+from pid_lens.results.sampled_atoms import SampledAtoms
 from pid_lens.results.sampling_error import confidence_interval
 
 PARTS = ("sensitivity", "pointwise", "influence", "bracket", "floor")

@@ -1,4 +1,4 @@
-"""Sampling: how far a mean over samples may lie from that of their population."""
+"""Sampling error: how far a mean over samples may lie from that of their population."""
 
 from __future__ import annotations
 

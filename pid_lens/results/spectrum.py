@@ -34,7 +34,7 @@ EFFECTS = {
 """The PID Flow paper's names for what a knockout changes."""
 
 
-class Readable(Protocol):
+class Provenance(Protocol):
     """What a spectrum takes over from the reads that it is of (`pid_lens.Reads`)."""
 
     @property
@@ -65,7 +65,7 @@ class Spectrum(LayerAtoms):
     @classmethod
     def of(
         cls,
-        reads: Readable,
+        reads: Provenance,
         atoms: Atoms,
         *,
         estimator: object,

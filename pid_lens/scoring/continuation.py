@@ -1,4 +1,4 @@
-"""Continuing: the same prompts with many continuations, which share its keys and values."""
+"""Continuation: the same prompts with many continuations, which share its keys and values."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def pad_left(batch: Batch) -> Batch:
         return batch
     source = (steps - shift) % tokens
 
-    def moved(value: Any) -> Any:
+    def move(value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.shape[:2] != (n, tokens):
             return value
         rows = torch.arange(n, device=value.device)[:, None]
         return value[rows, source.to(value.device)]
 
     said = batch.spans
-    spans = None if said is None else {k: moved(torch.as_tensor(m)) for k, m in said.items()}
-    return replace(batch, inputs={k: moved(v) for k, v in batch.inputs.items()}, spans=spans)
+    spans = None if said is None else {k: move(torch.as_tensor(m)) for k, m in said.items()}
+    return replace(batch, inputs={k: move(v) for k, v in batch.inputs.items()}, spans=spans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +90,15 @@ class PromptRun:
             anatomy,
             inputs,
             log_probs,
-            cache if _copies(cache) else None,
+            cache if _can_repeat(cache) else None,
             None if (at := told[-1]) is None else at[..., -1:],
         )
 
-    def first(self, tokens: Int[Tensor, "n k steps"]) -> Float[Tensor, "n k one"]:
+    def score_first(self, tokens: Int[Tensor, "n k steps"]) -> Float[Tensor, "n k one"]:
         """Log-probability of each first token, which the prompts' own run says."""
         return self.log_probs.gather(1, tokens[..., 0])[..., None]
 
-    def shared(
+    def score_on_cache(
         self, tokens: Int[Tensor, "n k steps"], present: Bool[Tensor, "n k steps"]
     ) -> Float[Tensor, "n k later"]:
         """Log-probability of each token but the first, given all before it.
@@ -120,16 +120,16 @@ class PromptRun:
             "use_cache": True,
             **{
                 name: value.repeat_interleave(k, 0)
-                for name, value in self._ahead(steps).items()
+                for name, value in self._continue_inputs(steps).items()
                 if value.ndim > 2  # which images a token sees; what kind it is concerns prompts
             },
         }
-        with hooked(before=[(self.anatomy.decoder, self._placing(k, steps))]):
+        with hooked(before=[(self.anatomy.decoder, self._position_hook(k, steps))]):
             logits = self.anatomy.model(**inputs).logits
         found = chosen_log_probs(logits, rearrange(wanted, "n k s -> (n k) s"))
         return rearrange(found, "(n k) s -> n k s", k=k)
 
-    def _placing(self, k: int, steps: int) -> Any:
+    def _position_hook(self, k: int, steps: int) -> Any:
         """Tells the decoder where the continuation stands, as it was told of the prompt."""
 
         def place(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -143,33 +143,36 @@ class PromptRun:
 
         return place
 
-    def again(
+    def score_with_prompt(
         self, tokens: Int[Tensor, "n k steps"], present: Bool[Tensor, "n k steps"]
-    ) -> Float[Tensor, "n k steps"]:
-        """Log-probability of each token, given all before it.
+    ) -> Float[Tensor, "n k later"]:
+        """Log-probability of each token but the first, given all before it.
 
         The whole prompt runs again with every continuation, and without a cache.
         """
         if tokens.shape[-1] == 1:
-            return self.first(tokens)
-        columns = zip(tokens.unbind(1), present.unbind(1), strict=True)
-        return torch.stack([chosen_log_probs(self.plain(*one), one[0]) for one in columns], 1)
+            return tokens[..., 1:].float()
+        found = [
+            chosen_log_probs(self.compute_logits(*one), one[0])
+            for one in zip(tokens.unbind(1), present.unbind(1), strict=True)
+        ]
+        return torch.stack(found, 1)[..., 1:]
 
-    def plain(
+    def compute_logits(
         self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
     ) -> Float[Tensor, "n steps vocabulary"]:
         """Logits before each token of one continuation, the prompt run with it."""
-        inputs = self._longer(tokens[:, :-1], present[:, :-1])
+        inputs = self._extend_inputs(tokens[:, :-1], present[:, :-1])
         logits: Tensor = self.anatomy.model(**inputs, use_cache=False).logits
         return logits[:, -tokens.shape[1] :]
 
-    def _longer(
+    def _extend_inputs(
         self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
     ) -> dict[str, Any]:
         """The inputs with tokens at the end; of whatever kind the prompt's last token is."""
         ids = self.inputs["input_ids"]
         attended = attended_tokens(self.inputs)
-        ahead = self._ahead(tokens.shape[1])
+        ahead = self._continue_inputs(tokens.shape[1])
         return {
             **self.inputs,
             **{name: torch.cat([self.inputs[name], value], 1) for name, value in ahead.items()},
@@ -177,7 +180,7 @@ class PromptRun:
             "attention_mask": torch.cat([attended, present], 1).long(),
         }
 
-    def _ahead(self, steps: int) -> dict[str, Tensor]:
+    def _continue_inputs(self, steps: int) -> dict[str, Tensor]:
         """What else the inputs say of each token, for tokens like the prompt's last one."""
         shape = self.inputs["input_ids"].shape
         return {
@@ -209,7 +212,7 @@ def chosen_log_probs(
     return found.to(tokens.device)
 
 
-def _copies(cache: Any) -> bool:
+def _can_repeat(cache: Any) -> bool:
     """Whether it can be repeated row by row: caches of recurrent layers cannot."""
     layers: Any = getattr(cache, "layers", [])
     return bool(layers) and all(hasattr(one, "batch_repeat_interleave") for one in layers)

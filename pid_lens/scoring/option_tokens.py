@@ -1,4 +1,4 @@
-"""Options: whole answers, of however many tokens."""
+"""Option tokens: whole answers, of however many tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tokenise_options(options: Sequence[Any], n: int, processor: Any = None) -> O
         raise ValueError("no samples: the batch is empty, so there is nothing to score")
     each = bool(given) and all(isinstance(row, list) and _is_row(row) for row in given)
     rows = as_option_rows(given if each else [given], n)
-    return tuple(_distinct(row, processor) for row in rows)
+    return tuple(_as_distinct_options(row, processor) for row in rows)
 
 
 def stack_tokens(
@@ -97,8 +97,8 @@ def _is_row(row: list[Any]) -> bool:
     return not all(isinstance(one, int) for one in row)
 
 
-def _distinct(row: list[Any], processor: Any) -> tuple[Option, ...]:
-    found = tuple(_option(option, processor) for option in row)
+def _as_distinct_options(row: list[Any], processor: Any) -> tuple[Option, ...]:
+    found = tuple(_as_option(option, processor) for option in row)
     if not found:
         raise ValueError("no options: a sample needs at least one")
     tokens = [option.tokens for option in found]
@@ -108,7 +108,7 @@ def _distinct(row: list[Any], processor: Any) -> tuple[Option, ...]:
     return found
 
 
-def _option(option: Any, processor: Any) -> Option:
+def _as_option(option: Any, processor: Any) -> Option:
     if isinstance(option, str):
         return Option(option, tuple(text_tokens(option, processor)))
     if not isinstance(option, list) or not all(isinstance(one, int) for one in option):

@@ -111,71 +111,84 @@ def score_options(
         )
     given = as_batch(batch).to(anatomy.device)
     chosen = tokenise_options(options, given.n, processor)
-    _require_known_names(chosen, anatomy)
+    _require_known_tokens(chosen, anatomy)
     given = pad_left(given if spans is None else replace(given, spans=spans))
     tokens, present = (one.to(anatomy.device) for one in stack_tokens(chosen))
-    force = UnderInterventions(anatomy, tuple(interventions), given, processor, moments, seed)
-    with force():
-        asked = PromptRun.run(anatomy, given.inputs)
-        _require_shareable(share, asked)
-        together = 1 if interventions else max(1, rows // given.n)
-        later = None
-        if _worth_sharing(share, asked, bool(interventions)):
-            later = _shared(asked, tokens, present, together)
-    with force(tokens.shape[-1] - 1):
-        sharing = later is not None and (
-            share or may_share(asked, tokens, present, later, bool(interventions))
-        )
-        if later is None or not sharing:
-            later = asked.again(tokens, present)[..., 1:]
-    scores = torch.cat([asked.first(tokens), later], -1)
+    scope = UnderInterventions(anatomy, tuple(interventions), given, processor, moments, seed)
+    scores, shared = _score_tokens(scope, tokens, present, share, rows)
     require_finite_answers((present & ~scores.isfinite()).flatten(1).any(-1))
     return OptionScores(
-        log_probs=_total(scores, present),
+        log_probs=_sum_tokens(scores, present),
         first=scores[..., 0].masked_fill(~present[..., 0], -math.inf).cpu(),
         tokens=present.sum(-1).cpu(),
         names=tuple(tuple(option.name for option in row) for row in chosen),
         collisions=collisions(chosen),
-        shared=sharing,
+        shared=shared,
         ids=given.ids,
     )
 
 
-def _shared(
-    asked: PromptRun,
+def _score_tokens(
+    scope: UnderInterventions,
+    tokens: Int[Tensor, "n answers steps"],
+    present: Bool[Tensor, "n answers steps"],
+    share: bool | None,
+    rows: int,
+) -> tuple[Float[Tensor, "n answers steps"], bool]:
+    """Log-probability of each token, and whether options ran on their prompts' keys and values.
+
+    They do if the caller asked for it, or if a trial finds it right (`may_share`). Otherwise each
+    option runs with its prompt, without a cache.
+    """
+    intervened = bool(scope.interventions)
+    together = 1 if intervened else max(1, rows // len(tokens))
+    with scope():  # of prompts, and of options on their keys and values
+        run = PromptRun.run(scope.anatomy, scope.batch.inputs)
+        _require_shareable(share, run)
+        sharing = _is_worth_sharing(share, run, intervened)
+        later = _score_together(run, tokens, present, together) if sharing else None
+    first = run.score_first(tokens)
+    with scope(tokens.shape[-1] - 1):  # of prompts with an option behind them
+        if later is not None and (share or may_share(run, tokens, present, later, intervened)):
+            return torch.cat([first, later], -1), True
+        return torch.cat([first, run.score_with_prompt(tokens, present)], -1), False
+
+
+def _require_shareable(share: bool | None, run: PromptRun) -> None:
+    if share and run.cache is None:
+        raise ValueError(
+            f"{type(run.anatomy.model).__name__} gives no keys and values that can be copied: "
+            "leave share out"
+        )
+
+
+def _is_worth_sharing(share: bool | None, run: PromptRun, intervened: bool) -> bool:
+    """Whether sharing can be right, as far as is known before it is tried."""
+    if run.cache is None or share is not None:
+        return bool(share)
+    known = known_verdict(run, intervened)
+    return known is None or known.sound
+
+
+def _score_together(
+    run: PromptRun,
     tokens: Int[Tensor, "n answers steps"],
     present: Bool[Tensor, "n answers steps"],
     together: int,
 ) -> Float[Tensor, "n answers later"]:
     """Log-probability of each token but the first; so many options in one call."""
     parts = zip(tokens.split(together, 1), present.split(together, 1), strict=True)
-    return torch.cat([asked.shared(*part) for part in parts], 1)
+    return torch.cat([run.score_on_cache(*part) for part in parts], 1)
 
 
-def _worth_sharing(share: bool | None, asked: PromptRun, intervened: bool) -> bool:
-    """Whether sharing can be right, as far as is known before it is tried."""
-    if asked.cache is None or share is not None:
-        return bool(share)
-    known = known_verdict(asked, intervened)
-    return known is None or known.sound
-
-
-def _require_shareable(share: bool | None, asked: PromptRun) -> None:
-    if share and asked.cache is None:
-        raise ValueError(
-            f"{type(asked.anatomy.model).__name__} gives no keys and values that can be copied: "
-            "leave share out"
-        )
-
-
-def _total(
+def _sum_tokens(
     scores: Float[Tensor, "n answers steps"], present: Bool[Tensor, "n answers steps"]
 ) -> Float[Tensor, "n answers"]:
     total = scores.masked_fill(~present, 0).sum(-1)
     return total.masked_fill(~present[..., 0], -math.inf).cpu()
 
 
-def _require_known_names(options: Options, anatomy: Anatomy) -> None:
+def _require_known_tokens(options: Options, anatomy: Anatomy) -> None:
     """Token ids must be the model's."""
     weight: Any = anatomy.unembed.weight
     largest = max(max(option.tokens) for row in options for option in row)

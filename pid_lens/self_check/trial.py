@@ -12,22 +12,18 @@ from pid_lens.forward import intervene
 from pid_lens.inputs import Batch
 from pid_lens.interventions import Moments, calibrate
 from pid_lens.lens import Lens
-from pid_lens.model import Anatomy
+from pid_lens.model import Anatomy, tolerances_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from pid_lens.inputs import Samples
-
-ROUNDINGS = {torch.float32: 32, torch.float64: 32}
-"""By how many roundings of the largest logit two ways to the same logits may differ, eps each;
-`ROUNDINGS_IN_HALF` in half precision, whose sums are made in float32."""
-ROUNDINGS_IN_HALF = 4
+    from pid_lens.interventions import Intervention
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """A model, a batch, and other batches that differ from it in one modality alone."""
 
     anatomy: Anatomy
@@ -36,10 +32,12 @@ class _Trial:
 
     @cached_property
     def moments(self) -> Moments:
+        """What noise looks like, calibrated on the batch."""
         return calibrate(None, [self.batch], anatomy=self.anatomy)
 
     @cached_property
-    def plain(self) -> Tensor:
+    def plain(self) -> Float[Tensor, "n vocabulary"]:
+        """Logits at the answer position without any intervention."""
         return self.answer(self.batch)
 
     @cached_property
@@ -47,7 +45,7 @@ class _Trial:
         """How far rounding may move a logit; reads are float32 at best."""
         dtype = self.plain.dtype
         eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-        return ROUNDINGS.get(dtype, ROUNDINGS_IN_HALF) * eps * _largest(self.plain)
+        return tolerances_of(dtype).roundings * eps * largest_change(self.plain)
 
     @cached_property
     def other_pixels(self) -> Batch:
@@ -56,7 +54,7 @@ class _Trial:
         pixels = [k for k, v in inputs.items() if torch.is_tensor(v) and _is_picture(k, v)]
         if not pixels:
             raise ValueError(f"no pixels among the inputs {', '.join(inputs)}")
-        changed = {name: _shuffled(inputs[name]) for name in pixels}
+        changed = {name: _shuffle(inputs[name]) for name in pixels}
         return replace(self.batch, inputs={**inputs, **changed})
 
     @cached_property
@@ -73,11 +71,11 @@ class _Trial:
                 changed[name] = torch.full_like(value, int(value.flatten()[0]) + 1)
         return replace(self.batch, inputs={**self.batch.inputs, **changed})
 
-    def answer(self, batch: Batch, *hidden: Any) -> Float[Tensor, "n vocabulary"]:
-        """Logits at the answer position."""
-        if hidden:
+    def answer(self, batch: Batch, *interventions: Intervention) -> Float[Tensor, "n vocabulary"]:
+        """Logits at the answer position, under interventions."""
+        if interventions:
             how: dict[str, Any] = {"spans": batch.spans, "ids": batch.ids, "moments": self.moments}
-            with intervene(None, *hidden, anatomy=self.anatomy, **how):
+            with intervene(None, *interventions, anatomy=self.anatomy, **how):
                 return self.answer(batch)
         logits = self.anatomy.model(**batch.inputs).logits
         at = self.samples.spans.positions("answer")[: len(logits)].to(logits.device)
@@ -95,32 +93,38 @@ class _Trial:
         )
 
 
-class _UntoldError(ValueError):
+class UntoldError(ValueError):
     """The inputs do not say what would have to be known."""
 
 
+def largest_change(change: Tensor) -> float:
+    """The largest absolute value."""
+    return float(change.float().abs().max())
+
+
+def first_sample(trial: Trial) -> dict[str, Any]:
+    """The first sample's inputs, its pixels included.
+
+    Raises:
+        UntoldError: the inputs do not say which pixels are its own.
+    """
+    image, inputs = trial.samples.spans["image"], trial.batch.inputs
+    begins = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
+    counts = [mask.sum(-1).tolist() for mask in (begins, image)]
+    return {name: _first_share(name, value, *counts) for name, value in inputs.items()}
+
+
 def _is_picture(name: str, value: Tensor) -> bool:
+    """Pixels or features of them, but no mask in floating-point numbers."""
     return value.is_floating_point() and "mask" not in name
 
 
-def _shuffled(pixels: Tensor) -> Tensor:
+def _shuffle(pixels: Tensor) -> Tensor:
     order = torch.randperm(pixels.numel(), generator=torch.Generator().manual_seed(0))
     return pixels.flatten()[order.to(pixels.device)].view_as(pixels)
 
 
-def _largest(change: Tensor) -> float:
-    return float(change.float().abs().max())
-
-
-def _alone(trial: _Trial) -> dict[str, Any]:
-    """The first sample's inputs."""
-    image, inputs = trial.samples.spans["image"], trial.batch.inputs
-    begins = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
-    counts = [mask.sum(-1).tolist() for mask in (begins, image)]
-    return {name: _first(name, value, *counts) for name, value in inputs.items()}
-
-
-def _first(name: str, value: Any, images: list[int], tokens: list[int]) -> Any:
+def _first_share(name: str, value: Any, images: list[int], tokens: list[int]) -> Any:
     """The first sample's share of an input, whose samples have so many images and image tokens.
 
     Rows are samples, or images, or patches, of which each image token stands for as many.
@@ -132,11 +136,11 @@ def _first(name: str, value: Any, images: list[int], tokens: list[int]) -> Any:
     rows = len(value)
     if rows == len(images):
         return value[:1]
-    if not _is_content(name, value):
+    if not _is_of_images(name, value):
         return value
     share = images[0] if rows == sum(images) else rows * tokens[0] / sum(tokens)
     if share != int(share):
-        raise _UntoldError(
+        raise UntoldError(
             f"cannot tell how many of the {rows} rows of {name} belong to the first of "
             f"{len(images)} samples: check samples of one image each"
         )
@@ -147,7 +151,7 @@ def _has_rows(value: Any) -> bool:
     return isinstance(value, list | tuple) or (torch.is_tensor(value) and value.ndim > 0)
 
 
-def _is_content(name: str, value: Any) -> bool:
-    """Pixels, and what is said of images one by one."""
+def _is_of_images(name: str, value: Any) -> bool:
+    """Whether rows are images or patches: pixels, and what is said of images one by one."""
     sizes = name.endswith(("_sizes", "_thw"))
     return sizes or not torch.is_tensor(value) or _is_picture(name, value)

@@ -1,4 +1,8 @@
-"""Distributions whose decomposition is known in closed form, to test with and to teach with."""
+"""Distributions whose decomposition is known in closed form, to test with and to teach with.
+
+In come a name and a size; out go tables, covariances, posteriors or `pid_lens.Reads`, with the
+atoms that a right estimator finds in them. No model runs here.
+"""
 
 from pid_lens.truth.gates import GATES, atoms_of, gate, posteriors_of
 from pid_lens.truth.gaussians import GAUSSIANS, GaussianSystem, gaussian_system

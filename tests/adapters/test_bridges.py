@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from bridges import after_layer_1, cached, called, equal, plainly, read_by, run, steered
-from pid_lens.adapters.transformer_lens import hook_points as tl
+from pid_lens.adapters import transformer_lens as tl
 from tiny import make
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from bridges import DELEGATED, both, by, cached, called, equal, intervened, plainly, read_by, run
-from pid_lens.adapters.transformer_lens import hook_points as tl
+from pid_lens.adapters import transformer_lens as tl
 from tiny import make, padded
 
 from pid_lens import Knockout, Lens

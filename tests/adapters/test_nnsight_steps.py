@@ -45,9 +45,9 @@ def test_a_knockout_in_every_step_of_a_generation(family, cached):
     assert not torch.allclose(found.logits[0], plain.logits[0], atol=1e-4)
 
 
-def generated(nn, batch, steps):
+def generated(nn, batch, steps, layers=None, **more):
     """Logits of three steps, with a knockout in some of them."""
-    how = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    how = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, **more}
     told = {"output_logits": True, "return_dict_in_generate": True}
     with (
         torch.no_grad(),
@@ -55,7 +55,7 @@ def generated(nn, batch, steps):
     ):
         for step in tracer.iter[:3]:
             if step in steps:
-                inside.knockout(nn, "image", "answer", batch=batch)
+                inside.knockout(nn, "image", "answer", layers=layers, batch=batch)
             nn.lm_head.output.sum().save()
         found = tracer.result.save()
     return found.logits
@@ -70,6 +70,16 @@ def test_a_knockout_holds_in_its_own_step_alone(llava_in_nnsight):
     with torch.no_grad(), nn.trace(**batch.inputs, max_new_tokens=3, fn=nn._module.generate):
         inside.knockout(nn, "image", "answer", batch=batch)
     assert torch.equal(generated(nn, batch, [])[0], plain[0])
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_knockout_of_a_step_is_over_in_the_next(llava_in_nnsight, step):
+    """In the last layer it changes no keys and values, so later steps are as they were."""
+    _, nn, batch, _ = llava_in_nnsight
+    how = {"layers": -1, "prefix_allowed_tokens_fn": lambda row, ids: [7]}
+    plain, found = (generated(nn, batch, steps, **how) for steps in ([], [step]))
+    for at, (one, other) in enumerate(zip(found, plain, strict=True)):
+        assert torch.equal(one, other) is (at != step)
 
 
 def test_a_loop_that_reads_nothing_ends(llava_in_nnsight):

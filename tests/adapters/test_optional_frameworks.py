@@ -83,7 +83,7 @@ def test_the_range_that_was_tried_is_the_one_that_is_asked_for(package):
     below, first = re.match(rf"{package}<([\d.]+),>=([\d.]+)", asked).groups()
     internals = f"adapters/{package.replace('-', '_')}/internals.py"
     source = (Path(pid_lens.__file__).parents[1] / internals).read_text()
-    assert f'require("{package}", "{first}", "{below}")' in source
+    assert f'require_version("{package}", "{first}", "{below}")' in source
 
 
 def test_an_installation_that_somebody_sets_off_is_noticed():

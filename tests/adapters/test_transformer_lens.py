@@ -24,7 +24,7 @@ from bridges import (
     run,
     steered,
 )
-from pid_lens.adapters.transformer_lens import hook_points as tl
+from pid_lens.adapters import transformer_lens as tl
 from tiny import described, gemma4, make, padded, qwen3_vl
 
 import pid_lens

@@ -1,5 +1,6 @@
 """Interventions around calls: whatever could pass them by is refused, or hidden too."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 from tiny import make
 
 import pid_lens
-from pid_lens import Knockout, Lens, Noise, Remove, Spans, Zero, intervene
+from pid_lens import Batch, Knockout, Lens, Noise, Remove, Spans, Zero, intervene
+from pid_lens.forward import InterventionScope, WholeBatch
+from pid_lens.inputs import resolve_samples
+from pid_lens.interventions import Variation
 
 CLOSED = Knockout("image", "question")
 GREEDY = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -155,6 +159,88 @@ def test_beams_are_no_twins():
         found = model.generate(**batch.inputs, num_beams=2, **GREEDY)
         again = model.generate(**{**batch.inputs, **other_pixels(batch)}, num_beams=2, **GREEDY)
     assert torch.equal(found, again)
+
+
+# ---------------------------------------------------------------- scopes of a framework's own
+
+
+def scope_of(model, hidden, resolve, **how):
+    return InterventionScope(pid_lens.dissect(model), Variation("", 0, (hidden,)), resolve, **how)
+
+
+def whole(model, batch, **how):
+    said = Batch(inputs={}, spans=batch.spans, ids=batch.ids)
+    return WholeBatch(pid_lens.dissect(model), said, **how)
+
+
+@pytest.mark.parametrize("hidden", [CLOSED, Zero("image"), Remove("image")], ids=repr)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_scope_holds_in_so_many_passes(hidden, passes):
+    model, batch = make("llava")
+    expected = logits(model, batch, hidden)
+    scope, found = scope_of(model, hidden, whole(model, batch), passes=passes), []
+    with torch.no_grad(), scope.in_force():
+        for _ in range(3):
+            found.append(model(**batch.inputs).logits)
+    plain = model(**batch.inputs).logits
+    assert not torch.equal(plain, expected)
+    for at, one in enumerate(found):
+        assert torch.equal(one, expected if at < passes else plain)
+
+
+def test_a_scope_that_has_not_begun_leaves_the_decoder_alone():
+    model, batch = make("llava")
+    text = torch.randint(10, 200, (2, 5))
+    decoder, scope = model.get_decoder(), scope_of(model, CLOSED, whole(model, batch), passes=1)
+    with torch.no_grad(), scope.in_force():
+        decoder(input_ids=text)
+        found = model(**batch.inputs).logits
+    assert torch.equal(found, logits(model, batch, CLOSED))
+
+
+def test_who_resolves_prompts_says_what_is_hidden():
+    """The spans of a resolver of one's own are those that count, and it is asked once a prompt."""
+    model, batch = make("llava")
+    other = Spans(**{**batch.spans, "image": batch.spans["question"]})
+    asked = []
+
+    def resolve(ids, arguments):
+        asked.append(ids)
+        return resolve_samples(Batch(inputs=arguments, spans=other, ids=batch.ids))
+
+    hidden = Zero("image")
+    with torch.no_grad(), scope_of(model, hidden, resolve).in_force():
+        found = model(**batch.inputs).logits
+        model.generate(**batch.inputs, **GREEDY)
+    assert torch.equal(found, logits(model, batch, Zero("question")))
+    assert [ids.shape for ids in asked] == [batch.inputs["input_ids"].shape] * 2
+
+
+@pytest.mark.parametrize("decoding", [False, True])
+def test_a_pass_that_has_begun_is_joined(decoding):
+    """By a hook that runs when the model, or its decoder, is at work already."""
+    model, batch = make("llava")
+    scope, stack = scope_of(model, CLOSED, whole(model, batch), passes=1), ExitStack()
+
+    def join(module, args):
+        stack.enter_context(scope.in_force())
+        scope.resume(batch.inputs, batch.inputs, decoding=decoding)
+
+    part = model.get_decoder().layers[0] if decoding else model.get_input_embeddings()
+    handle = part.register_forward_pre_hook(join)
+    with torch.no_grad(), stack:
+        found = model(**batch.inputs).logits
+        handle.remove()
+        plain = model(**batch.inputs).logits
+    assert torch.equal(found, logits(model, batch, CLOSED))
+    assert torch.equal(plain, model(**batch.inputs).logits)
+
+
+def test_an_input_of_a_decoder_that_runs_is_not_edited_any_more():
+    model, batch = make("llava")
+    scope = scope_of(model, Zero("image"), whole(model, batch), passes=1)
+    with scope.in_force(), pytest.raises(ValueError, match="the decoder runs already"):
+        scope.resume(batch.inputs, batch.inputs, decoding=True)
 
 
 # ---------------------------------------------------------------- other names, parts

@@ -419,7 +419,7 @@ def test_reads_beyond_the_memory_go_to_disk(digits_model, digits_moments):
         for batch in pid_lens.demo.batches("synergy", n=96, batch_size=16):
             with lens(batch), torch.no_grad():
                 model(**batch.inputs)
-    assert sum(part.on_disk for part in small._pile.parts) >= 2
+    assert sum(part.on_disk for part in small._buffer.parts) >= 2
     assert small.reads.ids == large.reads.ids
     assert torch.equal(small.reads.log_probs, large.reads.log_probs)
     assert torch.equal(small.spectrum().synergy, large.spectrum().synergy)

@@ -77,19 +77,30 @@ def named_in_place(module, args, kwargs):
     kwargs["position_ids"].add_(1)
 
 
+def named_handed_back(module, args, kwargs, output):
+    return output * 2
+
+
+def named_input_in_place(module, args, kwargs, output):
+    kwargs["position_ids"].add_(1)
+
+
 AFTER = [in_place, of_a_view, of_its_input, handed_back, of_another_shape]
 BEFORE = [before_it, before_it_alone]
 NAMED = [named, named_in_place]
+NAMED_AFTER = [named_handed_back, named_input_in_place]
 
 
 def hook(module, function):
-    if function in AFTER:
-        return module.register_forward_hook(function)
+    if function in (*AFTER, *NAMED_AFTER):
+        return module.register_forward_hook(function, with_kwargs=function in NAMED_AFTER)
     return module.register_forward_pre_hook(function, with_kwargs=function in NAMED)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-@pytest.mark.parametrize("write", [*AFTER, *BEFORE, *NAMED], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "write", [*AFTER, *NAMED_AFTER, *BEFORE, *NAMED], ids=lambda f: f.__name__
+)
 def test_every_kind_of_write_is_refused(llava, write, mode):
     model, batch, moments = llava
     model.requires_grad_(False)  # or autograd refuses some of them by itself
@@ -103,7 +114,9 @@ def test_every_kind_of_write_is_refused(llava, write, mode):
     assert clean.reads.n == batch.n
 
 
-@pytest.mark.parametrize("write", [*AFTER[:-1], *BEFORE, *NAMED], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "write", [*AFTER[:-1], *NAMED_AFTER, *BEFORE, *NAMED], ids=lambda f: f.__name__
+)
 def test_writes_are_left_alone_where_nothing_is_forked(llava, write):
     """With one condition there is nothing that an edit could miss."""
     model, batch, _ = llava
@@ -208,6 +221,53 @@ def test_hooks_stay_where_they_were(llava):
     last.remove()
 
 
+@pytest.mark.parametrize("edits", [False, True])
+@pytest.mark.parametrize("forked", [False, True])
+def test_hooks_are_called_as_they_are_registered(llava, forked, edits):
+    """With named arguments if they asked for them, however many parameters they take."""
+    model, batch, moments = llava
+    layer, seen = layer_of(model), []
+
+    def look(*call):
+        seen.append([type(one).__name__ for one in call[1:]])
+
+    handles = [
+        register(look, with_kwargs=named)
+        for register in (layer.register_forward_pre_hook, layer.register_forward_hook)
+        for named in (False, True)
+    ]
+    if forked:
+        read(model, batch, moments, fork_edits=edits)
+    else:
+        with torch.no_grad():
+            model(**batch.inputs)
+    args, kwargs, output = "tuple", "dict", "Tensor"
+    assert seen == [[args], [args, kwargs], [args, output], [args, kwargs, output]]
+    for handle in handles:
+        handle.remove()
+    assert not layer._forward_hooks_with_kwargs
+    assert not layer._forward_pre_hooks_with_kwargs
+
+
+def test_a_hook_that_removes_itself_stays_away(llava):
+    model, batch, moments = llava
+    layer, calls = layer_of(model), []
+
+    def once(*call):
+        calls.append(len(call))
+        for handle in handles:
+            handle.remove()
+
+    handles = [
+        layer.register_forward_pre_hook(once, with_kwargs=True),
+        layer.register_forward_hook(once, with_kwargs=True),
+    ]
+    for _ in range(2):
+        read(model, batch, moments)
+    assert calls == [3]
+    assert layer._forward_hooks == layer._forward_pre_hooks == {}
+
+
 def test_handing_back_what_came_is_no_write(llava):
     model, batch, moments = llava
     untouched, logits = read(model, batch, moments)
@@ -219,6 +279,11 @@ def test_handing_back_what_came_is_no_write(llava):
     ]
     handles = [layer_of(model).register_forward_hook(one) for one in same]
     handles.append(layer_of(model).register_forward_pre_hook(lambda m, a: a))
+    handles.append(layer_of(model).register_forward_pre_hook(lambda m, a: a[0]))
+    handles += [
+        layer_of(model).register_forward_pre_hook(lambda m, a, k: (a, k), with_kwargs=True),
+        layer_of(model).register_forward_hook(lambda m, a, k, out: out, with_kwargs=True),
+    ]
     lens, again = read(model, batch, moments)
     assert torch.equal(again, logits)
     assert torch.equal(lens.reads.log_probs, untouched.reads.log_probs)
@@ -226,7 +291,7 @@ def test_handing_back_what_came_is_no_write(llava):
         one.remove()
 
 
-@pytest.mark.parametrize("edit", ["steered", "as a pre-hook"])
+@pytest.mark.parametrize("edit", ["steered", "named", "as a pre-hook", "as a named pre-hook"])
 def test_an_edit_that_is_meant_for_every_row_is_in_the_spectrum(family_with_moments, edit):
     """The same as three passes of the caller's own, each with the edit in it."""
     model, batch, moments = family_with_moments
@@ -238,15 +303,25 @@ def test_an_edit_that_is_meant_for_every_row_is_in_the_spectrum(family_with_mome
             return (output[0] + vector, *output[1:])
         return output + vector
 
-    def before(module, args, kwargs):
+    def steer_named(module, args, kwargs, output):
+        return steer(module, args, output)
+
+    def before(module, args):
+        return args[0] + vector if len(args) == 1 else (args[0] + vector, *args[1:])
+
+    def before_named(module, args, kwargs):
         if args:
             return (args[0] + vector, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + vector}
 
-    if edit == "steered":
-        handle = layer.register_forward_hook(steer)
-    else:
-        handle = layer.register_forward_pre_hook(before, with_kwargs=True)
+    handle = {
+        "steered": lambda: layer.register_forward_hook(steer),
+        "named": lambda: layer.register_forward_hook(steer_named, with_kwargs=True),
+        "as a pre-hook": lambda: layer.register_forward_pre_hook(before),
+        "as a named pre-hook": lambda: layer.register_forward_pre_hook(
+            before_named, with_kwargs=True
+        ),
+    }[edit]()
     forked, _ = read(model, batch, moments, fork_edits=True)
     replayed = Lens(model, moments=moments)
     for view in replayed.views(batch):
@@ -278,7 +353,7 @@ def test_an_edit_of_some_conditions_is_warned_of(llava):
     handle.remove()
 
 
-def test_a_watch_compares_nan_as_a_number():
+def test_a_guard_compares_nan_as_a_number():
     nan = torch.full((2, 3), torch.nan)
     UserHookGuard(n=1, rows=2).call(lambda shown: shown.clone(), nan[:1], "a state")
     with pytest.raises(ForkEditError, match="a state was written to"):

@@ -15,7 +15,7 @@ from processors import (
 
 import pid_lens
 from pid_lens.inputs import Batch, Spans, resolve_samples
-from pid_lens.inputs.prompts.locate import find_question
+from pid_lens.inputs.prompts.token_spans import find_question
 
 
 @pytest.fixture(params=[byte_level, metaspace], ids=lambda make: make.__name__)

@@ -13,9 +13,9 @@ from processors import squeezed as joined
 import pid_lens
 from pid_lens.inputs import Batch, Spans, resolve_samples
 from pid_lens.inputs.prompts.chat_template import Prompt, find_text
-from pid_lens.inputs.prompts.locate import find_question, require_no_videos
 from pid_lens.inputs.prompts.multi_image import single_images
 from pid_lens.inputs.prompts.option_listing import find_listing
+from pid_lens.inputs.prompts.token_spans import find_question, require_no_videos
 
 QUESTIONS = ["is the red car left of the house ?", "How many cars, and where? A. one B. two"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
+
 import pytest
 import torch
 from nnsight import NNsight, TransformersModel
@@ -11,6 +14,7 @@ from tiny import FAMILIES, in_nnsight, make
 
 import pid_lens
 from pid_lens.model import dissect
+from pid_lens.model.frameworks import ADAPTERS, Adapter
 from pid_lens.scoring import score_options
 
 
@@ -124,3 +128,14 @@ def test_scores_donors_regions_and_a_tuned_lens(plain, wrapped):
     with torch.no_grad(), lens:
         model(**batches[0].inputs)
     assert lens.reads.n == batches[0].n
+
+
+@pytest.mark.parametrize("path", ADAPTERS.values())
+def test_every_adapter_answers_what_it_is_asked(path):
+    """They are named by strings, which no import and no type checker looks at."""
+    adapter = import_module(path)
+    asked = {name for name in vars(Adapter) if not name.startswith("_")}
+    assert callable(adapter.dissect)
+    for name in asked & set(vars(adapter)):
+        expected = list(inspect.signature(getattr(Adapter, name)).parameters)[1:]
+        assert len(inspect.signature(getattr(adapter, name)).parameters) == len(expected), name

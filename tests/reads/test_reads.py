@@ -194,7 +194,7 @@ def test_shapes_are_checked():
         reads().index("blind")
 
 
-def test_a_pile_keeps_settings_and_survives_failure():
+def test_a_buffer_keeps_settings_and_survives_failure():
     """What was spilled mixes with what comes after; a refusal changes nothing."""
     even = torch.full((1, 3, 5, 2), 0.5).log()
 

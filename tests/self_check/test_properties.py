@@ -113,7 +113,7 @@ def test_a_hook_that_was_left_behind_is_noticed():
         def hook(module, args, output):
             return None
 
-        hook.__module__ = "pid_lens.hooks"
+        hook.__module__ = "pid_lens.model.hooks"
         model.model.language_model.layers[0].register_forward_hook(hook)
 
     assert failing(leave) == {"hooks"}

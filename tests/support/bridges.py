@@ -78,9 +78,9 @@ def steered(states, hook=None):
     return states + torch.linspace(-1, 1, states.shape[-1])
 
 
-def by(way, bridge, batch, **where):
+def by(method, bridge, batch, **where):
     """Functions that close attention one way, whichever the bridge would take."""
     anatomy = pid_lens.dissect(bridge)
     closed = Knockout("image", "question", **where)
-    closing = KnockoutHooks(anatomy, closed, resolve_samples(batch, None, anatomy.image_token))
-    return [getattr(closing, way)(layer) for layer in closing.layers]
+    hooks = KnockoutHooks(anatomy, closed, resolve_samples(batch, None, anatomy.image_token))
+    return [getattr(hooks, method)(layer) for layer in hooks.layers]

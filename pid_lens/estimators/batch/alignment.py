@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pid_lens.estimators.batch.projection import LEAST_MASS, Projection, project
 from pid_lens.estimators.batch.rows import BatchRows
+from pid_lens.estimators.common.networks import linear_layer
 
 _FLAT = 1e-8
 
@@ -75,14 +76,14 @@ class Alignment(nn.Module):
         self.answers = train.given_both.shape[1]
         outputs = self.answers * recipe.embed
         self.vision, self.language = (
-            _network(x.shape[1], outputs, recipe, generator).to(x.device)
+            _build_network(x.shape[1], outputs, recipe, generator).to(x.device)
             for x in (train.vision, train.language)
         )
 
     def forward(self, rows: BatchRows) -> Projection:
         """The coupling of a batch."""
-        one = self._embedded(self.vision(rows.vision))
-        other = self._embedded(self.language(rows.language))
+        one = self._embed(self.vision(rows.vision))
+        other = self._embed(self.language(rows.language))
         products = einsum(
             one, other, "vision answers embed, language answers embed -> answers vision language"
         )
@@ -94,7 +95,7 @@ class Alignment(nn.Module):
             atol=self.recipe.atol,
         )
 
-    def _embedded(self, output: Tensor) -> Float[Tensor, "n answers embed"]:
+    def _embed(self, output: Tensor) -> Float[Tensor, "n answers embed"]:
         embedding = output.unflatten(1, (self.answers, -1))
         centred = embedding - embedding.mean(2, keepdim=True)
         return centred / (embedding.var(2, keepdim=True) + _FLAT).sqrt()
@@ -119,14 +120,14 @@ def align_couplings(
     optimiser = torch.optim.Adam(alignment.parameters(), recipe.lr)
     losses, tally = [], Tally()
     for _ in tqdm(range(recipe.epochs), "aligning", delay=2, leave=False, disable=not progress):
-        for rows in train.batches(recipe.batch_size, _shuffled(train.n, generator)):
+        for rows in train.batches(recipe.batch_size, _draw_order(train.n, generator)):
             projection = alignment(rows)
             union = coupled_information(projection, rows, prior)
             optimiser.zero_grad()
             union.backward()
             optimiser.step()
             tally.add(projection)
-        losses.append(union.detach() - coupling_informations(rows.given_vision, prior))
+        losses.append(union.detach() - mean_information(rows.given_vision, prior))
     return alignment, torch.stack(losses).cpu(), tally
 
 
@@ -143,7 +144,7 @@ def coupled_information(
     return (log_q.exp() * likelier).sum()
 
 
-def coupling_informations(
+def mean_information(
     posterior: Float[Tensor, "n answers"], prior: Float64[Tensor, " answers"]
 ) -> Float64[Tensor, ""]:
     """Mean over samples of KL(posterior || prior), nats."""
@@ -151,23 +152,15 @@ def coupling_informations(
     return (torch.xlogy(p, p) - p * prior.log()).sum(-1).mean()
 
 
-def _network(
+def _build_network(
     inputs: int, outputs: int, recipe: AlignmentRecipe, generator: torch.Generator
 ) -> nn.Sequential:
     widths = [inputs, *[recipe.hidden] * (recipe.hidden_layers + 1)]
-    hidden = [m for i, o in pairwise(widths) for m in (_linear(i, o, generator), nn.ReLU())]
-    return nn.Sequential(*hidden, _linear(recipe.hidden, outputs, generator))
+    hidden = [m for i, o in pairwise(widths) for m in (linear_layer(i, o, generator), nn.ReLU())]
+    return nn.Sequential(*hidden, linear_layer(recipe.hidden, outputs, generator))
 
 
-def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """A layer with the weights that torch draws by default, from a generator of its own."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
-    return layer
-
-
-def _shuffled(n: int, generator: torch.Generator) -> Int64[Tensor, " n"]:
+def _draw_order(n: int, generator: torch.Generator) -> Int64[Tensor, " n"]:
     """The order of an epoch, drawn as torch's DataLoader does: a number for workers, a seed."""
     _, seed = (int(torch.empty((), dtype=torch.long).random_(generator=generator)) for _ in "12")
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))

@@ -127,8 +127,8 @@ class BATCH(OverReads):
             ValueError: no sample was seen, a condition was not read, NaN, or no sample of some
                 number of options is left to train or to evaluate on.
         """
-        reads = self.gathered()
-        places = {name: _place(name) for name in reads.ids}
+        reads = self.gather()
+        places = {name: _place_of(name) for name in reads.ids}
         order = sorted(range(reads.n), key=lambda row: (places[reads.ids[row]], reads.ids[row]))
         reads = reads.rows(order)
         at = torch.tensor([places[name] for name in reads.ids], dtype=torch.float64)
@@ -141,14 +141,14 @@ class BATCH(OverReads):
         strata = self._strata(reads, places)
         rounds = range(len(reads.layers))
         layers = [
-            [self._decomposed(stratum, layer) for stratum in strata]
+            [self._decompose(stratum, layer) for stratum in strata]
             for layer in tqdm(rounds, "aligning", delay=2, leave=False, disable=not self.progress)
         ]
         unsound = torch.tensor([not all(part.sound for part in parts) for parts in layers])
         self._warn({reads.layers[at]: layers[at] for at in unsound.nonzero().flatten()})
         evaluated = torch.cat([stratum.evaluated for stratum in strata]).sort().values
         shares = torch.tensor([len(stratum.rows) / reads.n for stratum in strata]).double()
-        totals: dict[str, Any] = {name: _mixed(layers, name, shares) for name in FIELDS}
+        totals: dict[str, Any] = {name: _mix(layers, name, shares) for name in FIELDS}
         read = reads.rows(evaluated.tolist())
         spectrum = Spectrum.of(
             read,
@@ -156,14 +156,20 @@ class BATCH(OverReads):
             estimator=self,
             mismatch=torch.stack([stratum.mismatch for stratum in strata]).amax(0),
             fallback=read.fallback(self.tau),
-            settings={
-                **{name: getattr(self, name) for name in _SETTINGS},
-                "converged": _mixed(layers, "converged", shares).tolist(),
-                "violation": [max(part.worst_violation for part in parts) for parts in layers],
-                "shift": [max(part.shift for part in parts) for parts in layers],
-            },
+            settings=self._settings_and_doubts(layers, shares),
         )
         return replace(spectrum, doubtful=spectrum.doubtful | unsound).to(self.unit)
+
+    def _settings_and_doubts(
+        self, layers: list[list[BatchAtoms]], shares: Float64[Tensor, " strata"]
+    ) -> dict[str, Any]:
+        """What the result depends on, and what it rests on, layer by layer."""
+        return {
+            **{name: getattr(self, name) for name in _SETTINGS},
+            "converged": _mix(layers, "converged", shares).tolist(),
+            "violation": [max(part.worst_violation for part in parts) for parts in layers],
+            "shift": [max(part.shift for part in parts) for parts in layers],
+        }
 
     def _strata(self, reads: Reads, places: Float64[Tensor, " n"]) -> list[_Stratum]:
         """The samples with k options each, for every k that occurs."""
@@ -198,8 +204,8 @@ class BATCH(OverReads):
         size = min(self.batch_size, len(at))
         return {"trained": trained.nonzero().flatten(), "held": at[: len(at) - len(at) % size]}
 
-    def _decomposed(self, stratum: _Stratum, layer: int) -> BatchAtoms:
-        train, held = (stratum.given(layer, rows) for rows in (stratum.trained, stratum.held))
+    def _decompose(self, stratum: _Stratum, layer: int) -> BatchAtoms:
+        train, held = (stratum.take(layer, rows) for rows in (stratum.trained, stratum.held))
         return decompose_batches(train, held, self._recipe(), self.seed, progress=False)
 
     def _recipe(self) -> AlignmentRecipe:
@@ -222,11 +228,11 @@ class _Stratum:
     vision: Float[Tensor, "layers members width"]
     language: Float[Tensor, "layers members width"]
     posteriors: Float64[Tensor, "layers 3 members options"]
-    """GivenRows vision, language and both."""
+    """Given vision, language and both."""
     trained: Int64[Tensor, " trained"]
     held: Int64[Tensor, " held"]
 
-    def given(self, layer: int, rows: Int64[Tensor, " rows"]) -> GivenRows:
+    def take(self, layer: int, rows: Int64[Tensor, " rows"]) -> GivenRows:
         """What `batch_pid` takes."""
         x1, x2 = self.vision[layer, rows], self.language[layer, rows]
         p1, p2, p12 = self.posteriors[layer][:, rows]
@@ -244,14 +250,14 @@ class _Stratum:
         return torch.maximum((vision - both).abs(), (language - both).abs()).amax(-1)
 
 
-def _mixed(
+def _mix(
     layers: list[list[BatchAtoms]], name: str, shares: Float64[Tensor, " strata"]
 ) -> Float64[Tensor, " layers"]:
     values = [[float(getattr(part, name)) for part in parts] for parts in layers]
     return torch.tensor(values, dtype=torch.float64) @ shares
 
 
-def _place(name: str) -> float:
+def _place_of(name: str) -> float:
     """A number in [0, 1) that depends on the sample's id alone."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

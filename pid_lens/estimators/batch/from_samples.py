@@ -14,7 +14,7 @@ from pid_lens.estimators.batch.alignment import (
     Tally,
     align_couplings,
     coupled_information,
-    coupling_informations,
+    mean_information,
 )
 from pid_lens.estimators.batch.atoms import MOST_SHIFT, BatchAtoms
 from pid_lens.estimators.batch.projection import LEAST_MASS
@@ -22,7 +22,7 @@ from pid_lens.estimators.batch.rows import (
     BatchRows,
     GivenRows,
     as_rows,
-    require_same_kind,
+    require_same_widths,
     require_varying,
 )
 from pid_lens.estimators.common.entropy import NATS_PER_BIT
@@ -139,13 +139,13 @@ def decompose_batches(
     with torch.inference_mode(False), torch.enable_grad():
         fitted_on = as_rows("train", train)
         rows = fitted_on if val is None else as_rows("val", val)
-        require_same_kind(fitted_on, rows)
+        require_same_widths(fitted_on, rows)
         require_varying(fitted_on)
         prior = fitted_on.given_both.double().mean(0).clamp_min(LEAST_MASS)
         alignment, loss, training = align_couplings(
             fitted_on, prior, recipe, seed, progress=progress
         )
-        batches, tally = _evaluated(alignment, rows, prior)
+        batches, tally = _evaluate(alignment, rows, prior)
     return BatchAtoms(
         **{name: value.mean() for name, value in vars(batches).items() if name != "unit"},
         batches=batches,
@@ -154,7 +154,7 @@ def decompose_batches(
         converged_training=_mean(training.converged),
         steps=_mean(training.rounds + tally.rounds),
         violation=torch.stack(tally.violation),
-        shift=float(_further(rows, recipe.batch_size, prior)) / NATS_PER_BIT,
+        shift=float(_largest_shift(rows, recipe.batch_size, prior)) / NATS_PER_BIT,
         evaluated_on="training" if val is None else "validation",
     )
 
@@ -178,7 +178,7 @@ def convergence_complaint(found: list[BatchAtoms], atol: float) -> str:
 
 
 @torch.no_grad()
-def _evaluated(
+def _evaluate(
     alignment: Alignment, rows: BatchRows, prior: Float64[Tensor, " answers"]
 ) -> tuple[Atoms, Tally]:
     """The atoms of each batch, and how its projections went."""
@@ -188,7 +188,7 @@ def _evaluated(
         tally.add(projection)
         given = (batch.given_both, batch.given_vision, batch.given_language)
         union = coupled_information(projection, batch, prior)
-        totals.append(torch.stack([*(coupling_informations(p, prior) for p in given), union]))
+        totals.append(torch.stack([*(mean_information(p, prior) for p in given), union]))
     both, vision, language, union = (torch.stack(totals, 1) / NATS_PER_BIT).cpu()
     atoms = Atoms(
         information=both,
@@ -200,7 +200,7 @@ def _evaluated(
     return atoms, tally
 
 
-def _further(
+def _largest_shift(
     rows: BatchRows, size: int, prior: Float64[Tensor, " answers"]
 ) -> Float64[Tensor, ""]:
     """Of all batches, the largest KL(mean of p(y|x1,x2) || prior), nats."""

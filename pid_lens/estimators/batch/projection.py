@@ -78,9 +78,9 @@ def project(
     for step in range(1, steps + 1):
         new_u, new_v, column_sums = _round(logs, v, columns, rows)
         row_sums = rows * (v - new_v).detach().exp()
-        early = _close(row_sums, rows, atol)
-        met = going & (early | _close(column_sums, columns, atol))
-        rest = _close(row_sums * _masses(rows) / _masses(columns), rows, AT_REST)
+        early = _is_close(row_sums, rows, atol)
+        met = going & (early | _is_close(column_sums, columns, atol))
+        rest = _is_close(row_sums * _masses(rows) / _masses(columns), rows, AT_REST)
         u = new_u.where(going[:, None], u)
         v = new_v.where((going & ~early)[:, None], v)
         converged, rounds = converged | met, rounds.where(~met, step)
@@ -105,7 +105,7 @@ def _round(
     return u, v + more, found["T"].detach().sum(2)
 
 
-def _close(sums: Tensor, wanted: Tensor, atol: float) -> Bool[Tensor, " answers"]:
+def _is_close(sums: Tensor, wanted: Tensor, atol: float) -> Bool[Tensor, " answers"]:
     return (sums - wanted).abs().amax(1) <= atol
 
 

@@ -47,7 +47,9 @@ def as_rows(which: str, given: GivenRows) -> BatchRows:
         ValueError: shapes that do not fit, no samples, NaN, rows that are no probabilities.
     """
     if not isinstance(given, tuple | list) or len(given) != len(ARGUMENTS):
-        raise TypeError(f"{which} must be a tuple ({', '.join(ARGUMENTS)}); got {_said(given)}")
+        raise TypeError(
+            f"{which} must be a tuple ({', '.join(ARGUMENTS)}); got {_describe(given)}"
+        )
     named = [f"{which}'s {name}" for name in ARGUMENTS]
     tensors = [as_float64(x, name).detach() for name, x in zip(named, given, strict=True)]
     shapes = [list(x.shape) for x in tensors]
@@ -61,12 +63,12 @@ def as_rows(which: str, given: GivenRows) -> BatchRows:
     for name, x in zip(named, tensors, strict=True):
         if not bool(x.float().isfinite().all()):
             raise ValueError(f"{name} has NaN or infinite entries (float32); leave such rows out")
-    posteriors = [_normalised(x, name) for name, x in zip(named[2:], tensors[2:], strict=True)]
+    posteriors = [_normalise(x, name) for name, x in zip(named[2:], tensors[2:], strict=True)]
     device = tensors[0].device
     return BatchRows(*(x.float().to(device) for x in (*tensors[:2], *posteriors)))
 
 
-def _normalised(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
+def _normalise(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
     total = p.sum(1, keepdim=True)
     if bool((p < 0).any()):
         raise ValueError(f"{name} has negative entries; pass probabilities (logs: x.exp())")
@@ -79,7 +81,7 @@ def _normalised(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
     return p / total
 
 
-def require_same_kind(train: BatchRows, val: BatchRows) -> None:
+def require_same_widths(train: BatchRows, val: BatchRows) -> None:
     """A ValueError unless both have features and answers of the same widths."""
     one, other = (
         [x.shape[1] for x in (rows.vision, rows.language, rows.given_both)]
@@ -115,6 +117,6 @@ def _range(x: Tensor) -> float:
     return float((x.amax(0) - x.amin(0)).max())
 
 
-def _said(given: Any) -> str:
+def _describe(given: Any) -> str:
     count = f" of {len(given)}" if isinstance(given, tuple | list) else ""
     return f"{type(given).__name__}{count}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from pid_lens.estimators.broja.from_posteriors import (
 )
 from pid_lens.estimators.broja.solver.best_response import respond
 from pid_lens.estimators.broja.solver.binary import potentials_of
-from pid_lens.estimators.broja.solver.cells import Cells, distinct
-from pid_lens.estimators.broja.solver.certificate import pairing
+from pid_lens.estimators.broja.solver.cells import Cells, distinct_cells
+from pid_lens.estimators.broja.solver.certificate import dual_pairing
 from pid_lens.estimators.broja.solver.quantise import solve_rows
 from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.estimators.common.entropy import NATS_PER_BIT, entropy
@@ -33,7 +33,8 @@ from pid_lens.results import Atoms
 LEAST_CLUSTERS = 4
 """So many samples or clusters two halves need."""
 _CELLS, _TOL, _ENOUGH = 512, 5e-3, 1e-4
-_TOGETHER = 16
+_LAYERS_TOGETHER = 8
+"""So many layers are solved at a time, both halves of each."""
 
 
 @torch.no_grad()
@@ -98,16 +99,14 @@ def cross_fitted(
     if int(of.max()) + 1 < LEAST_CLUSTERS:
         raise ValueError(f"two halves need at least four samples or clusters; got {of.max() + 1}")
     weights = weights_of(posteriors, repair)
-    halves = []
-    for layer in range(len(weights)):
+    pairs = []
+    for layer, weight in enumerate(weights):
         rows = [p[layer] for p in posteriors]
-        left = _half(_by_content(rows) if ids is None else _by_name(ids, seed), of, seed)
-        halves += [_Half([p[side] for p in rows], weights[layer, side]) for side in (left, ~left)]
-    worths = []
-    bar = tqdm(_learned(halves), "cross-fitting", len(halves), delay=2, leave=False)
-    for i, learned in enumerate(bar):
-        worths.append(halves[i ^ 1].worth(learned))
-    union = torch.stack(worths).view(-1, 2).mean(1) / NATS_PER_BIT
+        order = _order_by_content(rows) if ids is None else _order_by_name(ids, seed)
+        pairs.append(_Pair.of(rows, weight, _choose_half(order, of, seed)))
+    bar = tqdm(_learn(pairs), "cross-fitting", len(pairs), delay=2, leave=False)
+    worths = [pair.worth(*learned) for pair, learned in zip(pairs, bar, strict=True)]
+    union = torch.stack(worths) / NATS_PER_BIT
     return atoms_of_masses(
         masses_of(weights, *posteriors), union=union, gap=torch.zeros_like(union)
     )
@@ -116,7 +115,9 @@ def cross_fitted(
 # ---------------------------------------------------------------- halves
 
 
-def _half(order: Int64[Tensor, " n"], of: Int64[Tensor, " n"], seed: int) -> Bool[Tensor, " n"]:
+def _choose_half(
+    order: Int64[Tensor, " n"], of: Int64[Tensor, " n"], seed: int
+) -> Bool[Tensor, " n"]:
     """Half of the clusters at random, whatever order the samples come in."""
     rank = order.argsort()
     first = torch.full((int(of.max()) + 1,), len(order)).scatter_reduce(0, of, rank, "amin")
@@ -126,13 +127,13 @@ def _half(order: Int64[Tensor, " n"], of: Int64[Tensor, " n"], seed: int) -> Boo
     return half[of]
 
 
-def _by_name(ids: Sequence[str], seed: int) -> Int64[Tensor, " n"]:
+def _order_by_name(ids: Sequence[str], seed: int) -> Int64[Tensor, " n"]:
     """The rows in the order of their names' hashes."""
     hashes = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in ids]
     return torch.tensor(sorted(range(len(ids)), key=hashes.__getitem__))
 
 
-def _by_content(posteriors: list[Tensor]) -> Int64[Tensor, " n"]:
+def _order_by_content(posteriors: list[Tensor]) -> Int64[Tensor, " n"]:
     """The rows in the order of their posteriors, first of all whatever the answers' labels."""
     bare = [p.sort(-1).values for p in posteriors]
     rows = (torch.cat([*bare, *posteriors], -1) * 2**30).round()
@@ -168,8 +169,24 @@ class _Half:
         value = entropy(self.full.sum(0)[None])[0]
         for potentials in learned.at(*moved):
             pairs = zip(potentials, self.masses, strict=True)
-            value = value + sum(pairing(f[None], p[None])[0] for f, p in pairs) / 2
+            value = value + sum(dual_pairing(f[None], p[None])[0] for f, p in pairs) / 2
         return value
+
+
+class _Pair(NamedTuple):
+    """The two halves of a layer's samples."""
+
+    left: _Half
+    right: _Half
+
+    @classmethod
+    def of(cls, rows: list[Tensor], weights: Tensor, left: Bool[Tensor, " n"]) -> _Pair:
+        """Posteriors and weights of a layer, parted into those on the left and the others."""
+        return cls(*(_Half([p[side] for p in rows], weights[side]) for side in (left, ~left)))
+
+    def worth(self, by_left: _Learned, by_right: _Learned) -> Float64[Tensor, ""]:
+        """What each half's potentials are worth on the other half, the mean of both, nats."""
+        return torch.stack([self.right.worth(by_left), self.left.worth(by_right)]).mean()
 
 
 @dataclass(frozen=True)
@@ -187,29 +204,35 @@ class _Learned:
             a, b = (f[0] for f in potentials_of(*(p[None] for p in given)))
             return [(a, b)] * 2
         a, b = self.duals
-        rows = distinct(vision, _CELLS), distinct(language, _CELLS)
-        return [_answers(*rows, a, b), _answers(*rows[::-1], b, a)[::-1]]
+        rows = distinct_cells(vision, _CELLS), distinct_cells(language, _CELLS)
+        return [_respond_in_turn(*rows, a, b), _respond_in_turn(*rows[::-1], b, a)[::-1]]
 
 
-def _answers(first: Cells, second: Cells, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def _respond_in_turn(
+    first: Cells, second: Cells, own: Tensor, other: Tensor
+) -> tuple[Tensor, Tensor]:
     """Best responses: of one source to what was learned, of the other to all of the first's."""
     a = respond(first.masses, other, enough=_ENOUGH)
     b = respond(second.masses, torch.cat([a, own]), enough=_ENOUGH)
     return a[first.of], b[second.of]
 
 
-def _learned(halves: list[_Half]) -> Iterator[_Learned]:
-    """The potentials of every half, a few solved together."""
-    if halves[0].full.shape[-1] == 2:
-        yield from (_Learned(half, None) for half in halves)
+def _learn(pairs: list[_Pair]) -> Iterator[tuple[_Learned, _Learned]]:
+    """The potentials of both halves of each pair, a few pairs solved together."""
+    if pairs[0].left.full.shape[-1] == 2:
+        yield from ((_Learned(pair.left, None), _Learned(pair.right, None)) for pair in pairs)
         return
-    for at in range(0, len(halves), _TOGETHER):
-        some = halves[at : at + _TOGETHER]
-        cells = [[distinct(p, _CELLS).masses for p in half.masses] for half in some]
-        found = solve_rows(
-            *(pad_sequence(list(p), True) for p in zip(*cells, strict=True)), tol=_TOL
-        )
-        for half, (p1, p2), *duals in zip(
-            some, cells, found.dual_vision, found.dual_language, strict=True
-        ):
-            yield _Learned(half, (duals[0][: len(p1)], duals[1][: len(p2)]))
+    for at in range(0, len(pairs), _LAYERS_TOGETHER):
+        learned = _solve([half for pair in pairs[at : at + _LAYERS_TOGETHER] for half in pair])
+        yield from zip(learned[::2], learned[1::2], strict=True)
+
+
+def _solve(halves: list[_Half]) -> list[_Learned]:
+    """The potentials of some halves' own rows."""
+    cells = [[distinct_cells(p, _CELLS).masses for p in half.masses] for half in halves]
+    found = solve_rows(*(pad_sequence(list(p), True) for p in zip(*cells, strict=True)), tol=_TOL)
+    duals = zip(found.dual_vision, found.dual_language, strict=True)
+    return [
+        _Learned(half, (a[: len(p1)], b[: len(p2)]))
+        for half, (p1, p2), (a, b) in zip(halves, cells, duals, strict=True)
+    ]

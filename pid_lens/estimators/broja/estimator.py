@@ -15,7 +15,7 @@ from pid_lens.estimators.broja.resampling import exchanged
 from pid_lens.estimators.broja.strata import (
     Stratum,
     average,
-    by_sample,
+    join_samples,
     mixture,
     shares_of,
     strata_of,
@@ -80,7 +80,7 @@ class BROJA(OverReads):
         Raises:
             ValueError: no sample was seen, or one of the three conditions was not read.
         """
-        reads = self.gathered()
+        reads = self.gather()
         log_p = posteriors_under(type(self).__name__, reads, CONDITIONS_NEEDED, self.tau)
         strata = strata_of(log_p, reads.mask)
         parts = [
@@ -101,9 +101,11 @@ class BROJA(OverReads):
                 "tol": self.tol,
                 "clustered": self.groups is not None,
             },
-            **by_sample(parts, strata, whole),
-            bracket=mixture(list(map(self._end, given, parts)), shares) if self.bracket else None,
-            floor=mixture(list(map(self._exchanged, given)), shares) if self.floor else None,
+            **join_samples(parts, strata, whole),
+            bracket=mixture(list(map(self._cross_fit, given, parts)), shares)
+            if self.bracket
+            else None,
+            floor=mixture(list(map(self._exchange, given)), shares) if self.floor else None,
             groups=clusters_of(reads.ids, self.groups),
             sensitivity=mixture([part.sensitivity for part in parts], shares),
             mismatch=torch.stack([part.mismatch for part in parts]).amax(0),
@@ -113,7 +115,7 @@ class BROJA(OverReads):
             draw_bias=_draw_bias(reads, self.tau),
         )
 
-    def _end(self, given: _Named, plug_in: Atoms) -> Atoms:
+    def _cross_fit(self, given: _Named, plug_in: Atoms) -> Atoms:
         """A stratum's cross-fitted end; where nothing can be halved, what one source tells."""
         if len(set(given.labels)) < LEAST_CLUSTERS:
             told = torch.maximum(plug_in.information_vision, plug_in.information_language)
@@ -121,7 +123,7 @@ class BROJA(OverReads):
         how: dict[str, Any] = {"repair": self.repair, "groups": given.labels, "ids": given.ids}
         return cross_fitted(*given.log_p.unbind(1), **how)
 
-    def _exchanged(self, given: _Named) -> Atoms:
+    def _exchange(self, given: _Named) -> Atoms:
         how: dict[str, Any] = {"draws": self.floor, "repair": self.repair, "tol": self.tol}
         return exchanged(*given.log_p.unbind(1), groups=given.labels, **how)
 
@@ -155,9 +157,7 @@ def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
     at = [reads.index(name) for name in CONDITIONS_NEEDED[1:]]
     p = reads.posteriors(tau, CONDITIONS_NEEDED[1:]).exp()
     answered = (reads.mass[:, at] >= tau)[..., None]
-    drawn = torch.tensor(
-        [reads.settings["drawn"][name] for name in CONDITIONS_NEEDED[1:]], device=p.device
-    )
+    drawn = torch.tensor([reads.draws_of(name) for name in CONDITIONS_NEEDED[1:]], device=p.device)
     bias = safe_ratio(reads.spread[:, at].double(), 2 * drawn[:, None, None] * p).where(
         answered, 0.0
     )

@@ -7,8 +7,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pid_lens.estimators.broja.solver.binary import solve_binary
-from pid_lens.estimators.broja.solver.certificate import check_marginals
-from pid_lens.estimators.broja.solver.envelope import differentiable
+from pid_lens.estimators.broja.solver.certificate import require_same_marginals
+from pid_lens.estimators.broja.solver.envelope import attach_gradient
 from pid_lens.estimators.broja.solver.interior_point import solve
 from pid_lens.estimators.broja.solver.solution import Solution
 from pid_lens.estimators.common.arrays import as_float64
@@ -48,7 +48,7 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = 
         >>> discrete_pid(xor)
         Atoms(R=0.000 U_vision=0.000 U_language=0.000 S=1.000 bits)
     """
-    table = _checked(as_float64(joint, "joint"))
+    table = _as_tables(as_float64(joint, "joint"))
     flat = table.flatten(0, -4) if table.ndim > 3 else table[None]
     p1, p2 = flat.sum(2), flat.sum(1)
     solution = union_information(p1.detach(), p2.detach(), tol=tol * NATS_PER_BIT)
@@ -61,7 +61,7 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = 
         information=bits(table_information(flat.flatten(1, 2))),
         information_vision=bits(table_information(p1)),
         information_language=bits(table_information(p2)),
-        union=bits(differentiable(p1, p2, solution)),
+        union=bits(attach_gradient(p1, p2, solution)),
         gap=bits(solution.gap),
     ).to(unit)
 
@@ -91,11 +91,11 @@ def union_information(
         >>> union_information(bit, bit).upper / NATS_PER_BIT
         tensor([1.], dtype=torch.float64)
     """
-    check_marginals(p1, p2)
+    require_same_marginals(p1, p2)
     return solve_binary(p1, p2) if p1.shape[-1] == 2 else solve(p1, p2, tol=tol)
 
 
-def _checked(joint: Tensor) -> Tensor:
+def _as_tables(joint: Tensor) -> Tensor:
     if joint.ndim < 3 or 0 in joint.shape:
         raise ValueError(
             f"joint must be [..., n1, n2, answers] without empty axes, got {list(joint.shape)}"

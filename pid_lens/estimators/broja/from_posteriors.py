@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pid_lens.estimators.broja.influence import Repaired, posterior_influence, posterior_pointwise
 from pid_lens.estimators.broja.marginal_repair import rake, tilt
-from pid_lens.estimators.broja.solver.envelope import differentiable
+from pid_lens.estimators.broja.solver.envelope import attach_gradient
 from pid_lens.estimators.broja.solver.quantise import solve_rows
 from pid_lens.estimators.broja.solver.solution import Solution
 from pid_lens.estimators.common.arrays import SUM_ROUNDING, as_float64
@@ -39,10 +39,10 @@ class PosteriorAtoms(SampledAtoms):
     """Whether tilt found weights that leave at most 1e-3. Where not, ``rake`` stands in."""
     sensitivity: Atoms
     """The same by the other repair; NaN where tilt found no weights."""
-    pointwise: Atoms
+    pointwise: Atoms = field()
     """Each sample's contribution, [layers, n]; the mean is the layer's value (of the union, the
     certified lower end)."""
-    influence: Atoms
+    influence: Atoms = field()
     """How far each sample moves the result, times n, [layers, n]; mean 0."""
 
     def _in_unit(self, unit: Unit) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _decompose(
         "information": table_information(full),
         "information_vision": table_information(vision),
         "information_language": table_information(language),
-        "union": differentiable(vision, language, solution),
+        "union": attach_gradient(vision, language, solution),
         "gap": solution.gap,
     }
     parts = {k: (v / NATS_PER_BIT).chunk(len(repaired)) for k, v in totals.items()}
@@ -154,7 +154,7 @@ def atoms_of_masses(masses: tuple[Tensor, ...], **union: Any) -> Atoms:
     return Atoms(**values, **union)
 
 
-def plug_in(posteriors: list[Tensor], repair: Repair, tol: float) -> Atoms:
+def plug_in_atoms(posteriors: list[Tensor], repair: Repair, tol: float) -> Atoms:
     """The atoms of log-posteriors alone: no errors, no other repair."""
     masses = masses_of(weights_of(posteriors, repair), *posteriors)
     solution = solve_rows(masses[1], masses[2], tol=tol * NATS_PER_BIT)
@@ -197,7 +197,12 @@ def _mismatch(full: Tensor, vision: Tensor, language: Tensor) -> Float64[Tensor,
 
 
 def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
-    """Normalised log-posteriors, none below the least that is told apart from nothing."""
+    """Normalised log-posteriors, none below the least that is told apart from nothing.
+
+    Raises:
+        TypeError: not tensors or arrays.
+        ValueError: shapes that differ, or no log-probabilities.
+    """
     tensors = {name: as_float64(x, name) for name, x in logs.items()}
     shapes = {name: list(x.shape) for name, x in tensors.items()}
     shape = shapes["full"]
@@ -207,21 +212,30 @@ def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
             f"empty axis, got {shapes}"
         )
     for name, x in tensors.items():
-        if bool(x.isnan().any() | (x == torch.inf).any()):
-            raise ValueError(f"{name} has NaN or +inf; pass log-probabilities (-inf is allowed)")
-        if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < SUM_ROUNDING).all() & (x.shape[-1] > 1)):
-            raise ValueError(f"{name} looks like probabilities; pass their logs, {name}.log()")
-        if bool((x == -torch.inf).all(-1).any()):
-            raise ValueError(
-                f"{name} has a sample with -inf for every answer; leave the sample out or give "
-                "it a uniform posterior"
-            )
-        off = (x.logsumexp(-1).exp() - 1).abs()
-        if bool((off > SUM_ROUNDING).any()):
-            layer, row = off.gt(SUM_ROUNDING).nonzero()[0].tolist()
-            raise ValueError(
-                f"{name} must be logs of probabilities that sum to 1 in every row; those of layer "
-                f"{layer}, sample {row} sum to {float(x[layer, row].exp().sum()):.4g}. Logits, or "
-                f"options out of a vocabulary? {name}.log_softmax(-1) normalises them"
-            )
+        _require_log_probabilities(x, name)
     return [x.log_softmax(-1).clamp_min(_LEAST_LOG).log_softmax(-1) for x in tensors.values()]
+
+
+def _require_log_probabilities(x: Float64[Tensor, "layers n answers"], name: str) -> None:
+    """Each row must be logs of probabilities that sum to 1.
+
+    Raises:
+        ValueError: it is not; it says what it may be instead.
+    """
+    if bool(x.isnan().any() | (x == torch.inf).any()):
+        raise ValueError(f"{name} has NaN or +inf; pass log-probabilities (-inf is allowed)")
+    if bool((x >= 0).all() & ((x.sum(-1) - 1).abs() < SUM_ROUNDING).all() & (x.shape[-1] > 1)):
+        raise ValueError(f"{name} looks like probabilities; pass their logs, {name}.log()")
+    if bool((x == -torch.inf).all(-1).any()):
+        raise ValueError(
+            f"{name} has a sample with -inf for every answer; leave the sample out or give "
+            "it a uniform posterior"
+        )
+    off = (x.logsumexp(-1).exp() - 1).abs()
+    if bool((off > SUM_ROUNDING).any()):
+        layer, row = off.gt(SUM_ROUNDING).nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} must be logs of probabilities that sum to 1 in every row; those of layer "
+            f"{layer}, sample {row} sum to {float(x[layer, row].exp().sum()):.4g}. Logits, or "
+            f"options out of a vocabulary? {name}.log_softmax(-1) normalises them"
+        )

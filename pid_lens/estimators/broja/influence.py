@@ -53,11 +53,13 @@ def posterior_pointwise(given: Repaired) -> Atoms:
         Atoms of shape [layers, n].
     """
     scale = given.weights * given.weights.shape[1] / NATS_PER_BIT
-    log_prior = _log(given.prior)
+    log_prior = _log_above_zero(given.prior)
     own = {"": given.full, "_vision": given.vision, "_language": given.language}
-    values = {f"information{k}": (p * (_log(p) - log_prior)).sum(-1) for k, p in own.items()}
-    values["union"] = _paired(given) - (log_prior * given.full).sum(-1)
-    return _atoms({name: scale * value for name, value in values.items()})
+    values = {
+        f"information{k}": (p * (_log_above_zero(p) - log_prior)).sum(-1) for k, p in own.items()
+    }
+    values["union"] = _pair_potentials(given) - (log_prior * given.full).sum(-1)
+    return _as_atoms({name: scale * value for name, value in values.items()})
 
 
 def posterior_influence(given: Repaired, repair: str, feasible: Tensor) -> Atoms:
@@ -87,31 +89,35 @@ def posterior_influence(given: Repaired, repair: str, feasible: Tensor) -> Atoms
     Returns:
         Atoms of shape [layers, n].
     """
-    log_prior = _log(given.prior)
+    log_prior = _log_above_zero(given.prior)
     entropy = -(log_prior * given.full).sum(-1)
     zero = torch.zeros_like(given.dual_vision)
     derivatives = {
-        "information": (_log(given.full), zero, zero),
-        "information_vision": (zero, _log(given.vision), zero),
-        "information_language": (zero, zero, _log(given.language)),
+        "information": (_log_above_zero(given.full), zero, zero),
+        "information_vision": (zero, _log_above_zero(given.vision), zero),
+        "information_language": (zero, zero, _log_above_zero(given.language)),
         "union": (zero, given.dual_vision, given.dual_language),
     }
-    values = {k: _raked(given, entropy, *d) for k, d in derivatives.items()}
+    values = {k: _influence_under_rake(given, entropy, *d) for k, d in derivatives.items()}
     if repair == "tilt":
         at = feasible[:, None]
         for name, d in derivatives.items():
-            values[name] = _tilted(given, entropy, *d).where(at, values[name])
-    return _atoms(values)
+            values[name] = _influence_under_tilt(given, entropy, *d).where(at, values[name])
+    return _as_atoms(values)
 
 
-def _raked(given: Repaired, entropy: Tensor, full: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _influence_under_rake(
+    given: Repaired, entropy: Tensor, full: Tensor, a: Tensor, b: Tensor
+) -> Tensor:
     value = entropy + (full * given.full).sum(-1)
     for slope, q in ((a, given.vision), (b, given.language)):
-        value = value + (slope * q).sum(-1) + _of_factors(given, slope, q)
+        value = value + (slope * q).sum(-1) + _influence_of_factors(given, slope, q)
     return (value - (given.weights * value).sum(1, keepdim=True)) / NATS_PER_BIT
 
 
-def _of_factors(given: Repaired, slope: Tensor, q: Tensor) -> Float64[Tensor, "layers n"]:
+def _influence_of_factors(
+    given: Repaired, slope: Tensor, q: Tensor
+) -> Float64[Tensor, "layers n"]:
     """The effect of a sample on the raking factors, and of these on the value."""
     mass = given.weights[..., None] * q
     along = (mass * (slope - (slope * q).sum(-1, keepdim=True))).sum(1)
@@ -120,7 +126,9 @@ def _of_factors(given: Repaired, slope: Tensor, q: Tensor) -> Float64[Tensor, "l
     return ((given.full - q) @ step)[..., 0]
 
 
-def _tilted(given: Repaired, entropy: Tensor, full: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _influence_under_tilt(
+    given: Repaired, entropy: Tensor, full: Tensor, a: Tensor, b: Tensor
+) -> Tensor:
     value = entropy + (full * given.full).sum(-1)
     value = value + (a * given.vision).sum(-1) + (b * given.language).sum(-1)
     value = value - (given.weights * value).sum(1, keepdim=True)
@@ -133,14 +141,14 @@ def _tilted(given: Repaired, entropy: Tensor, full: Tensor, a: Tensor, b: Tensor
     return scale * (value - (g @ slope)[..., 0])
 
 
-def _paired(given: Repaired) -> Tensor:
+def _pair_potentials(given: Repaired) -> Tensor:
     a, b = given.dual_vision * given.vision, given.dual_language * given.language
     return (a + b).sum(-1)
 
 
-def _log(p: Tensor) -> Tensor:
+def _log_above_zero(p: Tensor) -> Tensor:
     return p.clamp_min(1e-300).log()
 
 
-def _atoms(values: dict[str, Any]) -> Atoms:
+def _as_atoms(values: dict[str, Any]) -> Atoms:
     return Atoms(gap=torch.zeros_like(values["union"]), **values)

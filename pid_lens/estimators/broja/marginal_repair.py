@@ -70,12 +70,12 @@ def rake(
     with torch.no_grad():
         theta = _minimise(potential, slope_and_curvature, torch.zeros_like(target))
     if log_p.requires_grad or target.requires_grad:
-        theta = theta - _implicit(*slope_and_curvature(theta))
+        theta = theta - _implicit_step(*slope_and_curvature(theta))
     q = _posterior(log_p + theta[:, None])
     return q, ((weights[..., None] * q).sum(1) - target).abs().amax(-1)
 
 
-def _implicit(slope: Tensor, curvature: Tensor) -> Float64[Tensor, "layers answers"]:
+def _implicit_step(slope: Tensor, curvature: Tensor) -> Float64[Tensor, "layers answers"]:
     """A Newton step of length 0 whose derivative is that of the solution in the data."""
     inverse = torch.linalg.pinv(curvature.detach(), hermitian=True, rtol=_RANK)
     return (inverse @ slope[..., None])[..., 0]
@@ -109,7 +109,7 @@ def tilt(
     weights, lambda runs away, and residual, ``feasible`` and ess say so.
 
     Two saturated predictors may differ by 1e-5 in one direction for every sample, which no
-    weights can undo and nobody minds: where there are no weights, a predictor whose marginal
+    weights can undo and which does no harm: where there are no weights, one whose marginal
     agrees to 1e-3 unweighted is left as it is, and only the other balanced. What is left of its
     difference is ``residual``, at most 1e-3 where ``feasible``.
 
@@ -132,8 +132,8 @@ def tilt(
         tensor([[0.3333, 0.6667]], dtype=torch.float64)
     """
     differences = [p - full for p in (vision, language)]
-    w, left = _balance(_beyond(differences, _ROUNDING))
-    again, rest = _balance(_beyond(differences, _AGREEING))
+    w, left = _balance(_differences_beyond(differences, _ROUNDING))
+    again, rest = _balance(_differences_beyond(differences, _AGREEING))
     short = left >= _FEASIBLE
     w, left = torch.where(short[:, None], again, w), torch.where(short, rest, left)
     means = [(w[..., None] * difference).sum(1) for difference in differences]
@@ -142,7 +142,9 @@ def tilt(
     return Tilt(w, residual, 1 / (w.shape[1] * (w**2).sum(1)), feasible)
 
 
-def _beyond(differences: list[Tensor], least: float) -> Float64[Tensor, "layers n free"]:
+def _differences_beyond(
+    differences: list[Tensor], least: float
+) -> Float64[Tensor, "layers n free"]:
     """The predictors whose mean is off by more than ``least`` in some answer; 0 for others.
 
     The last answer follows from the others.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pid_lens.estimators.broja.from_posteriors import Repair, logs_of, plug_in
+from pid_lens.estimators.broja.from_posteriors import Repair, logs_of, plug_in_atoms
 from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.results import FIELDS, Atoms
 
@@ -71,8 +71,8 @@ def bootstrap(
     for _ in range(draws):
         drawn = torch.randint(count, (count,), generator=generator).bincount(minlength=count)
         rows = torch.arange(n).repeat_interleave(drawn[of])
-        found.append(plug_in([p[:, rows] for p in posteriors], repair, tol))
-    return _stacked(found)
+        found.append(plug_in_atoms([p[:, rows] for p in posteriors], repair, tol))
+    return _stack_atoms(found)
 
 
 @torch.no_grad()
@@ -123,13 +123,15 @@ def exchanged(
     if len(labels) != n:
         raise ValueError(f"{n} samples need as many groups, one label each; got {len(labels)}")
     found = []
-    for swapped in _swaps(labels, draws, seed):
+    for swapped in _draw_swaps(labels, draws, seed):
         swap = swapped[None, :, None].to(one.device)
-        found.append(plug_in([both, one.where(~swap, two), two.where(~swap, one)], repair, tol))
-    return _stacked(found)
+        found.append(
+            plug_in_atoms([both, one.where(~swap, two), two.where(~swap, one)], repair, tol)
+        )
+    return _stack_atoms(found)
 
 
-def _swaps(labels: list[Any], draws: int, seed: int) -> Bool[Tensor, "draws n"]:
+def _draw_swaps(labels: list[Any], draws: int, seed: int) -> Bool[Tensor, "draws n"]:
     """Coins tossed by the labels themselves, so that they know no order and no company."""
     named = [label.item() if hasattr(label, "item") else label for label in labels]
     bytes_each = -(-draws // 8)
@@ -138,6 +140,6 @@ def _swaps(labels: list[Any], draws: int, seed: int) -> Bool[Tensor, "draws n"]:
     return torch.from_numpy(bits[:, :draws].T.astype(bool))
 
 
-def _stacked(found: list[Atoms]) -> Atoms:
+def _stack_atoms(found: list[Atoms]) -> Atoms:
     whole: dict[str, Any] = {n: torch.stack([getattr(one, n) for one in found]) for n in FIELDS}
     return Atoms(**whole)

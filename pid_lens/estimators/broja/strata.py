@@ -64,7 +64,7 @@ def mixture(parts: Sequence[Atoms], shares: Tensor) -> Atoms:
     return Atoms(**values)
 
 
-def by_sample(
+def join_samples(
     parts: Sequence[PosteriorAtoms], strata: Sequence[Stratum], whole: Atoms
 ) -> dict[str, Any]:
     """Pointwise values and influences of all strata, in the order of the samples.

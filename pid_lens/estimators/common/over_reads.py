@@ -1,4 +1,4 @@
-"""Gathering: what every estimator does that keeps its reads and computes at the end."""
+"""OverReads: what every estimator does that keeps its reads and computes at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _Kind = TypeVar("_Kind")
 class OverReads:
     """Keeps reads as they come, beyond a gigabyte on disk; one that came before is replaced."""
 
-    _pile: ReadsBuffer = field(default_factory=ReadsBuffer, init=False, repr=False, compare=False)
+    _buffer: ReadsBuffer = field(
+        default_factory=ReadsBuffer, init=False, repr=False, compare=False
+    )
 
     def update(self, reads: Reads) -> Self:
         """Takes in more samples; one that came before is replaced.
@@ -26,7 +28,7 @@ class OverReads:
         Raises:
             ValueError: these reads cannot be mixed with those before (`Reads.concat` says why).
         """
-        self._pile.add(reads)
+        self._buffer.add(reads)
         return self
 
     def merge(self, other: Self) -> Self:
@@ -37,27 +39,27 @@ class OverReads:
         """
         if self != other:
             raise ValueError(f"only estimators of equal settings merge, got {self} and {other}")
-        for reads in tuple(other._pile.parts):
+        for reads in tuple(other._buffer.parts):
             self.update(reads)
         return self
 
-    def gathered(self) -> Reads:
+    def gather(self) -> Reads:
         """Everything seen as one, on the CPU.
 
         Raises:
             ValueError: that is nothing, or no layer.
         """
-        if not self._pile.ids():
+        if not self._buffer.ids():
             name = type(self).__name__
             raise ValueError(f"{name} has seen no sample: call update(reads) first")
-        reads = self._pile.whole()
+        reads = self._buffer.whole()
         if not reads.layers:
             raise ValueError("the reads have no layers: Lens(..., layers=...) chose none")
         return reads
 
-    def in_order(self) -> Reads:
+    def gather_in_order(self) -> Reads:
         """Everything seen, by id: for whatever draws or trains, so that arrival plays no part."""
-        reads = self.gathered()
+        reads = self.gather()
         return reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
 
 
@@ -96,11 +98,11 @@ def require_states(estimator: str, reads: Reads, states: Iterable[str]) -> None:
         raise ValueError(
             f"{estimator}: the reads lack the states {', '.join(missing)}; they have "
             f"{', '.join(reads.states) or 'none'}. Keep them: Lens(..., "
-            f"states=[{', '.join(map(_pooled, needed))}])"
+            f"states=[{', '.join(map(_readout_of, needed))}])"
         )
 
 
-def _pooled(name: str) -> str:
+def _readout_of(name: str) -> str:
     """The readout that keeps a state of this name."""
     span, last, _ = name.partition("_last")
     return f"Pooled({span!r}, token='last')" if last else f"Pooled({name!r})"

@@ -38,12 +38,12 @@ def principal_axes(
     """
     n, width = centred.shape[-2:]
     few = most is not None and _FEW * (most + _SPARE) <= min(n, width)
-    variances, axes = _iterated(centred, most or 0, seed) if few else _all(centred)
+    variances, axes = _iterate(centred, most or 0, seed) if few else _all_axes(centred)
     there = variances > NOTHING * variances[..., :1]
     return variances.where(there, 0.0), axes.where(there[..., None, :], 0.0)
 
 
-def _all(centred: Tensor) -> tuple[Tensor, Tensor]:
+def _all_axes(centred: Tensor) -> tuple[Tensor, Tensor]:
     n, width = centred.shape[-2:]
     if width <= n:
         variances, axes = torch.linalg.eigh(centred.mT @ centred / n)
@@ -53,7 +53,7 @@ def _all(centred: Tensor) -> tuple[Tensor, Tensor]:
     return variances.flip(-1), axes.flip(-1)
 
 
-def _iterated(centred: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
+def _iterate(centred: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
     n, width = centred.shape[-2:]
     generator = torch.Generator().manual_seed(seed)
     span = torch.randn(width, most + _SPARE, generator=generator, dtype=centred.dtype)

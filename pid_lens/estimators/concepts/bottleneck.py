@@ -63,10 +63,10 @@ def answer_held_out(rows: BottleneckRows, recipe: BottleneckRecipe, seed: int) -
     generator = torch.Generator(rows.states.device).manual_seed(seed)
     committee = Committee(rows, recipe, generator)
     judged = recipe.patience is not None
-    kept, finished = (_judged if judged else _unjudged)(committee, recipe)
+    kept, finished = (_train_judged if judged else _train_unjudged)(committee, recipe)
     total = rows.concepts.new_zeros(rows.concepts.shape, dtype=torch.float64)
     for asked, weights in zip(committee.left_out.flip(1).T, kept, strict=True):
-        for fold, models in _members(asked):
+        for fold, models in _members_by_fold(asked):
             at = rows.folds == fold
             total[at] += committee.log_probs(models, at, weights).double().exp().sum(0)
     found = (total / total.sum(-1, keepdim=True)).log()
@@ -74,7 +74,9 @@ def answer_held_out(rows: BottleneckRows, recipe: BottleneckRecipe, seed: int) -
     return Answers(found, finished)
 
 
-def _judged(committee: Committee, recipe: BottleneckRecipe) -> tuple[list[list[Tensor]], bool]:
+def _train_judged(
+    committee: Committee, recipe: BottleneckRecipe
+) -> tuple[list[list[Tensor]], bool]:
     """Each member as each of its judges liked it best, by the judge's place."""
     assert recipe.patience is not None
     best = committee.losses()
@@ -103,7 +105,9 @@ def _require_converged(sound: bool, recipe: BottleneckRecipe) -> None:
         )
 
 
-def _unjudged(committee: Committee, recipe: BottleneckRecipe) -> tuple[list[list[Tensor]], bool]:
+def _train_unjudged(
+    committee: Committee, recipe: BottleneckRecipe
+) -> tuple[list[list[Tensor]], bool]:
     for _ in range(recipe.epochs):
         committee.learn()
     return [committee.weights], True
@@ -114,7 +118,7 @@ def _keep(kept: list[Tensor], weights: list[Tensor], better: Tensor) -> None:
         old[better] = new.detach()[better]
 
 
-def _members(folds: Int64[Tensor, " models"]) -> Iterator[tuple[int, Tensor]]:
+def _members_by_fold(folds: Int64[Tensor, " models"]) -> Iterator[tuple[int, Tensor]]:
     """Each fold with the models that have it."""
     for fold in folds.unique().tolist():
         yield fold, (folds == fold).nonzero().flatten()
@@ -134,10 +138,10 @@ class Committee:
         learned = (rows.folds[:, None, None] != self.left_out).all(-1).T
         self.learned = [of.nonzero().flatten() for of in learned]
         self.prior = torch.stack([_prior(rows, of) for of in self.learned])
-        self.weights = self._started()
+        self.weights = self._start_weights()
         self.adam = torch.optim.Adam(self.weights, lr=recipe.rate)
 
-    def _started(self) -> list[Tensor]:
+    def _start_weights(self) -> list[Tensor]:
         """Weights and biases in turn, [models, in, out] and [models, 1, out]; the last are 0."""
         rows, models = self.rows, len(self.learned)
         sizes = (rows.states.shape[1], *self.recipe.widths, rows.concepts.shape[1])
@@ -172,7 +176,7 @@ class Committee:
         """The cross-entropy of each member on each fold that it left out."""
         found = torch.empty(self.left_out.shape, device=self.rows.states.device)
         for place, folds in enumerate(self.left_out.T):
-            for fold, models in _members(folds):
+            for fold, models in _members_by_fold(folds):
                 at = self.rows.folds == fold
                 log_q = self.log_probs(models, at, self.weights)
                 found[models, place] = _cross_entropy(self.rows.concepts[at], log_q)

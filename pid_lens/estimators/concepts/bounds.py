@@ -15,14 +15,14 @@ def information_bound(
     groups: Int64[Tensor, " n"],
 ) -> Float64[Tensor, "layers n"]:
     """What an output tells beyond the mean target of the sample's group."""
-    return (targets * (outputs - _log(_means(targets, groups))[groups])).sum(-1)
+    return (targets * (outputs - _log_above_zero(_means(targets, groups))[groups])).sum(-1)
 
 
 def lacked_information(
     targets: Float64[Tensor, "n concepts"], outputs: Float64[Tensor, "layers n concepts"]
 ) -> Float64[Tensor, "layers n"]:
     """KL(target || output)."""
-    return (targets * (_log(targets) - outputs)).sum(-1)
+    return (targets * (_log_above_zero(targets) - outputs)).sum(-1)
 
 
 def shortfall(
@@ -49,5 +49,5 @@ def _means(values: Tensor, groups: Tensor) -> Float64[Tensor, "groups concepts"]
     return sums / sizes[:, None]
 
 
-def _log(p: Tensor) -> Tensor:
+def _log_above_zero(p: Tensor) -> Tensor:
     return p.clamp_min(SMALLEST).log()

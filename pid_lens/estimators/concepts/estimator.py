@@ -69,7 +69,7 @@ class ConceptBottleneck(OverReads):
         for name in ("concepts", "groups", "clusters"):
             given, default = getattr(self, name), "label" if name == "concepts" else None
             if not (isinstance(given, str | None) and given == default):
-                setattr(self, name, _by_sample(given, name))
+                setattr(self, name, _as_groups(given, name))
 
     @torch.no_grad()
     def update(self, reads: Reads) -> Self:
@@ -88,7 +88,7 @@ class ConceptBottleneck(OverReads):
             ValueError: no sample was seen, or one has no concepts or group, or a state that is
                 not finite; and what `concept_information` refuses.
         """
-        reads = self.in_order()
+        reads = self.gather_in_order()
         found, said = measure_concepts(
             settings_from(Settings, self),
             require_finite(reads, self.state),
@@ -107,7 +107,7 @@ class ConceptBottleneck(OverReads):
 
     def _concepts(self, reads: Reads) -> Tensor:
         if self.concepts != "label":
-            return _scores(labels_of(reads.ids, self.concepts, "concepts") or [])
+            return _as_scores(labels_of(reads.ids, self.concepts, "concepts") or [])
         unknown = int((reads.labels < 0).sum())
         if unknown:
             raise ValueError(
@@ -117,22 +117,22 @@ class ConceptBottleneck(OverReads):
         return reads.labels
 
 
-def _by_sample(given: Any, name: str) -> Groups:
+def _as_groups(given: Any, name: str) -> Groups:
     if isinstance(given, Mapping):
-        return {str(key): _plain(value) for key, value in given.items()}
+        return {str(key): _as_plain(value) for key, value in given.items()}
     if not callable(given):
         raise TypeError(f"{name} must map sample ids: a dict or a function; got {given!r}")
     return given
 
 
-def _plain(value: Any) -> Any:
+def _as_plain(value: Any) -> Any:
     """What can be compared with ==."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _scores(given: list[Any]) -> Tensor:
+def _as_scores(given: list[Any]) -> Tensor:
     """[n, concepts] of scores, [n] of labels numbered in their own order."""
-    values = [_plain(value) for value in given]
+    values = [_as_plain(value) for value in given]
     if all(isinstance(value, str | int) for value in values):
         number = {label: i for i, label in enumerate(sorted(set(values), key=repr))}
         return torch.tensor([number[label] for label in values])

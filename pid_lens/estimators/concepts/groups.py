@@ -29,11 +29,11 @@ def group_rows(groups: Labels, given: Inputs, least: int) -> Int64[Tensor, " n"]
     for group in range(int(of.max()) + 1):
         inside = (of == group).nonzero().flatten()
         if len(given.folds[inside].unique()) < least:
-            raise ValueError(_too_few(labels[int(inside[0])], inside, given, least))
+            raise ValueError(_say_too_few(labels[int(inside[0])], inside, given, least))
     return of
 
 
-def _too_few(name: object, inside: Tensor, given: Inputs, least: int) -> str:
+def _say_too_few(name: object, inside: Tensor, given: Inputs, least: int) -> str:
     held, of = len(inside), "samples"
     if given.clusters is not None:
         held, of = len(given.clusters[inside].unique()), "clusters"
@@ -67,10 +67,10 @@ def exchange_within(groups: Int64[Tensor, " n"], given: Inputs, seed: int) -> In
         givers = takers[torch.randperm(len(takers), generator=generator)]
         for taker, giver in zip(takers.tolist(), givers.tolist(), strict=True):
             labels = groups[members[giver]]
-            found[members[taker]] = _dealt(labels, len(members[taker]), generator)
+            found[members[taker]] = _deal(labels, len(members[taker]), generator)
     return found
 
 
-def _dealt(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _deal(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     order = torch.randperm(len(labels), generator=generator)
     return labels[order.repeat(math.ceil(count / len(labels)))[:count]]

@@ -14,7 +14,7 @@ from torch import Tensor
 from pid_lens.estimators.concepts.bottleneck import answer_held_out
 from pid_lens.estimators.concepts.bounds import information_bound, lacked_information, shortfall
 from pid_lens.estimators.concepts.groups import exchange_within, group_rows
-from pid_lens.estimators.concepts.inputs import Inputs, Labels, as_concept_inputs, name_concepts
+from pid_lens.estimators.concepts.inputs import Inputs, Labels, as_concept_inputs, as_names
 from pid_lens.estimators.concepts.recipe import BottleneckConstants, BottleneckRecipe, recipe_of
 from pid_lens.results import NATS, Curve, Unit, require_unit
 
@@ -122,25 +122,18 @@ def measure_concepts(
 ) -> tuple[ConceptInformation, list[str]]:
     """What `concept_information` returns, and what it warns of."""
     given = as_concept_inputs(hidden, concepts, clusters, settings.recipe.folds, settings.seed)
-    n = len(given.targets)
-    names, numbers = (
-        name_concepts(ids, n, "ids", str),
-        name_concepts(layers, len(given.states), "layers", int),
-    )
-    ask = _Asking(given, settings, numbers)
-    everyone = torch.zeros(n, dtype=torch.long)
+    names = as_names(ids, len(given.targets), "ids", str)
+    numbers = as_names(layers, len(given.states), "layers", int)
+    train = _Training(given, settings, numbers)
+    everyone = torch.zeros(len(names), dtype=torch.long)
     within = everyone
     if groups is not None:
         within = group_rows(groups, given, settings.recipe.fewest_folds)
-    said = _uncertain(given, within)
-    outputs = ask(everyone)
-    found = _unconditional(given.targets, outputs)
+    said = _say_uncertain(given, within)
+    outputs = train(everyone)
+    found = _unconditional_bounds(given.targets, outputs)
     if groups is not None:
-        chance = exchange_within(within, given, settings.seed)
-        conditional, by_chance = (
-            information_bound(given.targets, ask(of), of) for of in (within, chance)
-        )
-        found |= _gains(found, conditional, by_chance)
+        found |= _gains(found, given, within, train)
     curve = partial(
         Curve,
         layers=numbers,
@@ -153,17 +146,27 @@ def measure_concepts(
     curves = {
         k: curve(name=CURVE_NAMES[k], pointwise=x).to(settings.unit) for k, x in found.items()
     }
-    of = ("unconditional", "conditional", "gain", "gain_by_chance", "gain_beyond_chance")
-    result = ConceptInformation(
-        **{name: curves.get(name) for name in of},  # type: ignore[arg-type]
+    result = _as_information(curves, outputs)
+    return result, said + train.say_unfinished() + _say_by_chance(result)
+
+
+def _as_information(
+    curves: dict[str, Curve], outputs: Float64[Tensor, "layers n concepts"]
+) -> ConceptInformation:
+    """What is returned, of curves by name; without groups some are not there."""
+    return ConceptInformation(
+        unconditional=curves["unconditional"],
+        conditional=curves.get("conditional"),
+        gain=curves.get("gain"),
+        gain_by_chance=curves.get("gain_by_chance"),
+        gain_beyond_chance=curves.get("gain_beyond_chance"),
         available=curves["available"],
-        paper={k: one for k, one in curves.items() if k.startswith("paper")},
+        paper={name: one for name, one in curves.items() if name.startswith("paper")},
         outputs=outputs,
     )
-    return result, said + ask.unfinished() + _no_more_than_chance(result)
 
 
-class _Asking:
+class _Training:
     """Trains bottlenecks and remembers whose training ended too early."""
 
     def __init__(self, given: Inputs, settings: Settings, layers: Sequence[int]) -> None:
@@ -183,27 +186,36 @@ class _Asking:
         found = torch.cat([answer.log_probs.cpu() for answer in answers])
         return found.unflatten(0, (len(self.layers), -1))
 
-    def unfinished(self) -> list[str]:
+    def say_unfinished(self) -> list[str]:
         """What is to be said of it."""
         early = [layer for layer, of in zip(self.layers, self.early, strict=True) if of]
         said = (
-            f"{_layers(early)}: bottlenecks were still getting better after "
+            f"{_name_layers(early)}: bottlenecks were still getting better after "
             f"{self.settings.recipe.epochs} epochs, so the information is underestimated: raise "
             "epochs, BottleneckRecipe(epochs=...)"
         )
         return [said] if early else []
 
 
-def _unconditional(targets: Tensor, outputs: Tensor) -> dict[str, Float64[Tensor, "layers n"]]:
+def _unconditional_bounds(
+    targets: Tensor, outputs: Tensor
+) -> dict[str, Float64[Tensor, "layers n"]]:
     told = information_bound(targets, outputs, torch.zeros(len(targets), dtype=torch.long))
     lacking = lacked_information(targets, outputs)
     return {"unconditional": told, "available": told + lacking, "paper_unconditional": lacking}
 
 
 def _gains(
-    found: dict[str, Tensor], conditional: Tensor, by_chance: Tensor
+    found: dict[str, Tensor], given: Inputs, groups: Int64[Tensor, " n"], train: _Training
 ) -> dict[str, Float64[Tensor, "layers n"]]:
-    """Weighted by their sizes, the published means within groups are the mean over all."""
+    """The bound within groups, and the gains of these and of groups exchanged at random.
+
+    Weighted by their sizes, the published means within groups are the mean over all.
+    """
+    chance = exchange_within(groups, given, train.settings.seed)
+    conditional, by_chance = (
+        information_bound(given.targets, train(of), of) for of in (groups, chance)
+    )
     alone, published = found["unconditional"], found["paper_unconditional"]
     return {
         "conditional": conditional,
@@ -218,7 +230,7 @@ def _gains(
 # ---------------------------------------------------------------- what is to be said of it
 
 
-def _uncertain(given: Inputs, groups: Int64[Tensor, " n"]) -> list[str]:
+def _say_uncertain(given: Inputs, groups: Int64[Tensor, " n"]) -> list[str]:
     """Where the means are so uncertain that a bound is well below what it should be."""
     n, count = len(groups), int(groups.max()) + 1
     clusters = torch.arange(n) if given.clusters is None else given.clusters
@@ -231,18 +243,19 @@ def _uncertain(given: Inputs, groups: Int64[Tensor, " n"]) -> list[str]:
     return [said] if lost > MOST_SHORTFALL else []
 
 
-def _no_more_than_chance(result: ConceptInformation) -> list[str]:
+def _say_by_chance(result: ConceptInformation) -> list[str]:
+    """Where a gain is positive, but not clearly beyond what it reads by chance."""
     gain, beyond = result.gain, result.gain_beyond_chance
     if gain is None or beyond is None:
         return []
     doubted = (gain.value > 0) & (beyond.value < ERRORS * beyond.error)
     said = (
-        f"{_layers([gain.layers[at] for at in doubted.nonzero().flatten()])}: the gain is "
+        f"{_name_layers([gain.layers[at] for at in doubted.nonzero().flatten()])}: the gain is "
         f"positive, but within {ERRORS} errors of what groups exchanged at random give "
         "(gain_by_chance), so it is no evidence of one: take more samples or fewer groups"
     )
     return [said] if doubted.any() else []
 
 
-def _layers(layers: Sequence[int]) -> str:
+def _name_layers(layers: Sequence[int]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"

@@ -39,9 +39,9 @@ class Inputs:
         told = F.one_hot(groups, count).float() if count > 1 else self.states[0][:, :0]
         states = [torch.cat([x, told.to(x.device)], 1) for x in self.states]
         parts = [torch.cat(states)] if shared else states
-        return [self._repeated(x, groups) for x in parts]
+        return [self._repeat(x, groups) for x in parts]
 
-    def _repeated(self, states: Tensor, groups: Tensor) -> BottleneckRows:
+    def _repeat(self, states: Tensor, groups: Tensor) -> BottleneckRows:
         times = len(states) // len(groups)
         common = (self.targets.float(), groups, self.folds)
         repeated = (x.repeat(times, *[1] * (x.ndim - 1)).to(states.device) for x in common)
@@ -52,13 +52,13 @@ def as_concept_inputs(
     hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed: int
 ) -> Inputs:
     """Checks and prepares; what is refused and why: `concept_information`."""
-    states = _standardised(hidden)
+    states = _standardise(hidden)
     n = len(states[0])
     of = None if clusters is None else numbered(clusters, n)
-    return Inputs(states, _targets(concepts, n), _folds(n, folds, seed, of), of)
+    return Inputs(states, _as_targets(concepts, n), _assign_folds(n, folds, seed, of), of)
 
 
-def name_concepts(
+def as_names(
     given: Sequence[Any] | None, count: int, of: str, kind: Callable[[Any], Name]
 ) -> tuple[Name, ...]:
     """The names of samples or layers, their positions by default.
@@ -75,15 +75,15 @@ def name_concepts(
     return names
 
 
-def _standardised(hidden: Any) -> list[Float[Tensor, "n width"]]:
+def _standardise(hidden: Any) -> list[Float[Tensor, "n width"]]:
     shape = list(getattr(hidden, "shape", ()))
     if len(shape) != 3 or 0 in shape:
         got = shape or type(hidden).__name__
         raise ValueError(f"hidden must be [layers, n, width] with no empty axis; got {got}")
-    return [_scaled(as_float64(x, "hidden"), layer) for layer, x in enumerate(hidden)]
+    return [_standardise_layer(as_float64(x, "hidden"), layer) for layer, x in enumerate(hidden)]
 
 
-def _scaled(states: Float64[Tensor, "n width"], layer: int) -> Float[Tensor, "n width"]:
+def _standardise_layer(states: Float64[Tensor, "n width"], layer: int) -> Float[Tensor, "n width"]:
     wrong = ~states.isfinite().all(1)
     if bool(wrong.any()):
         raise ValueError(
@@ -94,7 +94,7 @@ def _scaled(states: Float64[Tensor, "n width"], layer: int) -> Float[Tensor, "n 
     return ((states - states.mean(0)) / states.std(0)).where(varies, 0.0).float()
 
 
-def _targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
+def _as_targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
     values = as_float64(concepts, "concepts").cpu()
     if values.ndim not in (1, 2) or len(values) != n:
         raise ValueError(
@@ -130,7 +130,7 @@ def _one_hot(labels: Tensor) -> Float64[Tensor, "n concepts"]:
     return F.one_hot(labels.long()).double()
 
 
-def _folds(
+def _assign_folds(
     n: int, folds: int, seed: int, clusters: Int64[Tensor, " n"] | None
 ) -> Int64[Tensor, " n"]:
     """The fold of each sample."""

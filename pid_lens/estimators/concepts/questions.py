@@ -49,14 +49,14 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
             f"{len(mute)} of {len(questions)} questions have no word of two letters, first "
             f"{mute[0]!r}: leave them out, or group the questions yourself"
         )
-    most = len({_used(text) for text in questions})
+    most = len({_word_shares(text) for text in questions})
     if not (isinstance(k, Integral) and 1 <= k <= most):
         raise ValueError(
             f"k must be 1 to {most}, as many as questions that differ in the words they use; "
             f"got {k}"
         )
     order = sorted(range(len(questions)), key=questions.__getitem__)
-    found = _clustered([questions[row] for row in order], k, seed)
+    found = _run_kmeans([questions[row] for row in order], k, seed)
     number = {group: i for i, group in enumerate(dict.fromkeys(found))}
     groups = torch.empty(len(questions), dtype=torch.long)
     groups[order] = torch.tensor([number[group] for group in found])
@@ -68,14 +68,14 @@ def _words(question: str) -> list[str]:
     return re.findall(r"\b\w\w+\b", question.lower())
 
 
-def _used(question: str) -> frozenset[tuple[str, int]]:
+def _word_shares(question: str) -> frozenset[tuple[str, int]]:
     """The words with their shares: TF-IDF vectors are equal where these are."""
     counts = Counter(_words(question))
     common = math.gcd(*counts.values())
     return frozenset((word, count // common) for word, count in counts.items())
 
 
-def _clustered(questions: list[str], k: int, seed: int) -> list[int]:
+def _run_kmeans(questions: list[str], k: int, seed: int) -> list[int]:
     try:
         from sklearn.cluster import KMeans
         from sklearn.feature_extraction.text import TfidfVectorizer

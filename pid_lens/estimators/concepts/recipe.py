@@ -11,7 +11,7 @@ from typing import Any, Literal
 BottleneckConstants = Literal["default", "paper"]
 
 
-def _counted(name: str, value: Any) -> int:
+def _as_count(name: str, value: Any) -> int:
     if not isinstance(value, Integral) or int(value) < 1:
         raise ValueError(f"{name} must be whole and above 0; got {value!r}")
     return int(value)
@@ -43,10 +43,10 @@ class BottleneckRecipe:
     def __post_init__(self) -> None:
         if not isinstance(self.widths, Iterable):
             raise ValueError(f"widths must be a tuple such as (64, 64); got {self.widths!r}")
-        self._set("widths", tuple(_counted("widths", width) for width in self.widths))
+        self._set("widths", tuple(_as_count("widths", width) for width in self.widths))
         for name in ("batch", "epochs", "patience", "folds"):
             if getattr(self, name) is not None or name != "patience":
-                self._set(name, _counted(name, getattr(self, name)))
+                self._set(name, _as_count(name, getattr(self, name)))
         if not (isinstance(self.rate, Real) and 0 < self.rate < math.inf):
             raise ValueError(f"rate must be a number above 0; got {self.rate!r}")
         if not (isinstance(self.dropout, Real) and 0 <= self.dropout < 1):

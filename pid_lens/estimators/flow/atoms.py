@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pid_lens.estimators.flow.gaussianity import Gaussianity
@@ -16,9 +16,9 @@ VARIABLES = ("answer", "vision", "language")
 class FlowAtoms(SampledAtoms):
     """A decomposition after flows: the plug-in end, and what it rests on."""
 
-    pointwise: Atoms
+    pointwise: Atoms = field()
     """Each sample's local information, [n]."""
-    influence: Atoms
+    influence: Atoms = field()
     """How far each sample moves the atoms, times n, [n]; the flows are taken for given."""
     bracket: Atoms
     """The cross-fitted end of `gaussian_pid_samples`; it knows nothing of the flows' own error."""

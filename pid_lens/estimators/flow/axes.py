@@ -48,27 +48,27 @@ def independent_axes(
     variances, directions = torch.linalg.eigh(centred.mT @ centred / len(centred))
     whitening = directions @ (directions.mT / variances.sqrt()[:, None])
     white = centred @ whitening
-    guess = _guessed(white) if near is None else near @ torch.linalg.inv(whitening)
-    return _turned(white, _orthogonal(guess)[None], _ROUNDS)[0] @ whitening
+    guess = _guess(white) if near is None else near @ torch.linalg.inv(whitening)
+    return _turn(white, _make_orthogonal(guess)[None], _ROUNDS)[0] @ whitening
 
 
-def _guessed(white: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
+def _guess(white: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
     """The best of several searches on some of the samples."""
     some, d = white[:: math.ceil(len(white) / _FEW)], white.shape[1]
     generator = torch.Generator().manual_seed(0)
     guesses = torch.randn(_GUESSES, d, d, generator=generator, dtype=white.dtype)
-    found = _turned(some, _orthogonal(guesses), _GUESSING_ROUNDS)
+    found = _turn(some, _make_orthogonal(guesses), _GUESSING_ROUNDS)
     return found[_contrast(some @ found.mT).argmax()]
 
 
-def _turned(
+def _turn(
     white: Float64[Tensor, "n d"], rotations: Float64[Tensor, "guesses d d"], rounds: int
 ) -> Float64[Tensor, "guesses d d"]:
     """Fixed-point rounds for the extremes of E log cosh, all axes at once."""
     for _ in range(rounds):
         before, bent = rotations, torch.tanh(white @ rotations.mT)
         slopes = (1 - bent**2).mean(-2)[..., None]
-        rotations = _orthogonal(bent.mT @ white / len(white) - slopes * before)
+        rotations = _make_orthogonal(bent.mT @ white / len(white) - slopes * before)
         if (rotations * before).sum(-1).abs().min() > 1 - _SETTLED:
             break
     return rotations
@@ -80,7 +80,7 @@ def _contrast(values: Float64[Tensor, "guesses n d"]) -> Float64[Tensor, " guess
     return (log_cosh.mean(-2) - _NORMAL).square().sum(-1)
 
 
-def _orthogonal(matrices: Float64[Tensor, "*batch d d"]) -> Float64[Tensor, "*batch d d"]:
+def _make_orthogonal(matrices: Float64[Tensor, "*batch d d"]) -> Float64[Tensor, "*batch d d"]:
     """The nearest orthogonal ones."""
     left, _, right = torch.linalg.svd(matrices)
     return left @ right

@@ -16,7 +16,7 @@ from pid_lens.estimators.common.over_reads import (
     settings_from,
 )
 from pid_lens.estimators.flow.atoms import FlowAtoms
-from pid_lens.estimators.flow.from_samples import decompose_flows, reduce_variables
+from pid_lens.estimators.flow.from_samples import decompose_flows, reduce_variable
 from pid_lens.estimators.flow.inputs import FlowSettings, warn_if_many
 from pid_lens.estimators.flow.reduction import Components
 from pid_lens.estimators.gaussian.estimator import STATES_NEEDED, Target
@@ -124,26 +124,26 @@ class FlowPID(OverReads):
         """
         from tqdm import tqdm
 
-        reads = self.in_order()
-        layers = self._layers(reads)
+        reads = self.gather_in_order()
+        layers = self._reduce_layers(reads)
         warn_if_many(layers)
         shown = tqdm(layers, "flows", delay=2, leave=False, disable=not self.progress)
         of = clusters_of(reads.ids, self.groups)
         rounds = zip(reads.layers, shown, strict=True)
-        found = [self._decomposed(layer, kept, of) for layer, kept in rounds]
+        found = [self._decompose(layer, kept, of) for layer, kept in rounds]
         return Spectrum.of(
             reads,
-            Atoms(**_stacked(found), unit=self.unit),
+            Atoms(**_stack(found), unit=self.unit),
             estimator=self,
-            settings=self._said() | _reported(found),
-            bracket=Atoms(**_stacked([atoms.bracket for atoms in found]), unit=self.unit),
-            pointwise=Atoms(**_stacked([atoms.pointwise for atoms in found]), unit=self.unit),
-            influence=Atoms(**_stacked([atoms.influence for atoms in found]), unit=self.unit),
+            settings=self._own_settings() | _report(found),
+            bracket=Atoms(**_stack([atoms.bracket for atoms in found]), unit=self.unit),
+            pointwise=Atoms(**_stack([atoms.pointwise for atoms in found]), unit=self.unit),
+            influence=Atoms(**_stack([atoms.influence for atoms in found]), unit=self.unit),
             groups=of,
             doubtful=torch.tensor([atoms.doubtful for atoms in found]),
         )
 
-    def _decomposed(self, layer: int, kept: dict[str, Components], of: Tensor | None) -> FlowAtoms:
+    def _decompose(self, layer: int, kept: dict[str, Components], of: Tensor | None) -> FlowAtoms:
         try:
             return decompose_flows(kept, self._settings(), of)
         except ValueError as error:
@@ -152,32 +152,32 @@ class FlowPID(OverReads):
     def _settings(self) -> FlowSettings:
         return settings_from(FlowSettings, self)
 
-    def _said(self) -> dict[str, Any]:
+    def _own_settings(self) -> dict[str, Any]:
         shown = (f.name for f in fields(self) if f.repr and f.name != "unit")
         said = {name: getattr(self, name) for name in shown}
         return {**said, "clustered": self.groups is not None}
 
-    def _layers(self, reads: Reads) -> list[dict[str, Components]]:
+    def _reduce_layers(self, reads: Reads) -> list[dict[str, Components]]:
         """Each layer's components, those of a last-layer answer once for all."""
         kept = {
-            name: [self._kept(x) for x in require_finite(reads, state)]
+            name: [self._reduce(x) for x in require_finite(reads, state)]
             for name, state in _STATE_OF.items()
             if name != "answer" or self.target == "same"
         }
         if self.target == "last":
-            last = self._kept(require_finite(reads, "answer")[-1])
+            last = self._reduce(require_finite(reads, "answer")[-1])
             kept["answer"] = [last] * len(reads.layers)
         return [dict(zip(kept, layer, strict=True)) for layer in zip(*kept.values(), strict=True)]
 
-    def _kept(self, state: Tensor) -> Components:
-        return reduce_variables(state.double(), self._settings())
+    def _reduce(self, state: Tensor) -> Components:
+        return reduce_variable(state.double(), self._settings())
 
 
-def _stacked(found: list[Any]) -> dict[str, Any]:
+def _stack(found: list[Any]) -> dict[str, Any]:
     return {name: torch.stack([getattr(atoms, name) for atoms in found]) for name in FIELDS}
 
 
-def _reported(found: list[FlowAtoms]) -> dict[str, Any]:
+def _report(found: list[FlowAtoms]) -> dict[str, Any]:
     """What is known of each layer beside its atoms, as JSON can say it."""
     return {
         "kept": {name: [a.components[name] for a in found] for name in found[0].components},

@@ -119,13 +119,13 @@ def flow_pid(
         variance, components, redundancy, joint, transforms, steps, folds, seed, unit
     )
     rows = {"answer": answer, "vision": vision, "language": language}
-    kept = {name: reduce_variables(x, settings) for name, x in as_flow_inputs(rows).items()}
+    kept = {name: reduce_variable(x, settings) for name, x in as_flow_inputs(rows).items()}
     warn_if_many([kept])
     of = None if groups is None else as_clusters(groups, len(kept["answer"].values))
     return decompose_flows(kept, settings, of, progress)
 
 
-def reduce_variables(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components:
+def reduce_variable(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components:
     """The principal components that the settings ask for."""
     share = settings.variance if x.shape[1] > MOST_NARROW else 1.0
     return principal_components(x, share, settings.components)
@@ -143,25 +143,12 @@ def decompose_flows(
         ImportError, ValueError: as `flow_pid`.
     """
     before = {name: kept[name].values for name in VARIABLES}
-    n, used = len(before["answer"]), [name for name in VARIABLES if before[name].shape[1]]
+    n, used = len(before["answer"]), {k: kept[k] for k in VARIABLES if before[k].shape[1]}
     require_samples(n, sum(x.shape[1] for x in before.values()), settings.folds)
     plain = _bracket(before, settings, groups)
-    found, bounded = Gaussianised(tuple(before[name] for name in used), 0.0, 0), True
+    found, bounded = _leave_as_is(used), True
     if len(used) > 1 and bool(plain.plug_in.information.isfinite()):
-        try:
-            found = gaussianise(
-                found.values,
-                [kept[name].whole for name in used],
-                joint=settings.joint,
-                transforms=settings.transforms,
-                steps=settings.steps,
-                folds=settings.folds,
-                seed=settings.seed,
-                clusters=groups,
-                progress=progress,
-            )
-        except UnboundedError:
-            bounded = False
+        found, bounded = _gaussianise(used, settings, groups, progress)
     after = before | dict(zip(used, found.values, strict=True))
     bracket = _bracket(after, settings, groups)
     return FlowAtoms(
@@ -179,6 +166,35 @@ def decompose_flows(
         groups=groups,
         n=n,
     )
+
+
+def _gaussianise(
+    kept: dict[str, Components],
+    settings: FlowSettings,
+    groups: Int64[Tensor, " n"] | None,
+    progress: bool,
+) -> tuple[Gaussianised, bool]:
+    """Variables after their flows, and whether there is a likeliest flow: else as they are."""
+    try:
+        found = gaussianise(
+            [one.values for one in kept.values()],
+            [one.whole for one in kept.values()],
+            joint=settings.joint,
+            transforms=settings.transforms,
+            steps=settings.steps,
+            folds=settings.folds,
+            seed=settings.seed,
+            clusters=groups,
+            progress=progress,
+        )
+    except UnboundedError:
+        return _leave_as_is(kept), False
+    return found, True
+
+
+def _leave_as_is(kept: dict[str, Components]) -> Gaussianised:
+    """Variables without flows."""
+    return Gaussianised(tuple(one.values for one in kept.values()), 0.0, 0)
 
 
 def _bracket(

@@ -100,15 +100,15 @@ def gaussianise(
     rows, shape = torch.cat(tuple(variables), 1), Shape(tuple(sizes), transforms, joint)
     near = [independent_axes(x) for x in variables]
 
-    def begun(chosen: Tensor | slice) -> Start:
+    def begin(chosen: Tensor | slice) -> Start:
         return starting_flow([x[chosen] for x in variables], whole, near)
 
     parts = folds_of(len(rows), folds, generator, clusters)
-    trials = [_Trial(begun, rows, held, shape, generator) for held in parts]
-    gain, at = _settled(trials, steps, progress)
+    trials = [_Trial(begin, rows, held, shape, generator) for held in parts]
+    gain, at = _find_best_step(trials, steps, progress)
     if not gain > 0:
         return Gaussianised(tuple(variables), 0.0, 0)
-    values, _ = begun(slice(None))(rows)
+    values, _ = begin(slice(None))(rows)
     descent = _Descent(Flow(shape), values, generator)
     for _ in range(at):
         descent.step()
@@ -154,14 +154,14 @@ class _Trial:
 
     def __init__(
         self,
-        begun: Callable[[Tensor], Start],
+        begin: Callable[[Tensor], Start],
         rows: Float64[Tensor, "n d"],
         held: Int64[Tensor, " held"],
         shape: Shape,
         generator: torch.Generator,
     ) -> None:
         rest = torch.ones(len(rows), dtype=torch.bool).index_fill(0, held, False)
-        first = begun(rest)
+        first = begin(rest)
         (values, _), (self._held, volume) = first(rows[rest]), first(rows[held])
         self._plain = _Normal.of(rows[rest]).surprise(rows[held]) + volume.mean()
         self.descent = _Descent(Flow(shape), values, generator)
@@ -174,7 +174,7 @@ class _Trial:
         return float(self._plain - _Normal.of(values).surprise(held) + volume.mean())
 
 
-def _settled(trials: Sequence[_Trial], steps: int, progress: bool) -> tuple[float, int]:
+def _find_best_step(trials: Sequence[_Trial], steps: int, progress: bool) -> tuple[float, int]:
     """The mean gain of all folds when nothing more is gained, and the step of that.
 
     Of steps that are as good the last, where maps change least: a noisy best one would make the

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pid_lens.estimators.common.arrays import as_float64
 from pid_lens.estimators.flow.reduction import Components
-from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings
-from pid_lens.results import Unit
+from pid_lens.estimators.gaussian.from_covariance import Redundancy, require_redundancy
+from pid_lens.results import Unit, require_unit
 
 LEAST_FLOW_SAMPLES = 50
 MANY_COMPONENTS = 0.1
@@ -35,7 +35,8 @@ class FlowSettings:
     unit: Unit
 
     def __post_init__(self) -> None:
-        check_settings(self.redundancy, self.unit)
+        require_redundancy(self.redundancy)
+        require_unit(self.unit)
         if not 0 < self.variance <= 1:
             raise ValueError(f"variance must be in (0, 1], a share; got {self.variance}")
         for name, least in (("components", 1), ("transforms", 1), ("steps", 0), ("folds", 2)):

@@ -53,10 +53,10 @@ def principal_components(
     needed = int((shares < variance - NOTHING).sum()) + 1
     kept = min(needed, int((variances > 0).sum()), most or width)
     whole = kept == width
-    chosen = centred if whole else _upward(centred @ axes[:, :kept])
+    chosen = centred if whole else _skew_upward(centred @ axes[:, :kept])
     return Components(chosen / chosen.square().mean(0).sqrt(), float(shares[kept - 1]), whole)
 
 
-def _upward(scores: Float64[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
+def _skew_upward(scores: Float64[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
     """Skewed upward, lest the sign hang on rounding."""
     return torch.where(scores.pow(3).sum(0) < 0, -1.0, 1.0) * scores

@@ -47,7 +47,7 @@ class Flow(nn.Module):
     def __init__(self, shape: Shape) -> None:
         """See the class."""
         super().__init__()
-        self._rotated, self._bent = _zuko()
+        self._rotated, self._bent = _import_zuko()
         self._joint, d, count = shape.joint, sum(shape.sizes), range(shape.transforms)
         blocks = [d] if shape.joint else shape.sizes
         self._free = torch.block_diag(*(torch.ones(size, size) for size in blocks))
@@ -75,7 +75,7 @@ def _zeros(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
 
 
-def _zuko() -> tuple[Any, Any]:
+def _import_zuko() -> tuple[Any, Any]:
     try:
         from zuko.transforms import MonotonicRQSTransform, RotationTransform
     except ImportError as error:

@@ -66,21 +66,21 @@ def starting_flow(
     """
     found = map(independent_axes, variables, near)
     parts = [
-        (_bent if own else _linear)(x, axes)
+        (_start_bent if own else _start_linear)(x, axes)
         for x, own, axes in zip(variables, whole, found, strict=True)
     ]
     axes = torch.block_diag(*(part.axes for part in parts))
     return Start(axes, torch.cat([part.knots for part in parts]), parts[0].scores)
 
 
-def _linear(variable: Float64[Tensor, "n d"], independent: Float64[Tensor, "d d"]) -> Start:
+def _start_linear(variable: Float64[Tensor, "n d"], independent: Float64[Tensor, "d d"]) -> Start:
     scores = _scores(len(variable))
     return Start(independent, scores.repeat(variable.shape[1], 1), scores)
 
 
-def _bent(variable: Float64[Tensor, "n d"], independent: Float64[Tensor, "d d"]) -> Start:
+def _start_bent(variable: Float64[Tensor, "n d"], independent: Float64[Tensor, "d d"]) -> Start:
     own = torch.eye(variable.shape[1], dtype=variable.dtype)
-    found = [_quantiles(variable, axes) for axes in (own, independent)]
+    found = [_start_at_quantiles(variable, axes) for axes in (own, independent)]
     return max(found, key=lambda part: _likelihood(part, variable))
 
 
@@ -99,7 +99,7 @@ def _scores(n: int) -> Float64[Tensor, " knots"]:
     return torch.cat([-last[None], even, last[None]])
 
 
-def _quantiles(variable: Float64[Tensor, "n d"], axes: Float64[Tensor, "d d"]) -> Start:
+def _start_at_quantiles(variable: Float64[Tensor, "n d"], axes: Float64[Tensor, "d d"]) -> Start:
     """Quantiles of each coordinate along some axes become normal quantiles."""
     n, scores = len(variable), _scores(len(variable))
     ordered = (variable @ axes.mT).sort(0).values

@@ -36,25 +36,25 @@ def shared_basis(
         tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     root = torch.linalg.cholesky(one)
-    ratios, vectors = torch.linalg.eigh(relative(root, other))
+    ratios, vectors = torch.linalg.eigh(divide_by_root(root, other))
     return ratios, torch.linalg.solve_triangular(root.mT, vectors, upper=True)
 
 
-def relative(root: Tensor, other: Tensor) -> Float64[Tensor, "*batch d d"]:
+def divide_by_root(root: Tensor, other: Tensor) -> Float64[Tensor, "*batch d d"]:
     """L^-1 other L^-T."""
     half = torch.linalg.solve_triangular(root, other, upper=False)
     full = torch.linalg.solve_triangular(root, half.mT, upper=False)
     return (full + full.mT) / 2
 
 
-def conditional(
+def conditional_covariance(
     cov: Float64[Tensor, "*batch d d"], dy: int, source: slice
 ) -> Float64[Tensor, "*batch dy dy"]:
     """S_Y|X = S_Y - S_YX S_X^+ S_XY: what is left of the first dy variables, X being known.
 
     Example:
         >>> cov = torch.tensor([[2., 1.], [1., 1.]], dtype=torch.float64)
-        >>> conditional(cov, 1, slice(1, None))
+        >>> conditional_covariance(cov, 1, slice(1, None))
         tensor([[1.]], dtype=torch.float64)
     """
     told = whiten(cov[..., source, source], cov[..., source, :dy])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pid_lens.estimators.common.pca import NOTHING
 from pid_lens.estimators.gaussian.algebra import (
-    conditional,
+    conditional_covariance,
     covariance_of,
     rank,
     shared_basis,
@@ -20,7 +20,7 @@ from pid_lens.estimators.gaussian.from_covariance import Redundancy
 from pid_lens.results import NATS, Atoms
 
 
-def halves(
+def draw_halves(
     n: int, seed: int, splits: int, groups: Int[Tensor, " n"] | None
 ) -> Bool[Tensor, "splits n"]:
     """A random half of the samples, of whole groups where there are any, so many times."""
@@ -56,7 +56,7 @@ def cross_fit(
         ValueError: a source determines a direction of Y within a half.
     """
     nats, cov = NATS[plug_in.unit], covariance_of(rows)
-    i12, i1, i2 = _unbiased(plug_in, cov, sizes, rows.shape[-2] - 1, nats)
+    i12, i1, i2 = _subtract_bias(plug_in, cov, sizes, rows.shape[-2] - 1, nats)
     if redundancy == "minimum":
         union = torch.maximum(i1, i2)
     else:
@@ -74,7 +74,7 @@ def cross_fit(
     )
 
 
-def _unbiased(
+def _subtract_bias(
     plug_in: Atoms, cov: Tensor, sizes: tuple[int, int, int], freedom: int, nats: float
 ) -> list[Float64[Tensor, "*batch"]]:
     """I(Y; X1, X2), I(Y; X1) and I(Y; X2) in nats without their bias."""
@@ -101,8 +101,8 @@ def _surplus(
     """U1 and U2 in nats: learned on one half, evaluated on the other, mean of both ways."""
     dy = sizes[0]
     rows = torch.cat([rows[..., :dy] @ white.mT, rows[..., dy:]], -1)
-    sides = [_left_over(rows[..., half, :], white, sizes) for half in (first, ~first)]
-    ways = [_evaluated(*way) for way in (sides, sides[::-1])]
+    sides = [_measure_left_over(rows[..., half, :], white, sizes) for half in (first, ~first)]
+    ways = [_evaluate(*way) for way in (sides, sides[::-1])]
     u1, u2 = (sum(parts) / 2 for parts in zip(*ways, strict=True))
     return u1, u2
 
@@ -117,12 +117,12 @@ class _LeftOver:
     freedom_2: Int[Tensor, "*batch"]
 
 
-def _left_over(rows: Tensor, white: Tensor, sizes: tuple[int, int, int]) -> _LeftOver:
+def _measure_left_over(rows: Tensor, white: Tensor, sizes: tuple[int, int, int]) -> _LeftOver:
     dy, d1, _ = sizes
     cov, freedom = covariance_of(rows), rows.shape[-2] - 1
     absent = torch.diag_embed((white == 0).all(-1).to(cov.dtype))
     sources = slice(dy, dy + d1), slice(dy + d1, None)
-    given = [conditional(cov, dy, s) + absent for s in sources]
+    given = [conditional_covariance(cov, dy, s) + absent for s in sources]
     if min(float(torch.linalg.eigvalsh(c).min()) for c in given) <= NOTHING:
         raise ValueError(
             "within a half of the samples one source determines a direction of Y without error "
@@ -132,7 +132,7 @@ def _left_over(rows: Tensor, white: Tensor, sizes: tuple[int, int, int]) -> _Lef
     return _LeftOver(*given, *(freedom - k for k in known))
 
 
-def _evaluated(learned: _LeftOver, held_out: _LeftOver) -> tuple[Tensor, Tensor]:
+def _evaluate(learned: _LeftOver, held_out: _LeftOver) -> tuple[Tensor, Tensor]:
     """The bounds on U1 and U2, nats, of subspaces learned elsewhere."""
     ratios, basis = shared_basis(learned.given_1, learned.given_2)
     surplus = []

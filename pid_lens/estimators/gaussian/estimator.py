@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pid_lens.estimators.common.clusters import Groups, labels_of
 from pid_lens.estimators.common.over_reads import OverReads, require_finite, require_states
-from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings
+from pid_lens.estimators.gaussian.from_covariance import Redundancy, require_redundancy
 from pid_lens.estimators.gaussian.from_samples import (
     GaussianBracket,
     gaussian_pid_samples,
@@ -19,7 +19,7 @@ from pid_lens.estimators.gaussian.from_samples import (
 )
 from pid_lens.estimators.gaussian.principal import Principal
 from pid_lens.reads import Reads
-from pid_lens.results import NATS, Atoms, Spectrum, Unit
+from pid_lens.results import NATS, Atoms, Spectrum, Unit, require_unit
 
 Target = Literal["last", "same"]
 STATES_NEEDED = ("answer", "image", "question")
@@ -71,7 +71,8 @@ class GaussianPID(OverReads):
     """Sample id -> its cluster, where samples are not independent; errors count clusters."""
 
     def __post_init__(self) -> None:
-        check_settings(self.redundancy, self.unit)
+        require_redundancy(self.redundancy)
+        require_unit(self.unit)
         if self.target not in get_args(Target):
             raise ValueError(f"target must be one of {get_args(Target)}; got {self.target!r}")
         if self.components is not None and self.components < 1:
@@ -95,7 +96,7 @@ class GaussianPID(OverReads):
             ValueError: no sample was seen, not more samples than dimensions, NaN, a sample that
                 ``groups`` lack, or a source that determines the answer's state.
         """
-        reads = self.in_order()
+        reads = self.gather_in_order()
         bracket = self._bracket(reads)
         return Spectrum.of(
             reads,
@@ -125,7 +126,7 @@ class GaussianPID(OverReads):
             unit=self.unit,
             groups=labels_of(reads.ids, self.groups),
         )
-        return replace(bracket, influence=_turning(bracket, parts))
+        return replace(bracket, influence=_add_turning(bracket, parts))
 
     def _states(self, reads: Reads) -> list[Float64[Tensor, "layers n width"]]:
         """Y, X1 and X2."""
@@ -133,7 +134,7 @@ class GaussianPID(OverReads):
         return [y[-1:] if self.target == "last" else y, x1, x2]
 
 
-def _turning(bracket: GaussianBracket, parts: list[Principal]) -> Atoms:
+def _add_turning(bracket: GaussianBracket, parts: list[Principal]) -> Atoms:
     """The influences, and what each sample moves by turning the principal components."""
     layers = bracket.plug_in.union.shape
     scores = torch.cat([part.scores.expand(*layers, -1, -1) for part in parts], -1)
@@ -141,6 +142,6 @@ def _turning(bracket: GaussianBracket, parts: list[Principal]) -> Atoms:
     moved: dict[str, Any] = {}
     for name, slope in bracket.slopes.items():
         pulls = (2 * scores @ slope / NATS[bracket.plug_in.unit]).split(widths, -1)
-        turned = [part.turned(pull) for part, pull in zip(parts, pulls, strict=True)]
+        turned = [part.turning_influence(pull) for part, pull in zip(parts, pulls, strict=True)]
         moved[name] = getattr(bracket.influence, name) + torch.stack(turned).sum(0)
     return replace(bracket.influence, **moved)

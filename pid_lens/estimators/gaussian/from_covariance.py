@@ -13,11 +13,15 @@ from torch import Tensor
 
 from pid_lens.estimators.common.arrays import as_float64
 from pid_lens.estimators.common.pca import NOTHING
-from pid_lens.estimators.gaussian.algebra import conditional, relative, scales, standardise
+from pid_lens.estimators.gaussian.algebra import (
+    conditional_covariance,
+    divide_by_root,
+    scales,
+    standardise,
+)
 from pid_lens.results import NATS, Atoms, Unit, require_unit
 
 Redundancy = Literal["exact", "minimum"]
-"""How many nats a unit has."""
 _ROUNDING = 1e-9
 """So far may a covariance be from symmetric and positive semi-definite, variances scaled to 1."""
 
@@ -72,16 +76,18 @@ def gaussian_pid(
         >>> gaussian_pid(two_looks, (1, 1, 1))
         Atoms(R=0.208 U_vision=0.292 U_language=0.000 S=0.111 bits)
     """
-    nats = check_settings(redundancy, unit)
-    dy, d1, d2 = check_sizes(sizes)
-    cov = standardise(_checked(covariance, (dy, d1, d2)), dy)
-    y_given_1 = conditional(cov, dy, slice(dy, dy + d1))
-    y_given_2 = conditional(cov, dy, slice(dy + d1, None))
-    i1, i2 = (_one_source(c, k) for k, c in enumerate((y_given_1, y_given_2), 1))
+    require_redundancy(redundancy)
+    require_unit(unit)
+    nats = NATS[unit]
+    dy, d1, d2 = as_sizes(sizes)
+    cov = standardise(_as_covariance(covariance, (dy, d1, d2)), dy)
+    y_given_1 = conditional_covariance(cov, dy, slice(dy, dy + d1))
+    y_given_2 = conditional_covariance(cov, dy, slice(dy + d1, None))
+    i1, i2 = (_information_of_one(c, k) for k, c in enumerate((y_given_1, y_given_2), 1))
     more = torch.maximum(i1, i2)
     union = more if redundancy == "minimum" else i2 + _surplus(y_given_1, y_given_2)
     return Atoms(
-        information=_information(conditional(cov, dy, slice(dy, None))) / nats,
+        information=_information(conditional_covariance(cov, dy, slice(dy, None))) / nats,
         information_vision=i1 / nats,
         information_language=i2 / nats,
         union=union / nats,
@@ -98,7 +104,7 @@ def _information(y_given: Float64[Tensor, "*batch dy dy"]) -> Float64[Tensor, "*
     return -left.clamp_min(NOTHING).log().sum(-1).where(~known, -torch.inf)
 
 
-def _one_source(y_given: Tensor, source: int) -> Float64[Tensor, "*batch"]:
+def _information_of_one(y_given: Tensor, source: int) -> Float64[Tensor, "*batch"]:
     information = _information(y_given)
     if bool(information.isinf().any()):
         at = information.isinf().nonzero()[0].tolist()
@@ -113,23 +119,29 @@ def _one_source(y_given: Tensor, source: int) -> Float64[Tensor, "*batch"]:
 
 def _surplus(y_given_1: Tensor, y_given_2: Tensor) -> Float64[Tensor, "*batch"]:
     """U1 in nats."""
-    ratios = torch.linalg.eigvalsh(relative(torch.linalg.cholesky(y_given_1), y_given_2))
+    ratios = torch.linalg.eigvalsh(divide_by_root(torch.linalg.cholesky(y_given_1), y_given_2))
     return 0.5 * ratios.clamp_min(1.0).log().sum(-1)
 
 
 # ---------------------------------------------------------------- input
 
 
-def check_settings(redundancy: str, unit: str) -> float:
-    """How many nats the unit has, if both are known."""
+def require_redundancy(redundancy: str) -> None:
+    """The redundancy must be one that there is.
+
+    Raises:
+        ValueError: it is not.
+    """
     if redundancy not in get_args(Redundancy):
         raise ValueError(f"redundancy must be one of {get_args(Redundancy)}; got {redundancy!r}")
-    require_unit(unit)
-    return NATS[unit]
 
 
-def check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
-    """Three whole numbers above 0."""
+def as_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
+    """Three whole numbers above 0.
+
+    Raises:
+        ValueError: they are not.
+    """
     if len(sizes) != 3 or not all(int(size) == size and size > 0 for size in sizes):
         raise ValueError(
             f"sizes must be the dimensions (dy, d1, d2) of Y, X1, X2, each at least 1; got {sizes}"
@@ -138,7 +150,7 @@ def check_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
     return dy, d1, d2
 
 
-def _checked(covariance: Tensor | np.ndarray, sizes: tuple[int, ...]) -> Tensor:
+def _as_covariance(covariance: Tensor | np.ndarray, sizes: tuple[int, ...]) -> Tensor:
     cov, d = as_float64(covariance, "covariance"), sum(sizes)
     if cov.ndim < 2 or cov.shape[-2:] != (d, d):
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,27 @@ from torch import Tensor
 from pid_lens.estimators.common.arrays import as_float64
 from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.estimators.gaussian.algebra import covariance_of
-from pid_lens.estimators.gaussian.cross_fit import cross_fit, halves
-from pid_lens.estimators.gaussian.from_covariance import Redundancy, check_settings, gaussian_pid
-from pid_lens.estimators.gaussian.influence import gaussian_influence, gaussian_pointwise, slopes
-from pid_lens.results import ATOMS, NATS, TOO_MUCH, Atoms, Sampled, Unit, confidence_interval
+from pid_lens.estimators.gaussian.cross_fit import cross_fit, draw_halves
+from pid_lens.estimators.gaussian.from_covariance import (
+    Redundancy,
+    gaussian_pid,
+    require_redundancy,
+)
+from pid_lens.estimators.gaussian.influence import (
+    gaussian_influence,
+    gaussian_pointwise,
+    information_slopes,
+)
+from pid_lens.results import (
+    ATOMS,
+    NATS,
+    TOO_MUCH,
+    Atoms,
+    Sampled,
+    Unit,
+    confidence_interval,
+    require_unit,
+)
 
 MOST_WIDTH = 0.1
 """Estimates that differ by more than this share of the information (and .05 bits) are doubtful."""
@@ -38,9 +55,9 @@ class GaussianBracket(Sampled):
     """`gaussian_pid` of the sample covariance: both unique informations too large."""
     cross_fitted: Atoms
     """Informations without bias, unique ones too small if anything."""
-    pointwise: Atoms
+    pointwise: Atoms = field()
     """Each sample's local information in the plug-in's fit, [..., n]; means are the values."""
-    influence: Atoms
+    influence: Atoms = field()
     """How far each sample moves the plug-in, times n, [..., n]; mean 0."""
     slopes: dict[str, Float64[Tensor, "*batch d d"]]
     """The derivative of the plug-in's informations in the samples' covariance, nats."""
@@ -148,25 +165,26 @@ def gaussian_pid_samples(
         >>> gaussian_pid_samples(y, x1, x2).cross_fitted
         Atoms(R=-0.000 U_vision=0.473 U_language=0.000 S=-0.000 bits)
     """
-    check_settings(redundancy, unit)
-    rows, sizes = _rows(y, x1, x2)
+    require_redundancy(redundancy)
+    require_unit(unit)
+    rows, sizes = _as_rows(y, x1, x2)
     if splits < 1:
         raise ValueError(f"splits must be at least 1; got {splits}")
     n = rows.shape[-2]
     labels = None if groups is None else as_clusters(groups, n)
-    firsts = halves(n, seed, splits, labels)
-    _enough(n, firsts, sizes)
+    firsts = draw_halves(n, seed, splits, labels)
+    _require_enough(n, firsts, sizes)
     cov = covariance_of(rows)
     plug_in = gaussian_pid(cov, sizes, redundancy=redundancy, unit=unit)
     with torch.no_grad():
-        slope = slopes(cov, sizes, redundancy)
-        moves = gaussian_influence(rows, slope, plug_in)
+        slopes = information_slopes(cov, sizes, redundancy)
+        moves = gaussian_influence(rows, slopes, plug_in)
     return GaussianBracket(
         plug_in=plug_in,
         cross_fitted=cross_fit(rows, sizes, firsts, plug_in, redundancy),
         pointwise=gaussian_pointwise(moves, plug_in),
         influence=moves,
-        slopes=slope,
+        slopes=slopes,
         groups=labels,
         n=n,
     )
@@ -175,7 +193,7 @@ def gaussian_pid_samples(
 # ---------------------------------------------------------------- input
 
 
-def _rows(*given: Any) -> tuple[Float64[Tensor, "*batch n d"], tuple[int, int, int]]:
+def _as_rows(*given: Any) -> tuple[Float64[Tensor, "*batch n d"], tuple[int, int, int]]:
     """Y, X1 and X2 side by side, and their widths."""
     names = ("y", "x1", "x2")
     tensors = [as_float64(x, name) for x, name in zip(given, names, strict=True)]
@@ -194,7 +212,7 @@ def _rows(*given: Any) -> tuple[Float64[Tensor, "*batch n d"], tuple[int, int, i
     return torch.cat(wide, -1), (dy, d1, d2)
 
 
-def _enough(n: int, firsts: Bool[Tensor, "splits n"], sizes: tuple[int, int, int]) -> None:
+def _require_enough(n: int, firsts: Bool[Tensor, "splits n"], sizes: tuple[int, int, int]) -> None:
     d, need = sum(sizes), sizes[0] + max(sizes[1:]) + 1
     cure = "more samples, or fewer dimensions (GaussianPID(components=...) keeps the first few)"
     if n <= d:

@@ -17,7 +17,7 @@ from pid_lens.results import FIELDS, NATS, Atoms
 INFORMATIONS = FIELDS[:-1]
 
 
-def slopes(
+def information_slopes(
     cov: Float64[Tensor, "*batch d d"],
     sizes: tuple[int, int, int],
     redundancy: Redundancy = "exact",
@@ -40,23 +40,23 @@ def slopes(
         redundancy: ``"minimum"``: the union is the larger of both informations.
 
     Returns:
-        A symmetric matrix for each of ``TOTALS``, finite, and without meaning where the
+        A symmetric matrix for each of ``INFORMATIONS``, finite, and without meaning where the
         information is infinite.
 
     Example:
         >>> cov = torch.tensor([[2., 1., 0.], [1., 1., 0.], [0., 0., 1.]], dtype=torch.float64)
-        >>> slopes(cov, (1, 1, 1))["information_vision"][:2, :2]
+        >>> information_slopes(cov, (1, 1, 1))["information_vision"][:2, :2]
         tensor([[-0.2500,  0.5000],
                 [ 0.5000, -0.5000]], dtype=torch.float64)
     """
     dy, d1, _ = sizes
     sources = slice(dy, None), slice(dy, dy + d1), slice(dy + d1, None)
-    both, one, two = (_Left.by(cov, dy, source) for source in sources)
-    union = _larger(one, two) if redundancy == "minimum" else _better(one, two)
+    both, one, two = (_Left.of(cov, dy, source) for source in sources)
+    union = _larger_errors(one, two) if redundancy == "minimum" else _better_errors(one, two)
     white = whitener(cov[..., :dy, :dy])
     known = torch.zeros_like(cov)
     known[..., :dy, :dy] = white.mT @ white
-    errors = (both.standardised(), one.standardised(), two.standardised(), union)
+    errors = (both.standardise(), one.standardise(), two.standardise(), union)
     return {name: (known - m.mT @ m) / 2 for name, m in zip(INFORMATIONS, errors, strict=True)}
 
 
@@ -77,7 +77,7 @@ def gaussian_influence(
 
     Args:
         rows: Y, X1 and X2 side by side.
-        slopes: see `slopes`.
+        slopes: those of `information_slopes`.
         plug_in: the decomposition of the rows' covariance.
 
     Returns:
@@ -118,7 +118,8 @@ class _Left:
     covariance: Float64[Tensor, "*batch dy dy"]
 
     @classmethod
-    def by(cls, cov: Float64[Tensor, "*batch d d"], dy: int, source: slice) -> Self:
+    def of(cls, cov: Float64[Tensor, "*batch d d"], dy: int, source: slice) -> Self:
+        """That of one source, which stands in these rows and columns of the covariance."""
         y, x = whitener(cov[..., :dy, :dy]), whitener(cov[..., source, source])
         gain = y @ cov[..., :dy, source] @ x.mT
         errors = torch.zeros_like(cov[..., :dy, :])
@@ -126,7 +127,7 @@ class _Left:
         eye = torch.eye(dy, dtype=cov.dtype, device=cov.device)
         return cls(errors, eye - gain @ gain.mT)
 
-    def standardised(self) -> Float64[Tensor, "*batch dy d"]:
+    def standardise(self) -> Float64[Tensor, "*batch dy d"]:
         """The map to errors that are uncorrelated and of unit variance, where there are any."""
         root, _ = torch.linalg.cholesky_ex(self.covariance)
         there = (root.diagonal(dim1=-2, dim2=-1) ** 2 > NOTHING).all(-1)[..., None, None]
@@ -134,7 +135,7 @@ class _Left:
         return torch.linalg.solve_triangular(root.where(there, eye), self.errors, upper=False)
 
 
-def _better(one: _Left, two: _Left) -> Float64[Tensor, "*batch dy d"]:
+def _better_errors(one: _Left, two: _Left) -> Float64[Tensor, "*batch dy d"]:
     """Of each direction, the standardised error of the source that sees it better."""
     ratios, basis = shared_basis(one.covariance, two.covariance)
     of_one, of_two = basis.mT @ one.errors, basis.mT @ two.errors
@@ -142,7 +143,7 @@ def _better(one: _Left, two: _Left) -> Float64[Tensor, "*batch dy d"]:
     return of_one.where(ratios > 1, of_two * ratios.rsqrt())
 
 
-def _larger(one: _Left, two: _Left) -> Float64[Tensor, "*batch dy d"]:
+def _larger_errors(one: _Left, two: _Left) -> Float64[Tensor, "*batch dy d"]:
     """The standardised errors of the source that tells more."""
     more = torch.logdet(one.covariance) < torch.logdet(two.covariance)
-    return one.standardised().where(more[..., None, None], two.standardised())
+    return one.standardise().where(more[..., None, None], two.standardise())

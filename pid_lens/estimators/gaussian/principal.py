@@ -46,7 +46,9 @@ class Principal:
         """The states along the axes that are kept."""
         return self.states @ self.axes[..., : self.kept]
 
-    def turned(self, pull: Float64[Tensor, "layers n kept"]) -> Float64[Tensor, "layers n"]:
+    def turning_influence(
+        self, pull: Float64[Tensor, "layers n kept"]
+    ) -> Float64[Tensor, "layers n"]:
         r"""How far each sample moves a value by turning the axes that are kept, times n.
 
         A sample with scores u_j along an axis that is kept and u_m along one that is left out

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
-from pid_lens.estimators.common.clusters import Groups
 from pid_lens.estimators.common.over_reads import OverReads
-from pid_lens.estimators.infonce.critics import CriticConstants
-from pid_lens.estimators.infonce.estimator import InfoNCE, near_cap_layers, settings_of
+from pid_lens.estimators.infonce.by_critics import ByCritics, near_cap_layers
+from pid_lens.estimators.infonce.estimator import InfoNCE
 from pid_lens.reads import Reads
-from pid_lens.results import Curve, Unit
+from pid_lens.results import Curve
 
 
 @dataclass
-class ContextualContribution(OverReads):
+class StatesInContext(OverReads):
+    """Which states a contextual contribution is of."""
+
+    image: str = "image_last"
+    """The state that knows the image alone."""
+    multimodal: str = "answer"
+    """The state that knows image and text."""
+    y: str = "answer"
+    """The state whose last layer both are to tell of."""
+
+
+@dataclass
+class ContextualContribution(ByCritics, StatesInContext):
     """What text and image tell of the last layer's state beyond the image alone, by InfoNCE.
 
     ::
@@ -57,43 +68,10 @@ class ContextualContribution(OverReads):
         Curve(contextual contribution, layer 0: ...±... bits; n=300, 1 layers, ...)
     """
 
-    image: str = "image_last"
-    """The state that knows the image alone."""
-    multimodal: str = "answer"
-    """The state that knows image and text."""
-    y: str = "answer"
-    """The state whose last layer both are to tell of."""
-    constants: CriticConstants = "default"
-    components: int | None = 64
-    """Keep so many principal components of each state's normal scores; None keeps all, as
-    ``constants="paper"`` always does."""
-    folds: int = 3
-    """In how many parts samples are held out."""
-    seed: int = 0
-    """Of folds, weights and batches."""
-    unit: Unit = "bits"
-    groups: Groups | None = field(default=None, repr=False)
-    """Sample id -> its cluster (several questions on one image), as in `InfoNCE`."""
-    progress: bool = field(default=True, repr=False, compare=False)
-    """Whether to show a bar when it takes longer than two seconds."""
-
-    def __post_init__(self) -> None:
-        self.components = self._parts()["multimodal"].components
-
-    def _parts(self) -> dict[str, InfoNCE]:
+    def _terms(self) -> dict[str, InfoNCE]:
         """An estimator for either term."""
         return {
-            name: InfoNCE(
-                x=x,
-                y=self.y,
-                constants=self.constants,
-                components=self.components,
-                folds=self.folds,
-                seed=self.seed,
-                unit=self.unit,
-                groups=self.groups,
-                progress=self.progress,
-            )
+            name: InfoNCE(x=x, y=self.y, **self.critic_settings)
             for name, x in (("multimodal", self.multimodal), ("image only", self.image))
         }
 
@@ -103,8 +81,8 @@ class ContextualContribution(OverReads):
         Raises:
             ValueError: a state was not kept, or these reads cannot be mixed with those before.
         """
-        for part in self._parts().values():
-            part.update(reads.rows(()))
+        for term in self._terms().values():
+            term.update(reads.rows(()))
         return super().update(reads)
 
     def result(self) -> Curve:
@@ -113,8 +91,8 @@ class ContextualContribution(OverReads):
         Raises:
             ValueError: no sample was seen or too few, or NaN among the states.
         """
-        reads = self.gathered()
-        parts = {name: part.update(reads).measured() for name, part in self._parts().items()}
+        reads = self.gather()
+        parts = {name: term.update(reads).measure() for name, term in self._terms().items()}
         for name, part in parts.items():
             if bool(part.near_cap.any()):
                 warnings.warn(
@@ -131,10 +109,7 @@ class ContextualContribution(OverReads):
             ids=multimodal.ids,
             estimator=type(self).__name__,
             unit=self.unit,
-            settings={
-                **reads.settings,
-                **settings_of(self, ("image", "multimodal", "y")),
-            },
+            settings={**reads.settings, **self.settings_of("image", "multimodal", "y")},
             groups=multimodal.groups,
             parts=parts,
         )

@@ -88,7 +88,9 @@ class Pairs:
         return -0.5 * (1 - self.correlations**2).log().sum()
 
 
-def canonical(x: Float64[Tensor, "n dx"], y: Float64[Tensor, "n dy"], ridge: float = 0.0) -> Pairs:
+def canonical_pairs(
+    x: Float64[Tensor, "n dx"], y: Float64[Tensor, "n dy"], ridge: float = 0.0
+) -> Pairs:
     """The canonical pairs of samples of mean 0.
 
     Args:
@@ -103,7 +105,7 @@ def canonical(x: Float64[Tensor, "n dx"], y: Float64[Tensor, "n dy"], ridge: flo
     return Pairs(white_x.mT @ left, white_y.mT @ right.mT, correlations)
 
 
-def learned_pairs(
+def learn_pairs(
     x: Float64[Tensor, "n dx"],
     y: Float64[Tensor, "n dy"],
     learn: Int64[Tensor, " some"],
@@ -112,10 +114,10 @@ def learned_pairs(
 ) -> Pairs:
     """Canonical pairs of some samples, no more correlated than they surely are in others."""
     ridge = max(x.shape[1], y.shape[1]) / len(learn)
-    pairs = canonical(x[learn], y[learn], ridge)
+    pairs = canonical_pairs(x[learn], y[learn], ridge)
     a, b = x @ pairs.x_axes, y @ pairs.y_axes
     of = None if clusters is None else clusters[check].unique(return_inverse=True)[1]
-    sure = sure_correlations(a[check], b[check], of)
+    sure = shrink_correlations(a[check], b[check], of)
     seen = torch.minimum(_correlations(a[learn], b[learn]), sure)
     return Pairs(
         pairs.x_axes / _deviations(a[check]),
@@ -124,7 +126,7 @@ def learned_pairs(
     )
 
 
-def sure_correlations(
+def shrink_correlations(
     a: Float64[Tensor, "n pairs"],
     b: Float64[Tensor, "n pairs"],
     clusters: Int64[Tensor, " n"] | None = None,
@@ -137,7 +139,7 @@ def sure_correlations(
 
     Example:
         >>> a, b = torch.randn(2, 100, 2, generator=torch.Generator().manual_seed(0)).double()
-        >>> sure_correlations(a, torch.stack([a[:, 0], b[:, 1]], 1))
+        >>> shrink_correlations(a, torch.stack([a[:, 0], b[:, 1]], 1))
         tensor([1., 0.], dtype=torch.float64)
     """
     a, b = a / _deviations(a), b / _deviations(b)

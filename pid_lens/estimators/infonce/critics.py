@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from pid_lens.estimators.common.networks import linear_layer
 from pid_lens.estimators.infonce.bound import pointwise_information
-from pid_lens.estimators.infonce.copula import Pairs, learned_pairs
+from pid_lens.estimators.infonce.copula import Pairs, learn_pairs
 
 CriticConstants = Literal["default", "paper"]
 
@@ -45,7 +46,7 @@ class CriticRecipe:
         """Rows that are evaluated together: full blocks and what is left, neighbours apart.
 
         Example:
-            >>> [block.tolist() for block in RECIPES["paper"].blocks(torch.arange(66))][-1]
+            >>> [block.tolist() for block in CRITIC_RECIPES["paper"].blocks(torch.arange(66))][-1]
             [0, 33]
         """
         if self.block is None or len(rows) <= self.block:
@@ -104,7 +105,7 @@ class Encoder(nn.Module):
         self.fixed, self.scale = fixed, recipe.temperature**-0.5
         steps: list[nn.Module] = []
         for before, after in zip((width, *recipe.widths), recipe.widths, strict=False):
-            steps += [_linear(before, after, generator), recipe.activation()]
+            steps += [linear_layer(before, after, generator), recipe.activation()]
         self.learned = nn.Sequential(*steps[:-1])
 
     def forward(self, x: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
@@ -149,14 +150,6 @@ class Critic:
         return pointwise_information(u(self.x[rows]).double(), v(self.y[rows]).double())
 
 
-def _linear(before: int, after: int, generator: torch.Generator) -> nn.Linear:
-    """As torch starts it, from a generator of one's own."""
-    layer = nn.utils.skip_init(nn.Linear, before, after)
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -(before**-0.5), before**-0.5, generator=generator)
-    return layer
-
-
 # ---------------------------------------------------------------- training
 
 
@@ -177,7 +170,7 @@ def train_critic(
     critic = Critic(x, y, pairs, recipe, generator)
     adam = torch.optim.Adam(critic.encoders.parameters(), lr=recipe.rate, fused=True)
     best, kept, looks = -math.inf, deepcopy(critic.encoders.state_dict()), 0
-    for step, batch in enumerate(_batches(learn, recipe, generator)):
+    for step, batch in enumerate(_draw_batches(learn, recipe, generator)):
         if step % recipe.every == 0:
             seen = [critic.information(block) for block in recipe.blocks(check)]
             reached, looks = float(torch.cat(seen).mean()), looks + 1
@@ -204,7 +197,7 @@ def _improve(critic: Critic, batch: Int64[Tensor, " batch"], adam: torch.optim.A
     adam.step()
 
 
-def _batches(
+def _draw_batches(
     rows: Int64[Tensor, " some"], recipe: CriticRecipe, generator: torch.Generator
 ) -> Iterator[Int64[Tensor, " batch"]]:
     """Batches of one size, in a new order each time round, as many as there are steps."""
@@ -221,9 +214,9 @@ def _starting_pairs(
 ) -> Pairs:
     """Canonical pairs with the norms among the coordinates, or without, whichever says more."""
 
-    def says(pairs: Pairs) -> float:
+    def informativeness(pairs: Pairs) -> float:
         of_x, of_y = pairs.features(x[check], y[check])
         return float(pointwise_information(of_x, of_y).mean())
 
-    plain = learned_pairs(x[:, :-1], y[:, :-1], learn, check, clusters).without_norm()
-    return max(plain, learned_pairs(x, y, learn, check, clusters), key=says)
+    plain = learn_pairs(x[:, :-1], y[:, :-1], learn, check, clusters).without_norm()
+    return max(plain, learn_pairs(x, y, learn, check, clusters), key=informativeness)

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, get_args
+from typing import Self, get_args
 
 import torch
 from jaxtyping import Int, Int64, Real
 from torch import Tensor
 
-from pid_lens.estimators.common.clusters import Groups, clusters_of
+from pid_lens.estimators.common.clusters import clusters_of
 from pid_lens.estimators.common.over_reads import OverReads, require_finite, require_states
 from pid_lens.estimators.gaussian.estimator import Target
-from pid_lens.estimators.infonce.critics import CRITIC_RECIPES, CriticConstants
+from pid_lens.estimators.infonce.by_critics import ByCritics, near_cap_layers, require_known
+from pid_lens.estimators.infonce.critics import CRITIC_RECIPES
 from pid_lens.estimators.infonce.held_out import Measured, measure_held_out, show_states
 from pid_lens.reads import Reads
-from pid_lens.results import NATS, Curve, Unit
+from pid_lens.results import NATS, Curve
 
 LABEL_STATE = "label"
 """The right option in place of a state."""
 
 
 @dataclass
-class InfoNCE(OverReads):
+class StatePair(OverReads):
+    """Which two states InfoNCE relates."""
+
+    x: str = "answer"
+    """The state of each layer."""
+    y: str = "answer"
+    """The state that it is to tell of, or ``"label"``, the right option."""
+    target: Target = "last"
+    """y is that of the last layer that was read, or of the ``"same"`` one."""
+
+
+@dataclass
+class InfoNCE(ByCritics, StatePair):
     r"""Mutual information of two states, layer by layer, by InfoNCE; an ``Estimator``.
 
     .. math::  I(h_l; h_L) \ge \frac1B \sum_i \Big( s(x_i, y_i)
@@ -64,43 +77,9 @@ class InfoNCE(OverReads):
         Curve(I(image; answer of the last layer), layer 1: ...±0.0... bits; n=300, 2 layers, ...)
     """
 
-    x: str = "answer"
-    """The state of each layer."""
-    y: str = "answer"
-    """The state that it is to tell of, or ``"label"``, the right option."""
-    target: Target = "last"
-    """y is that of the last layer that was read, or of the ``"same"`` one."""
-    constants: CriticConstants = "default"
-    components: int | None = 64
-    """Keep so many principal components of either state's normal scores; None keeps all, as
-    ``constants="paper"`` always does."""
-    folds: int = 3
-    """In how many parts samples are held out."""
-    seed: int = 0
-    """Of folds, weights and batches."""
-    unit: Unit = "bits"
-    groups: Groups | None = field(default=None, repr=False)
-    """Sample id -> its cluster, where samples are not independent."""
-    progress: bool = field(default=True, repr=False, compare=False)
-    """Whether to show a bar when it takes longer than two seconds."""
-
     def __post_init__(self) -> None:
-        for name, known in (
-            ("target", get_args(Target)),
-            ("constants", CRITIC_RECIPES),
-            ("unit", NATS),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {tuple(known)}; got {getattr(self, name)!r}"
-                )
-        if self.components is not None and self.components < 1:
-            raise ValueError(f"components must be at least 1, or None; got {self.components}")
-        if not CRITIC_RECIPES[self.constants].gaussian:
-            _require_all_components(self.components)
-            self.components = None
-        if self.folds < 2:
-            raise ValueError(f"folds must be at least 2; got {self.folds}")
+        require_known("target", self.target, get_args(Target))
+        super().__post_init__()
 
     def update(self, reads: Reads) -> Self:
         """Takes in more samples; one that came before is replaced.
@@ -118,7 +97,7 @@ class InfoNCE(OverReads):
         Raises:
             ValueError: no sample was seen or too few, NaN among the states, or no labels.
         """
-        curve = self.measured()
+        curve = self.measure()
         if bool(curve.near_cap.any()):
             warnings.warn(
                 f"{curve.name} is within 10 % of its cap at layers {near_cap_layers(curve)}: the "
@@ -127,11 +106,11 @@ class InfoNCE(OverReads):
             )
         return curve
 
-    def measured(self) -> Curve:
+    def measure(self) -> Curve:
         """The result, whatever it may be worth."""
-        reads = self.in_order()
+        reads = self.gather_in_order()
         of = clusters_of(reads.ids, self.groups)
-        layers = self._measured(reads, of)
+        layers = self._measure_layers(reads, of)
         return Curve(
             name=f"I({self.x}; {self.y}{' of the last layer' * self._looks_ahead})",
             pointwise=torch.stack([layer.pointwise for layer in layers]) / NATS[self.unit],
@@ -139,7 +118,7 @@ class InfoNCE(OverReads):
             ids=reads.ids,
             estimator=type(self).__name__,
             unit=self.unit,
-            settings={**reads.settings, **settings_of(self, ("x", "y", "target"))},
+            settings={**reads.settings, **self.settings_of("x", "y", "target")},
             cap=torch.tensor([layer.cap for layer in layers]).double() / NATS[self.unit],
             groups=of,
         )
@@ -148,12 +127,12 @@ class InfoNCE(OverReads):
     def _looks_ahead(self) -> bool:
         return self.target == "last" and self.y != LABEL_STATE
 
-    def _measured(self, reads: Reads, of: Int64[Tensor, " n"] | None) -> list[Measured]:
+    def _measure_layers(self, reads: Reads, of: Int64[Tensor, " n"] | None) -> list[Measured]:
         from tqdm import tqdm
 
         recipe = CRITIC_RECIPES[self.constants]
         see = partial(show_states, recipe=recipe, components=self.components, seed=self.seed)
-        x, y = _states(reads, self.x), _states(reads, self.y)
+        x, y = _states_of(reads, self.x), _states_of(reads, self.y)
         last = see(y[-1].double()) if self.target == "last" else None
         layers = tqdm(
             range(len(x)),
@@ -175,39 +154,13 @@ class InfoNCE(OverReads):
         ]
 
 
-def settings_of(estimator: Any, own: tuple[str, ...]) -> dict[str, Any]:
-    """What a result by critics depends on: some settings of the estimator's own, and all's."""
-    names = (*own, "constants", "components", "folds", "seed")
-    said = {name: getattr(estimator, name) for name in names}
-    return {**said, "clustered": estimator.groups is not None}
-
-
-def near_cap_layers(curve: Curve) -> str:
-    """The layers at which a curve is near its cap, as a list."""
-    layers = curve.near_cap.nonzero().flatten().tolist()
-    return ", ".join(str(curve.layers[at]) for at in layers)
-
-
-def _require_all_components(given: int | None) -> None:
-    """The paper's encoder takes states as they are.
-
-    Raises:
-        ValueError: somebody asked for something else.
-    """
-    if given not in (None, InfoNCE.components):
-        raise ValueError(
-            f"constants='paper' takes raw states, without components; got components={given}: "
-            "leave it out, or take constants='default'"
-        )
-
-
-def _states(reads: Reads, name: str) -> Real[Tensor, "layers n width"]:
+def _states_of(reads: Reads, name: str) -> Real[Tensor, "layers n width"]:
     if name == LABEL_STATE:
-        return _labels(reads).expand(len(reads.layers), -1, -1)
+        return _one_hot_labels(reads).expand(len(reads.layers), -1, -1)
     return require_finite(reads, name)
 
 
-def _labels(reads: Reads) -> Int[Tensor, "n answers"]:
+def _one_hot_labels(reads: Reads) -> Int[Tensor, "n answers"]:
     """One column an option."""
     if bool((reads.labels < 0).any()):
         raise ValueError(

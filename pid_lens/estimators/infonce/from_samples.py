@@ -16,7 +16,7 @@ from torch import Tensor
 from pid_lens.estimators.common.arrays import as_float64
 from pid_lens.estimators.common.clusters import as_clusters
 from pid_lens.estimators.gaussian.algebra import covariance_of, rank, whitener
-from pid_lens.estimators.infonce.copula import canonical, normal_scores
+from pid_lens.estimators.infonce.copula import canonical_pairs, normal_scores
 from pid_lens.estimators.infonce.critics import CRITIC_RECIPES
 from pid_lens.estimators.infonce.held_out import measure_held_out, show_states
 from pid_lens.estimators.infonce.neighbours import neighbour_information
@@ -125,7 +125,7 @@ def mutual_information(
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {get_args(Method)}; got {method!r}")
     require_unit(unit)
-    one, other = _samples(x, y)
+    one, other = _as_samples(x, y)
     of = None if groups is None else as_clusters(groups, len(one))
     value, error, cap = (v / NATS[unit] for v in _METHODS[method](one, other, seed, of))
     result = MutualInformation(value, error, cap, unit)
@@ -154,7 +154,7 @@ def _gaussian(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
             f"{n}: more samples, or method='infonce'"
         )
     x, y = normal_scores(x), normal_scores(y)
-    pairs = canonical(x, y)
+    pairs = canonical_pairs(x, y)
     if float(pairs.correlations.max()) > 1 - CERTAIN:
         raise ValueError(
             "x determines a direction of y without error (a variable that is in both?), so the "
@@ -184,7 +184,7 @@ def _error(pointwise: Float64[Tensor, " n"], of: Tensor | None) -> float:
     return float(standard_error((pointwise - pointwise.mean())[None], of)[0])
 
 
-def _samples(x: Any, y: Any) -> list[Float64[Tensor, "n width"]]:
+def _as_samples(x: Any, y: Any) -> list[Float64[Tensor, "n width"]]:
     """Both as matrices of as many rows."""
     given = [as_float64(z, name).detach().cpu() for name, z in (("x", x), ("y", y))]
     given = [z[:, None] if z.ndim == 1 else z for z in given]

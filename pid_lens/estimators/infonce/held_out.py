@@ -36,7 +36,7 @@ def show_states(
 
     Args:
         x: [n, width].
-        recipe: one of `RECIPES`.
+        recipe: one of `CRITIC_RECIPES`.
         components: principal components to keep, where the recipe takes normal scores.
         seed: of their search.
     """
@@ -62,7 +62,7 @@ def measure_held_out(
     Args:
         x: [n, dx], as `show_states` to critics.
         y: [n, dy], likewise.
-        recipe: one of `RECIPES`.
+        recipe: one of `CRITIC_RECIPES`.
         folds: how many.
         seed: of folds, weights and batches.
         clusters: of each sample, numbers from 0; each its own by default.
@@ -73,7 +73,7 @@ def measure_held_out(
     Example:
         >>> from pid_lens.estimators.infonce.critics import CRITIC_RECIPES
         >>> x, y = torch.randn(2, 150, 1, generator=torch.Generator().manual_seed(0)).double()
-        >>> recipe = RECIPES["default"]
+        >>> recipe = CRITIC_RECIPES["default"]
         >>> found = measure_held_out(show_states(x, recipe), show_states(x + y, recipe), recipe)
         >>> float(found.pointwise.mean()) > 0.2, round(found.cap, 3)
         (True, 3.912)

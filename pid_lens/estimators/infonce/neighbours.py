@@ -59,8 +59,8 @@ def neighbour_information(
         raise ValueError(f"ksg needs at least {least} samples; got {len(x)}")
     parts = folds_of(len(x), JACKKNIFE_PARTS, torch.Generator().manual_seed(seed), clusters)
     of = torch.arange(len(x)) if clusters is None else clusters
-    whole = _nearest(x, y, of, torch.arange(len(x)))
-    without = torch.stack([_nearest(x, y, of, kept) for kept in _all_but_one(parts)])
+    whole = _information_among(x, y, of, torch.arange(len(x)))
+    without = torch.stack([_information_among(x, y, of, kept) for kept in _all_but_one(parts)])
     spread = (without - without.mean()).square().sum() * (JACKKNIFE_PARTS - 1) / JACKKNIFE_PARTS
     most = torch.digamma(torch.tensor([len(x), NEIGHBOURS], dtype=torch.float64)).diff()
     return Counted(float(whole), float(spread.sqrt()), -float(most))
@@ -70,7 +70,7 @@ def _all_but_one(parts: list[Tensor]) -> Iterator[Tensor]:
     return (torch.cat([part for part in parts if part is not left]) for left in parts)
 
 
-def _nearest(
+def _information_among(
     x: Float64[Tensor, "n dx"],
     y: Float64[Tensor, "n dy"],
     clusters: Int64[Tensor, " n"],

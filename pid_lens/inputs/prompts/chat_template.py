@@ -1,4 +1,4 @@
-"""Prompts: what a chat template makes of a question, and which tokens its characters became."""
+"""Chat template: what it makes of a question, and which tokens its characters became."""
 
 from __future__ import annotations
 

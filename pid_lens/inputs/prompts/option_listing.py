@@ -1,4 +1,4 @@
-"""Listing: where a question lists its options."""
+"""Option listing: where a question lists its options."""
 
 from __future__ import annotations
 

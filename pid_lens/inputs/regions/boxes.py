@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pid_lens.inputs.batch_record import Batch, as_batch
-from pid_lens.inputs.prompts.locate import find_image, require_no_videos
+from pid_lens.inputs.prompts.token_spans import find_image, require_no_videos
 from pid_lens.inputs.regions.families import Geometry, geometry_of
 from pid_lens.inputs.regions.grid import Grid
 

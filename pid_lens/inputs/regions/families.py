@@ -1,4 +1,4 @@
-"""Geometry: how a family's image tokens lie on the image, row by row."""
+"""Families: how the image tokens of each one lie on the image, row by row."""
 
 from __future__ import annotations
 

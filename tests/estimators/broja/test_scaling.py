@@ -75,7 +75,7 @@ def test_padding_and_company_change_nothing():
         scaling.advance(100)
     assert torch.allclose(plain.upper(), more.upper(), atol=1e-12)
     assert torch.allclose(plain.potentials()[2], more.potentials()[2], atol=1e-12)
-    assert torch.allclose(plain.only([2]).upper(), alone.upper(), atol=1e-12)
+    assert torch.allclose(plain.keep([2]).upper(), alone.upper(), atol=1e-12)
 
 
 def test_tables_larger_than_the_cache_are_taken_in_pieces():

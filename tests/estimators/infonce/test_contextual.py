@@ -139,6 +139,32 @@ def test_laws_of_an_estimator():
     assert nats.parts["image only"].unit == "nats"
 
 
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (InfoNCE, {"x": "image", "y": "label", "target": "same"}),
+        (ContextualContribution, {"image": "first", "multimodal": "second", "y": "third"}),
+    ],
+)
+def test_states_come_first_and_then_what_all_critics_have(kind, own):
+    critics = {"constants": "paper", "components": None, "folds": 4, "seed": 7, "unit": "nats"}
+    given = kind(*own.values(), *critics.values())
+    said = ", ".join(f"{name}={value!r}" for name, value in {**own, **critics}.items())
+    assert repr(given) == f"{kind.__name__}({said})"
+    assert kind(*own.values()) != given == kind(**own, **critics, progress=False)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"constants": "ours"}, {"unit": "bans"}, {"folds": 1}, {"components": 0}], ids=str
+)
+def test_all_critics_refuse_the_same_in_the_same_words(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))) as refused:
+        InfoNCE(**wrong)
+    with pytest.raises(ValueError, match=next(iter(wrong))) as also:
+        ContextualContribution(**wrong)
+    assert str(refused.value) == str(also.value)
+
+
 def test_bad_input():
     reads, _ = told(added(1.0, d=1), 1.0, n=100)
     with pytest.raises(ValueError, match=r"call update\(reads\) first"):

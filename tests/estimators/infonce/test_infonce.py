@@ -11,7 +11,7 @@ from draws import generator, images, normal
 from pid_lens import Reads
 from pid_lens.estimators import InfoNCE
 from pid_lens.estimators.infonce.bound import pointwise_information
-from pid_lens.estimators.infonce.copula import coordinates, normal_scores, sure_correlations
+from pid_lens.estimators.infonce.copula import coordinates, normal_scores, shrink_correlations
 from pid_lens.estimators.infonce.critics import CRITIC_RECIPES, train_critic
 from pid_lens.estimators.infonce.held_out import measure_held_out, show_states
 
@@ -89,13 +89,13 @@ def test_normal_scores_keep_order_and_ties():
 def test_correlations_of_chance_are_shrunk_and_others_stay():
     a, b = torch.randn(2, 200, 500, generator=generator()).double()
     by_chance = (a * b).mean(0)
-    sure = sure_correlations(a, b)
+    sure = shrink_correlations(a, b)
     assert (sure >= 0).all()
     assert sure.mean() < 0.5 * by_chance.clamp_min(0).mean()
-    assert sure_correlations(a, 0.8 * a + 0.6 * b).mean() == pytest.approx(0.8, abs=0.01)
+    assert shrink_correlations(a, 0.8 * a + 0.6 * b).mean() == pytest.approx(0.8, abs=0.01)
     often, of = (a.repeat(6, 1), b.repeat(6, 1)), torch.arange(200).repeat(6)
-    torch.testing.assert_close(sure_correlations(*often, of), sure)
-    assert sure_correlations(*often).mean() > 1.5 * sure.mean()
+    torch.testing.assert_close(shrink_correlations(*often, of), sure)
+    assert shrink_correlations(*often).mean() > 1.5 * sure.mean()
 
 
 def test_training_that_does_not_end_is_reported():

@@ -61,11 +61,11 @@ def _respond(p: Tensor, b: Tensor, enough: float) -> Float64[Tensor, "n answers"
     """Exp(a) for posteriors p against b, whose columns have maximum 1."""
     u = torch.full_like(p, 0.5 / p.shape[1])
     point = _Point(u, p.new_full((len(p), len(b)), 1 / len(b)), 1 - u @ b.mT)
-    best, most = _scaled(point.u, b, p)
+    best, most = _scale_to_boundary(point.u, b, p)
     squares = (b[:, :, None] * b[:, None]).flatten(1)
     for _ in range(_STEPS):
         point, go = _step(point, p, b, squares, enough)
-        u, value = _scaled(point.u, b, p)
+        u, value = _scale_to_boundary(point.u, b, p)
         better = value > most
         best, most = torch.where(better, u, best), torch.where(better, value, most)
         if not bool(go.any()):
@@ -73,7 +73,7 @@ def _respond(p: Tensor, b: Tensor, enough: float) -> Float64[Tensor, "n answers"
     return best
 
 
-def _scaled(u: Tensor, b: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+def _scale_to_boundary(u: Tensor, b: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     """U on the boundary of B u <= 1, and its value sum p log u; never NaN."""
     u = u / (u @ b.mT).amax(1, keepdim=True)
     value = torch.xlogy(p, u).sum(1, keepdim=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pid_lens.estimators.broja.solver.certificate import pairing
+from pid_lens.estimators.broja.solver.certificate import dual_pairing
 from pid_lens.estimators.broja.solver.solution import Solution
 from pid_lens.estimators.common.entropy import entropy, table_information
 
@@ -57,7 +57,7 @@ def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n
     pieces, rest = games.pieces()
     a = _potentials(games.odds, pieces, vision) + math.log(0.5)
     b = _potentials(games.odds, rest, language)
-    dual = entropy(p1.sum(1)) + pairing(a, p1) + pairing(b, p2)
+    dual = entropy(p1.sum(1)) + dual_pairing(a, p1) + dual_pairing(b, p2)
     return Solution(
         lower=dual.fmax(torch.maximum(table_information(p1), table_information(p2))),
         upper=torch.maximum(by_vision, by_language),
@@ -103,19 +103,19 @@ class _Games:
     def excess(self, sign: float) -> Float64[Tensor, " batch"]:
         """The integral of max(0, sign (h_1 - h_2)) dt / (t (1 - t))."""
         yes, no = sign * self.yes, sign * self.no
-        low, high = self._won(yes, no)
-        return (_times(yes, _rise(low, high)) + _times(no, _rise(-low, -high))).sum(-1)
+        low, high = self._won_part(yes, no)
+        return (_multiply(yes, _rise(low, high)) + _multiply(no, _rise(-low, -high))).sum(-1)
 
     def pieces(self) -> tuple[Tensor, Tensor]:
         """Integrals of (dt / t, -dt / (1 - t)) where h_1 wins, and over what is left."""
         start, end = self.odds[:, :-1], self.odds[:, 1:]
-        low, high = self._won(self.yes, self.no)
+        low, high = self._won_part(self.yes, self.no)
         won = torch.stack([_rise(-low, -high), _rise(low, high)], -1)
         before = torch.stack([_rise(-start, -low), _rise(start, low)], -1)
         after = torch.stack([_rise(-high, -end), _rise(high, end)], -1)
         return won, before + after
 
-    def _won(self, yes: Tensor, no: Tensor) -> tuple[Tensor, Tensor]:
+    def _won_part(self, yes: Tensor, no: Tensor) -> tuple[Tensor, Tensor]:
         """The part of each interval where (1 - t) yes > t no."""
         start, end = self.odds[:, :-1], self.odds[:, 1:]
         root = ((yes * no.sign()).clamp_min(0) / no.abs()).log()
@@ -155,7 +155,7 @@ def _rise(low: Tensor, high: Tensor) -> Tensor:
     return (sigmoid(high) - sigmoid(low)).where(low != high, 0.0)
 
 
-def _times(mass: Tensor, length: Tensor) -> Tensor:
+def _multiply(mass: Tensor, length: Tensor) -> Tensor:
     """Their product, 0 where there is no mass even if the length is infinite."""
     return (mass * length).where(mass != 0, 0.0)
 

@@ -86,14 +86,14 @@ def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
     """
     if len(rows) <= count:
         return Cells(torch.arange(len(rows), device=rows.device), rows)
-    return _settle(rows, _centres(rows[:: 1 + len(rows) // (_SEEDS_A_CELL * count)], count))
+    return _settle(rows, _choose_centres(rows[:: 1 + len(rows) // (_SEEDS_A_CELL * count)], count))
 
 
-def distinct(joint: Float64[Tensor, "n answers"], most: int) -> Cells:
+def distinct_cells(joint: Float64[Tensor, "n answers"], most: int) -> Cells:
     """The distinct posteriors; where there are more than ``most``, cells of near ones.
 
     Example:
-        >>> len(distinct(torch.rand(100, 3, dtype=torch.float64), most=8))
+        >>> len(distinct_cells(torch.rand(100, 3, dtype=torch.float64), most=8))
         8
     """
     rows = merge_equal(joint)
@@ -115,7 +115,7 @@ def negative_entropy(rows: Float64[Tensor, "n answers"]) -> Float64[Tensor, " n"
     return torch.xlogy(rows, safe_ratio(rows, rows.sum(1, keepdim=True))).sum(1)
 
 
-def _centres(rows: Tensor, count: int) -> Float64[Tensor, "count answers"]:
+def _choose_centres(rows: Tensor, count: int) -> Float64[Tensor, "count answers"]:
     """The mean, then again and again the row that loses most."""
     own = negative_entropy(rows)
     chosen = [rows.sum(0)]
@@ -128,13 +128,13 @@ def _centres(rows: Tensor, count: int) -> Float64[Tensor, "count answers"]:
 
 def _settle(rows: Tensor, centres: Tensor) -> Cells:
     """Rows to their nearest centres, centres to their rows' means, a few times."""
-    cells = gather_cells(rows, _nearest(rows, centres))
+    cells = gather_cells(rows, _nearest_centres(rows, centres))
     rounds = _DISTANCES // (len(rows) * len(centres))
     for _ in range(min(_MOST_ROUNDS, max(_FEWEST_ROUNDS, rounds))):
-        cells = gather_cells(rows, _nearest(rows, cells.masses))
+        cells = gather_cells(rows, _nearest_centres(rows, cells.masses))
     return cells
 
 
-def _nearest(rows: Tensor, centres: Tensor) -> Int64[Tensor, " n"]:
+def _nearest_centres(rows: Tensor, centres: Tensor) -> Int64[Tensor, " n"]:
     step = max(1, _ROWS_AT_ONCE // len(centres))
     return torch.cat([score(part, centres).argmax(1) for part in rows.split(step)])

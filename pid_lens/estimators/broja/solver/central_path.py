@@ -45,16 +45,16 @@ def take_step(tables: Tables, point: Point) -> Point:
     """
     newton = Newton(tables, point)
     guess = newton.direction(torch.zeros_like(point.r))
-    on_r, on_s = _until_zero(guess.r), _until_zero(guess.s)
+    on_r, on_s = _length_until_zero(guess.r), _length_until_zero(guess.s)
     after = _products(point, guess, on_r, on_s).sum((1, 2), keepdim=True)
     pace = (_PACE * newton.infeasibility / point.mu).clamp_max(_SLOWEST)
     sigma = torch.maximum((after / point.mu).clamp(0, 1) ** 3, pace)
     aim = point.mu * sigma * tables.weights
     second_order = point.products * guess.r * guess.s * (on_r * on_s)
-    return _corrected(newton, aim, (aim - second_order).clamp_min(0))
+    return _correct(newton, aim, (aim - second_order).clamp_min(0))
 
 
-def _corrected(newton: Newton, aim: Tensor, target: Tensor) -> Point:
+def _correct(newton: Newton, aim: Tensor, target: Tensor) -> Point:
     """Pulls outlying products r s towards ``aim`` while that lets a short step be longer.
 
     Source: Multiple centrality corrections in a primal-dual method for linear programming
@@ -78,7 +78,7 @@ def _corrected(newton: Newton, aim: Tensor, target: Tensor) -> Point:
             break
         target, length = torch.where(longer, pulled, target), torch.where(longer, reach, length)
         move = choose(longer.flatten(), other, move)
-    return point.moved(move, length)
+    return point.move_by(move, length)
 
 
 def _products(
@@ -95,6 +95,6 @@ def _length(point: Point, move: Move) -> Float64[Tensor, "batch 1 1"]:
     return 1 / torch.maximum(fall, growth).clamp_min(1)
 
 
-def _until_zero(change: Tensor) -> Float64[Tensor, "batch 1 1"]:
+def _length_until_zero(change: Tensor) -> Float64[Tensor, "batch 1 1"]:
     """How far a relative change can go before an entry reaches 0, at most 1."""
     return 1 / (-change.amin((1, 2), keepdim=True)).clamp_min(1)

@@ -10,7 +10,7 @@ _SAME_MARGINAL = 1e-9
 _LEAST = 1e-300
 
 
-def check_marginals(
+def require_same_marginals(
     p1: Float64[Tensor, "batch n1 answers"], p2: Float64[Tensor, "batch n2 answers"]
 ) -> None:
     """Refuses two tables that have no joint.
@@ -48,16 +48,16 @@ def round_to_marginals(
     Returns:
         The mended coupling.
     """
-    q = q * (p1 / _above_zero(q.sum(2))).clamp_max(1)[:, :, None]
-    q = q * (p2 / _above_zero(q.sum(1))).clamp_max(1)[:, None]
+    q = q * (p1 / _as_divisor(q.sum(2))).clamp_max(1)[:, :, None]
+    q = q * (p2 / _as_divisor(q.sum(1))).clamp_max(1)[:, None]
     short1, short2 = (p1 - q.sum(2)).clamp_min(0), (p2 - q.sum(1)).clamp_min(0)
-    share = short2 / _above_zero(short2.sum(1, keepdim=True))
+    share = short2 / _as_divisor(short2.sum(1, keepdim=True))
     return q + short1[:, :, None] * share[:, None]
 
 
 def value_of(q: Float64[Tensor, "batch n1 n2 answers"]) -> Float64[Tensor, " batch"]:
     """The primal objective -H_q(Y | X1, X2), nats."""
-    posterior = q / _above_zero(q.sum(-1, keepdim=True))
+    posterior = q / _as_divisor(q.sum(-1, keepdim=True))
     return torch.xlogy(q, posterior).sum((1, 2, 3))
 
 
@@ -83,15 +83,15 @@ def shift_to_feasible(
         a, b, and the dual objective <a, p1> + <b, p2>, a lower bound of the primal one.
     """
     z = a.exp() @ b.exp().mT
-    row, column = _positive(z.amax(2)), _positive(z.amax(1))
-    then_column = _positive((z / row[..., None]).amax(1))
-    then_row = _positive((z / column[:, None]).amax(2))
+    row, column = _one_where_zero(z.amax(2)), _one_where_zero(z.amax(1))
+    then_column = _one_where_zero((z / row[..., None]).amax(1))
+    then_row = _one_where_zero((z / column[:, None]).amax(2))
     cost_rows = _weigh(row, p1) + _weigh(then_column, p2)
     cost_columns = _weigh(then_row, p1) + _weigh(column, p2)
     first = (cost_rows <= cost_columns)[:, None]
     a = a - torch.where(first, row, then_row).log()[..., None]
     b = b - torch.where(first, then_column, column).log()[..., None]
-    return a, b, pairing(a, p1) + pairing(b, p2)
+    return a, b, dual_pairing(a, p1) + dual_pairing(b, p2)
 
 
 def lower_the_lighter(
@@ -121,19 +121,19 @@ def lower_the_lighter(
     return a - rows.log()[..., None], b - columns.log()[..., None]
 
 
-def pairing(
+def dual_pairing(
     potential: Float64[Tensor, "batch n answers"], masses: Float64[Tensor, "batch n answers"]
 ) -> Float64[Tensor, " batch"]:
     """<potential, masses>, where nothing times -inf is nothing."""
     return (potential * masses).where(masses > 0, 0.0).sum((1, 2))
 
 
-def _above_zero(whole: Tensor) -> Tensor:
+def _as_divisor(whole: Tensor) -> Tensor:
     """A divisor: 0 where there is nothing to divide."""
     return whole.clamp_min(_LEAST)
 
 
-def _positive(largest: Tensor) -> Tensor:
+def _one_where_zero(largest: Tensor) -> Tensor:
     """Rows without any constraint (padding) are left alone."""
     return largest.where(largest > 0, 1.0)
 

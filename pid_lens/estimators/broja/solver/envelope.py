@@ -16,18 +16,20 @@ class _Optimum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, p1: Tensor, p2: Tensor, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """The optimum as it is."""
         ctx.save_for_backward(p1, a, b)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        """The dual variables, times the slope of what is made of the optimum."""
         p1, a, b = ctx.saved_tensors
         slope = slopes[0][:, None, None]
         prior = -(p1.sum(1, keepdim=True).log() + 1)
-        return slope * _finite(a + prior), slope * _finite(b), None, None, None
+        return slope * _zero_infinite(a + prior), slope * _zero_infinite(b), None, None, None
 
 
-def differentiable(
+def attach_gradient(
     p1: Float64[Tensor, "batch n1 answers"],
     p2: Float64[Tensor, "batch n2 answers"],
     solution: Solution,
@@ -47,6 +49,6 @@ def differentiable(
     return _Optimum.apply(p1, p2, middle, *duals)
 
 
-def _finite(slope: Tensor) -> Tensor:
+def _zero_infinite(slope: Tensor) -> Tensor:
     """0 where a mass is 0 and its potential minus infinity."""
     return slope.where(slope.isfinite(), 0.0)

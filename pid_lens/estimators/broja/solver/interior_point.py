@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pid_lens.estimators.broja.solver.central_path import start_point, take_step
 from pid_lens.estimators.broja.solver.certificate import (
+    dual_pairing,
     lower_the_lighter,
-    pairing,
     round_to_marginals,
     shift_to_feasible,
     value_of,
@@ -72,14 +72,14 @@ def solve(
         tensor([0.6931], dtype=torch.float64)
     """
     if p2.shape[1] > p1.shape[1]:
-        return _swapped(solve(p2, p1, tol=tol, max_iterations=max_iterations))
+        return _swap_sources(solve(p2, p1, tol=tol, max_iterations=max_iterations))
     size = p1.shape[1] * p2.shape[1] * p1.shape[2] ** 2
     together = max(1, _NUMBERS_AT_ONCE // size)
     parts = [
-        _Run(a, b).until(tol, max_iterations)
+        _Run(a, b).run_until(tol, max_iterations)
         for a, b in zip(p1.split(together), p2.split(together), strict=True)
     ]
-    return _joined(parts)
+    return _join(parts)
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,17 @@ class _Run:
 
     def __init__(self, p1: Tensor, p2: Tensor) -> None:
         self.prior = entropy(p1.sum(1))
-        self.tables = _without_dust(p1, p2)
+        self.tables = _drop_dust(p1, p2)
         dust = ((p > 0) & (seen <= 0) for p, seen in ((p1, self.tables.p1), (p2, self.tables.p2)))
         self.given = _Given(p1, p2, *dust)
         self.point = start_point(self.tables)
         self.live = torch.arange(len(p1), device=p1.device)
-        self.best = _trivial(p1, p2)
+        self.best = _trivial_proofs(p1, p2)
         self.found = take(self.best, self.live)
         self.iterations, self.idle = torch.zeros_like(self.live), torch.zeros_like(self.live)
         self.least = torch.full_like(self.prior, torch.inf)
 
-    def until(self, tol: float, max_iterations: int) -> Solution:
+    def run_until(self, tol: float, max_iterations: int) -> Solution:
         """Steps until each problem is proven to ``tol``, stuck, or out of steps."""
         near = max(_NEAR * tol, _FINE)
         self._hand_in(self.best.width <= tol, 0)
@@ -157,7 +157,7 @@ class _Run:
         a, b = point.a.masked_fill(given.dust1, _LOW), point.b.masked_fill(given.dust2, _LOW)
         a, b = lower_the_lighter(a, b, given.p1, given.p2)
         a, b, lower = shift_to_feasible(a, b, given.p1, given.p2)
-        put(self.best, at, _better(best, _Best(lower, value_of(q), a, b, q)))
+        put(self.best, at, _keep_better(best, _Best(lower, value_of(q), a, b, q)))
 
     def _hand_in(self, done: Bool[Tensor, " live"], steps: int) -> None:
         """Files the proofs of problems that are finished, and goes on without them."""
@@ -181,7 +181,7 @@ class _Run:
         )
 
 
-def _without_dust(p1: Tensor, p2: Tensor) -> Tables:
+def _drop_dust(p1: Tensor, p2: Tensor) -> Tables:
     """Masses too small to matter would hold up every step: Newton does not see them.
 
     An answer of which one side has dust alone is left out on both; what stays is scaled to one
@@ -193,11 +193,11 @@ def _without_dust(p1: Tensor, p2: Tensor) -> Tables:
     return Tables.of(p1 * safe_ratio(prior, prior1), p2 * safe_ratio(prior, prior2))
 
 
-def _trivial(p1: Tensor, p2: Tensor) -> _Best:
+def _trivial_proofs(p1: Tensor, p2: Tensor) -> _Best:
     """Sources independent given the answer above, the better source alone below."""
     q = p1[:, :, None] * safe_ratio(p2, p2.sum(1, keepdim=True))[:, None]
     a, b = _log_posterior(p1), _log_posterior(p2)
-    lower1, lower2 = pairing(a, p1), pairing(b, p2)
+    lower1, lower2 = dual_pairing(a, p1), dual_pairing(b, p2)
     first = (lower1 >= lower2)[:, None, None]
     zero1, zero2 = torch.zeros_like(a), torch.zeros_like(b)
     return _Best(
@@ -214,7 +214,7 @@ def _log_posterior(p: Tensor) -> Tensor:
     return (p / rows).log().where(rows > 0, 0.0)
 
 
-def _better(old: _Best, new: _Best) -> _Best:
+def _keep_better(old: _Best, new: _Best) -> _Best:
     """Whatever is NaN is no better."""
     raised = (new.lower > old.lower)[:, None, None]
     lowered = (new.upper < old.upper)[:, None, None, None]
@@ -227,12 +227,12 @@ def _better(old: _Best, new: _Best) -> _Best:
     )
 
 
-def _swapped(s: Solution) -> Solution:
+def _swap_sources(s: Solution) -> Solution:
     """Vision and language exchanged."""
     q = s.coupling if s.coupling is None else s.coupling.transpose(1, 2)
     return replace(s, coupling=q, dual_vision=s.dual_language, dual_language=s.dual_vision)
 
 
-def _joined(parts: list[Solution]) -> Solution:
+def _join(parts: list[Solution]) -> Solution:
     names = [f.name for f in fields(Solution)]
     return Solution(**{k: torch.cat([getattr(p, k) for p in parts]) for k in names})

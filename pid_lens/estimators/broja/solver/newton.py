@@ -92,7 +92,7 @@ class Point:
         room = (self.s.log() - 1)[..., None] - self.a[:, :, None] - self.b[:, None]
         return room.clamp_min_(2)
 
-    def moved(self, move: Move, length: Float64[Tensor, "batch 1 1"]) -> Point:
+    def move_by(self, move: Move, length: Float64[Tensor, "batch 1 1"]) -> Point:
         """The point after part of a move."""
         return Point.at(
             torch.addcmul(self.a, length, move.a),
@@ -150,13 +150,13 @@ class Newton:
         """
         pull = target - self.actual
         push = self.share * pull[..., None]
-        a, b = self._solved(self.short1 - push.sum(2), self.short2 - push.sum(1))
+        a, b = self._solve(self.short1 - push.sum(2), self.short2 - push.sum(1))
         experts = a[:, :, None] + b[:, None]
         drawn = (self.share * experts).sum(-1)
         r = torch.addcmul(drawn, pull, self.inverse)
         return Move(a, b, r, self.point.excess / self.point.s - drawn, experts)
 
-    def _solved(self, f1: Tensor, f2: Tensor) -> tuple[Tensor, Tensor]:
+    def _solve(self, f1: Tensor, f2: Tensor) -> tuple[Tensor, Tensor]:
         """The potentials of a right-hand side, by the factors."""
         batch = len(f1)
         solve = torch.linalg.solve_triangular

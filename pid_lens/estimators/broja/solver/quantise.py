@@ -9,8 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pid_lens.estimators.broja.solver.best_response import respond
 from pid_lens.estimators.broja.solver.binary import solve_binary
-from pid_lens.estimators.broja.solver.cells import distinct
-from pid_lens.estimators.broja.solver.certificate import check_marginals, pairing
+from pid_lens.estimators.broja.solver.cells import distinct_cells
+from pid_lens.estimators.broja.solver.certificate import dual_pairing, require_same_marginals
 from pid_lens.estimators.broja.solver.interior_point import solve
 from pid_lens.estimators.broja.solver.scaling import Scaling
 from pid_lens.estimators.broja.solver.solution import Solution
@@ -61,22 +61,22 @@ def solve_rows(
         A ``Solution`` with potentials for every row and, as a coupling of rows could be
         n x n, none.
     """
-    check_marginals(p1, p2)
+    require_same_marginals(p1, p2)
     if p1.shape[-1] == 2:
         return solve_binary(p1, p2)
     aims = torch.as_tensor(tol).expand(len(p1)).tolist()
     layers = [_Layer(a, b, aim, most) for a, b, aim in zip(p1, p2, aims, strict=True)]
     for together in _batches(layers):
         _scale([x for x in together if not (x.small and x.aim < _FINE)])
-        _newton([x for x in together if x.small and not x.done])
-    return _stacked(layers)
+        _run_newton([x for x in together if x.small and not x.done])
+    return _stack_solutions(layers)
 
 
 class _Layer:
     """One problem: its distinct rows, or cells of them, and the best proofs so far."""
 
     def __init__(self, p1: Tensor, p2: Tensor, tol: float, most: int) -> None:
-        self.rows1, self.rows2 = distinct(p1, most), distinct(p2, most)
+        self.rows1, self.rows2 = distinct_cells(p1, most), distinct_cells(p2, most)
         kept = _informations(self.rows1.masses, self.rows2.masses)
         self.loss = (_informations(p1, p2) - kept).clamp_min(0).sum()
         self.aim = max(tol - float(self.loss), float(self.loss) / 4)
@@ -122,7 +122,10 @@ class _Layer:
             return
         masses, b = self.rows1.masses, b[:n2]
         a = respond(masses, b, enough=self.aim / 16)
-        value = pairing(a[None], masses[None])[0] + pairing(b[None], self.rows2.masses[None])[0]
+        value = (
+            dual_pairing(a[None], masses[None])[0]
+            + dual_pairing(b[None], self.rows2.masses[None])[0]
+        )
         self.prove(a, b, entropy(masses.sum(0)) + value, self.upper)
 
 
@@ -152,7 +155,7 @@ def _batches(layers: list[_Layer]) -> list[list[_Layer]]:
     return batches
 
 
-def _padded(layers: list[_Layer]) -> tuple[Tensor, Tensor]:
+def _pad(layers: list[_Layer]) -> tuple[Tensor, Tensor]:
     p1 = pad_sequence([x.rows1.masses for x in layers], batch_first=True)
     return p1, pad_sequence([x.rows2.masses for x in layers], batch_first=True)
 
@@ -161,7 +164,7 @@ def _scale(layers: list[_Layer]) -> None:
     """Steps until each layer is proven to its aim or out of steps."""
     if not layers:
         return
-    scaling = Scaling(*_padded(layers))
+    scaling = Scaling(*_pad(layers))
     while layers:
         scaling.advance(max(_FIRST_LOOK, 1 << scaling.steps.bit_length() >> 2))
         a, b, lower = scaling.potentials()
@@ -171,21 +174,21 @@ def _scale(layers: list[_Layer]) -> None:
             if scaling.steps in _RESPOND_AT:
                 layer.respond(b[i])
         live = [i for i, x in enumerate(layers) if not x.done and x.steps < x.most_steps]
-        scaling, layers = scaling.only(live), [layers[i] for i in live]
+        scaling, layers = scaling.keep(live), [layers[i] for i in live]
 
 
-def _newton(layers: list[_Layer]) -> None:
+def _run_newton(layers: list[_Layer]) -> None:
     """Newton steps for what is left, together where the aim is the same."""
     for aim in sorted({x.aim for x in layers}):
         group = [x for x in layers if x.aim == aim]
-        found = solve(*_padded(group), tol=aim)
+        found = solve(*_pad(group), tol=aim)
         for i, layer in enumerate(group):
             layer.steps += int(found.iterations[i])
             a, b = found.dual_vision[i], found.dual_language[i]
             layer.prove(a, b, found.lower[i], found.upper[i] + layer.loss)
 
 
-def _stacked(layers: list[_Layer]) -> Solution:
+def _stack_solutions(layers: list[_Layer]) -> Solution:
     return Solution(
         lower=torch.stack([x.lower for x in layers]),
         upper=torch.stack([x.upper for x in layers]),

@@ -59,7 +59,7 @@ class Scaling:
             self.steps += 1
         torch.maximum(self.r, self._masses().mul_(_FORGOTTEN), out=self.r)
 
-    def only(self, live: list[int]) -> Scaling:
+    def keep(self, live: list[int]) -> Scaling:
         """The problems at these places alone; itself, for all of them."""
         if len(live) < len(self.p1):
             for name in ("p1", "p2", "r", "u", "v"):

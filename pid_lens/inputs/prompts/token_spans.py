@@ -1,14 +1,14 @@
-"""Finding: where image, question and answer stand in token ids."""
+"""Where image, question and answer stand in token ids."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pid_lens.inputs.prompts.chat_template import Prompt, locate, render, special_tokens
+from pid_lens.per_object import PerObject
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 PROBE_QUESTION = "probe"
 """A stand-in for the question, to see what a chat template puts around it."""
+
+_Frame = tuple[list[int], list[int]]
+"""Token ids of a prompt between image and question, and behind the question."""
+
+_FRAMES: PerObject[dict[tuple[str | None, int | None], _Frame]] = PerObject(dict)
+"""Of each processor: chat template and image token -> what stands around the question."""
 
 
 def find_image(
@@ -71,7 +77,7 @@ def find_question(
             "processor, a Batch of pid_lens.batch, or spans={'image': mask, 'question': mask}"
         )
     require_no_videos({"input_ids": input_ids}, processor)
-    before, after = _template(processor, processor.chat_template, image_token)
+    before, after = _frame_of(processor, image_token)
     mask = torch.zeros_like(attended)
     for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attended.tolist(), strict=True)):
         positions = [at for at, yes in enumerate(seen) if yes]
@@ -101,14 +107,25 @@ def require_no_videos(inputs: Mapping[str, Any], processor: Any = None) -> None:
         )
 
 
-@lru_cache(maxsize=16)
-def _template(
-    processor: Any, chat_template: str | None, image_token: int | None
-) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt between image and question, and behind the question.
+def _frame_of(processor: Any, image_token: int | None) -> _Frame:
+    """What stands around the question, found once for each processor and template.
 
-    Seen on a prompt that the processor itself makes, so that whatever it adds around an image is
-    there. Kept for each processor and template.
+    A processor that cannot be weakly referenced is asked every time.
+    """
+    try:
+        known = _FRAMES.of(processor)
+    except TypeError:
+        return _build_frame(processor, image_token)
+    template = processor.chat_template, image_token
+    if template not in known:
+        known[template] = _build_frame(processor, image_token)
+    return known[template]
+
+
+def _build_frame(processor: Any, image_token: int | None) -> _Frame:
+    """What stands around the question of a prompt that the processor itself makes.
+
+    So whatever it adds around an image is there.
     """
     from PIL import Image
 

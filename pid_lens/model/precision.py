@@ -1,0 +1,46 @@
+"""Precision: how far apart rounding may move two computations of one number, dtype by dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far apart numbers of one dtype may be that would be equal without rounding."""
+
+    last_layer: float
+    """Nats: the log-probability of an option, read off the last layer through final norm and
+    unembedding, beside the model's own. More means that the anatomy is wrong."""
+    cached_prompt: float
+    """Nats: the log-probability of a token after a prompt whose keys and values are reused,
+    beside that after the prompt run anew. More means that they cannot be reused."""
+    unseen_text: float
+    """Share of its norm: an image token's hidden state before two texts. More means that it
+    attends to the text."""
+    roundings: int
+    """Roundings of the largest logit, eps each: one logit computed in two ways. More means that
+    something leaks from the one into the other."""
+
+
+TOLERANCES = {
+    torch.float64: Tolerances(last_layer=0.5, cached_prompt=1e-3, unseen_text=1e-4, roundings=32),
+    torch.float32: Tolerances(last_layer=1e-2, cached_prompt=1e-3, unseen_text=1e-4, roundings=32),
+}
+"""Of a model's dtype. Reads are float32 at best, so float64 is held to no more than float32; its
+``last_layer``, by which reads are checked in passing, is as wide as that of half precision."""
+HALF_TOLERANCES = Tolerances(last_layer=0.5, cached_prompt=0.05, unseen_text=1e-2, roundings=4)
+"""Of bfloat16, float16 and whatever is narrower. Their sums are made in float32, so that few
+roundings, large ones, come together."""
+
+
+def tolerances_of(dtype: torch.dtype) -> Tolerances:
+    """The tolerances of a dtype, those of half precision for every one that is not listed.
+
+    Example:
+        >>> tolerances_of(torch.float32).last_layer, tolerances_of(torch.bfloat16).last_layer
+        (0.01, 0.5)
+    """
+    return TOLERANCES.get(dtype, HALF_TOLERANCES)
