@@ -170,9 +170,13 @@ class InterventionScope:
         with (
             occupy(self.anatomy, INTERVENTIONS),
             hooked(
-                before=[(model, self._see), (decoder, self._edit), *self._knockouts.before],
+                before=[
+                    (model, self._before_model),
+                    (decoder, self._before_decoder),
+                    *self._knockouts.before,
+                ],
                 after=self._knockouts.after,
-                always=[(model, self._leave)],
+                always=[(model, self._after_model)],
                 unless=unless,
             ),
         ):
@@ -205,7 +209,7 @@ class InterventionScope:
 
     # ---------------------------------------------------------------- hooks
 
-    def _see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _before_model(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Before the model: a new prompt, or the next token of one?"""
         self._end()  # a pass that was joined may have ended without the hook that says so
         self._begun += 1
@@ -226,7 +230,9 @@ class InterventionScope:
         self._length = cached_tokens(arguments) + arguments["input_ids"].shape[1]
         self._inputs, self._inside = arguments, True
 
-    def _edit(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def _before_decoder(
+        self, module: nn.Module, args: tuple, kwargs: dict
+    ) -> tuple[tuple, dict] | None:
         """Before the decoder: hides in its embeddings what is to be hidden."""
         if not self.holds:
             return None
@@ -251,7 +257,7 @@ class InterventionScope:
         self._knockouts.begin(self._samples, [self.variation], before)
         return (), arguments
 
-    def _leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def _after_model(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """After the model, whether it came to an end or raised."""
         self._end()
 
