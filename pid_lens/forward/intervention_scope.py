@@ -15,7 +15,13 @@ from pid_lens.forward.occupancy import INTERVENTIONS, occupy
 from pid_lens.forward.position_ids import positions_of, shift_of
 from pid_lens.forward.prompt_resolver import PromptResolver, WholeBatch
 from pid_lens.inputs import Batch, Samples
-from pid_lens.interventions import Moments, Variation, as_interventions, require_same_model
+from pid_lens.interventions import (
+    Moments,
+    Variation,
+    as_interventions,
+    complete_each,
+    require_same_model,
+)
 from pid_lens.model import (
     Anatomy,
     cached_tokens,
@@ -103,7 +109,7 @@ def complete_interventions(
         raise ValueError("no intervention: intervene(model, Knockout('image', 'question'))")
     if moments is not None and not isinstance(moments, Moments):
         raise TypeError(f"moments must be Moments of pid_lens.calibrate; got {moments!r}")
-    completed = tuple(i.complete(moments=moments, seed=seed, draws=1) for i in listed)
+    completed = complete_each(listed, moments=moments, seed=seed, draws=1)
     require_same_model(completed, anatomy)
     return completed
 

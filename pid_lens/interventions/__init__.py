@@ -9,7 +9,12 @@ Nothing here hooks a model but calibration, which stops where the decoder begins
 
 from pid_lens.interventions.ablations import Mean, Zero
 from pid_lens.interventions.calibration import calibrate, collect
-from pid_lens.interventions.conditions import Conditions, as_interventions, require_same_model
+from pid_lens.interventions.conditions import (
+    Conditions,
+    as_interventions,
+    complete_each,
+    require_same_model,
+)
 from pid_lens.interventions.deterministic import Deterministic
 from pid_lens.interventions.donors import Donors
 from pid_lens.interventions.knockout import Knockout, as_list
@@ -45,6 +50,7 @@ __all__ = [
     "as_list",
     "calibrate",
     "collect",
+    "complete_each",
     "place_among",
     "require_same_model",
     "scope",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
@@ -60,6 +61,17 @@ def as_interventions(name: str, interventions: Any) -> tuple[Intervention, ...]:
     return tuple(interventions)
 
 
+def complete_each(
+    interventions: Iterable[Intervention], *, moments: Moments | None, seed: int, draws: int
+) -> tuple[Intervention, ...]:
+    """Interventions with nothing left open.
+
+    Raises:
+        ValueError: no moments for the noise of one.
+    """
+    return tuple(one.complete(moments=moments, seed=seed, draws=draws) for one in interventions)
+
+
 @dataclass(frozen=True, eq=False)
 class Conditions:
     """All conditions of a reading, with nothing left open in their interventions.
@@ -97,12 +109,7 @@ class Conditions:
             TypeError: no lists of interventions.
             ValueError: no condition, or no moments for the noise.
         """
-
-        def complete(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
-            return tuple(
-                one.complete(moments=moments, seed=seed, draws=draws) for one in interventions
-            )
-
+        complete = partial(complete_each, moments=moments, seed=seed, draws=draws)
         completed = complete(as_interventions("interventions", always))
         given = as_conditions(CONDITIONS if conditions is None else conditions)
         return cls({name: complete(hidden) for name, hidden in given.items()}, completed)
@@ -135,10 +142,11 @@ class Conditions:
             >>> [variation.condition for variation in conditions.variations]
             ['full', 'blind', 'blind']
         """
+        drawn = self.drawn
         every = [
             Variation(name, draw, (*self.always, *hidden))
             for name, hidden in self.named.items()
-            for draw in range(self.drawn[name])
+            for draw in range(drawn[name])
         ]
         plain = next((v for v in every if v.interventions == self.always), None)
         plain = plain or Variation("", 0, self.always)
