@@ -99,10 +99,11 @@ def cross_fitted(
     if int(of.max()) + 1 < LEAST_CLUSTERS:
         raise ValueError(f"two halves need at least four samples or clusters; got {of.max() + 1}")
     weights = weights_of(posteriors, repair)
+    by_name = None if ids is None else _order_by_name(ids, seed)
     pairs = []
     for layer, weight in enumerate(weights):
         rows = [p[layer] for p in posteriors]
-        order = _order_by_content(rows) if ids is None else _order_by_name(ids, seed)
+        order = _order_by_content(rows) if by_name is None else by_name
         pairs.append(_Pair.of(rows, weight, _choose_half(order, of, seed)))
     bar = tqdm(_learn(pairs), "cross-fitting", len(pairs), delay=2, leave=False)
     worths = [pair.worth(*learned) for pair, learned in zip(pairs, bar, strict=True)]
