@@ -1,8 +1,12 @@
-"""What differs between frameworks, a file or folder each, imported as ``pid_lens.adapters.*``.
+"""Adapters for transformers, nnsight and TransformerLens, imported as ``pid_lens.adapters.*``.
+
+In comes a framework's own model; out go its parts (an `Anatomy`) and, for nnsight and
+TransformerLens, attention knockout, noise ablation and readouts: as calls inside a trace, or as
+hooks for the hook points of a bridge.
 
 The rest of the package finds an adapter by the class of the model at hand (`pid_lens.model`,
-`frameworks`) and loads it then, so that frameworks stay optional. Two are for users, too, and are
-loaded when they are asked for:
+`frameworks`) and imports it then, so that frameworks stay optional. Two are for users, too, and
+are imported on first access:
 
 Example:
     >>> import pid_lens

@@ -1,4 +1,4 @@
-"""transformers: finds the parts of any image-text-to-text model, and refuses those that leak."""
+"""transformers: the decoder, layers, final norm and unembedding of an image-text model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ ENTRANCES: dict[str, tuple[ImagePathway, ...]] = {
     "qwen3_vl_moe": (DeepStack(),),
     "mllama": (CrossAttention(),),
 }
-"""Families whose image features come into the decoder besides its embeddings."""
+"""Family -> the pathways by which image features enter its decoder besides the embeddings."""
 
 STACKS = ("layers", "h", "blocks")
 NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
 
 
 def dissect(model: Any) -> Anatomy:
-    """The parts of a transformers model.
+    """Find the decoder, layers, final norm and unembedding of a transformers model.
 
     Raises:
         TypeError: it is no model.
-        ValueError: a part is not where families keep it.
+        ValueError: a part has none of the names that families give it.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -51,7 +51,7 @@ def dissect(model: Any) -> Anatomy:
 
 
 def _question_aware(model: Any) -> QuestionAwareImage | None:
-    """A Q-Former with words of its own reads the question."""
+    """Find the word embeddings of a Q-Former that reads the question, None if there are none."""
     former: Any = getattr(model, "qformer", None)
     words = getattr(getattr(former, "embeddings", None), "word_embeddings", None)
     if not isinstance(words, nn.Module):
@@ -60,7 +60,7 @@ def _question_aware(model: Any) -> QuestionAwareImage | None:
 
 
 def _decoder(model: Any) -> Any:
-    """The innermost module that holds the blocks: some families wrap it twice."""
+    """Find the innermost module that holds the layers: some families wrap it twice."""
     decoder = model.get_decoder()
     while not any(hasattr(decoder, name) for name in STACKS):
         inner = next(

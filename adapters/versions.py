@@ -1,4 +1,4 @@
-"""Versions of the optional frameworks: those that were tried, and no others."""
+"""Versions of the optional frameworks: only those that were tried are imported."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from packaging.version import Version
 
 
 def require_version(package: str, first: str, below: str) -> None:
-    """Refuses a framework that is not there, or of a version that was not tried.
+    """Require that a framework is installed, in a version that was tried.
 
     Raises:
-        ImportError: naming the versions that were.
+        ImportError: it is not; the message names the versions that were tried.
 
     Example:
         >>> require_version("torch", "2.6", "3")

@@ -1,5 +1,10 @@
 """Where a vision-language model's answer comes from, layer by layer, during the forward pass.
 
+A `Lens` hooks a model, repeats its batch rows with the image or the question ablated, and applies
+a readout, by default the logit lens, to the residual stream after each layer. An estimator
+decomposes the information about the answer into redundancy, unique information of vision and of
+language, and synergy.
+
 Example:
     >>> import pid_lens
     >>> model, processor = pid_lens.demo.load()
@@ -98,6 +103,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":  # for those who write estimators: not every import needs it
+    if name == "testing":  # for authors of estimators: not every import needs it
         return import_module("pid_lens.testing")
     return find_old_name(name)

@@ -1,4 +1,4 @@
-"""The calls that do everything: `spectrum` calibrates, reads and decomposes."""
+"""Partial information decomposition of a model in one call: calibrate noise, read, decompose."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def decompose(*, estimator: Estimator, **conditions: Reads | Stream) -> Any: ...
 
 
 def decompose(*, estimator: Estimator | None = None, **conditions: Reads | Stream) -> Any:
-    """What an estimator makes of reads that were taken one condition at a time.
+    """Decompose reads that were taken one condition at a time, by `BROJA` or another estimator.
 
     Args:
-        estimator: by default `BROJA`.
+        estimator: by default `BROJA`; it is copied, and does not change.
         conditions: `Reads` of one condition each, over the same samples, or the `Stream`s that
             `pid_lens.adapters.nnsight.readout` and `pid_lens.adapters.transformer_lens.readout`
             fill: ``full=plain, vision=question_noised, language=image_noised``.
 
     Returns:
-        A `Spectrum`, or a `Curve` of estimators of a single quantity.
+        A `Spectrum`, or a `Curve` of an estimator of a single quantity.
 
     Raises:
-        TypeError: something that is no reads.
-        ValueError: reads of other samples, layers or models than the first's.
+        TypeError: a condition is neither `Reads` nor a `Stream`.
+        ValueError: samples, layers or models of the reads differ.
 
     Example:
         >>> import torch
         >>> from pid_lens import Reads
         >>> sure = torch.tensor([[.99, .01], [.01, .99]]).log().expand(1, 1, 2, 2)
-        >>> told = Reads.from_posteriors(sure, conditions=["full"])
+        >>> known = Reads.from_posteriors(sure, conditions=["full"])
         >>> blind = Reads.from_posteriors(torch.full((1, 1, 2, 2), .5).log(), conditions=["full"])
-        >>> decompose(full=told, vision=told, language=blind)
+        >>> decompose(full=known, vision=known, language=blind)
         Spectrum(layer 0: R=0.000... U_vision=0.919... of I=0.919 bits; n=2, ...)
     """
     joined = Reads.join(**{name: _reads_of(name, one) for name, one in conditions.items()})
@@ -81,19 +81,24 @@ def spectrum(
     estimator: Estimator | None = None,
     anatomy: Anatomy | None = None,
 ) -> Spectrum:
-    """The information spectrum of a model on some batches, in one call.
+    """Compute the information spectrum of a model on batches: calibrate, read, decompose.
+
+    At each layer, the information of image and question about the answer, split into redundancy,
+    unique information of each, and synergy. Ablated inputs are replaced by noise (noise ablation).
 
     Args:
         model: a vision-language model.
         batches: `Batch` records or mappings of inputs, one or many; gone through twice if there
             are no ``moments``.
-        processor: needed where a batch does not say its spans.
+        processor: finds the question where a batch does not say its spans; the model's own by
+            default.
         choices: the options, where a batch does not say them.
-        moments: what the noise looks like; by default calibrated on the batches themselves.
+        moments: mean and standard deviation of the embeddings, for noise; by default calibrated
+            on the batches themselves.
         interventions: in force in all conditions, such as a `Knockout`.
         draws: noise draws to average over.
         seed: of the noise.
-        estimator: `BROJA` unless said otherwise.
+        estimator: by default `BROJA`.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Returns:

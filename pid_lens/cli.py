@@ -1,7 +1,7 @@
-"""The command line.
+"""The command line: ``pid-lens demo`` and ``pid-lens check MODEL``.
 
-``pid-lens demo`` shows the whole thing on a laptop, without a network; ``pid-lens check MODEL``
-proves on a model that nothing leaks.
+``demo`` measures the information spectra of the shipped model, on a laptop, without a network;
+``check`` proves on a model that ablated inputs do not leak into its answers.
 """
 
 from __future__ import annotations
@@ -35,13 +35,28 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Found:
-    """What the demo measured on one task."""
+    """The demo's measurements on one task.
+
+    Attributes:
+        spectrum: the atoms of each layer, in its unit.
+        reads: the answers that it is computed from.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens.estimators import BROJA
+        >>> from pid_lens.reads import Reads
+        >>> p = torch.tensor([[.99, .01], [.01, .99]]).expand(1, 3, 2, 2)
+        >>> reads = Reads.from_posteriors(p.log(), labels=[0, 1])
+        >>> entry = Found(BROJA().update(reads).result(), reads).as_json()
+        >>> entry["n"], entry["accuracy"], round(entry["redundancy"][0], 2)
+        (2, 1.0, 0.92)
+    """
 
     spectrum: Spectrum
     reads: Reads
 
     def as_json(self) -> dict[str, Any]:
-        """The task's entry in the JSON report."""
+        """Return the task's entry in the JSON report."""
         numbers = {
             name: getattr(self.spectrum, name).tolist() for name in (*ATOMS, "information", "gap")
         }
@@ -55,7 +70,12 @@ class Found:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 if all went well, 1 if not, 2 if the request cannot be served."""
+    """Run one command; 0 if all went well, 1 if not, 2 if the request cannot be served.
+
+    Example:
+        >>> main(["demo", "--task", "speech"])  # the reason goes to stderr
+        2
+    """
     options = _parser().parse_args(arguments)
     try:
         run = options.prepare(options)
@@ -86,16 +106,16 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("pid-lens-demo"),
         metavar="DIR",
-        help="where picture, CSV and report go (pid-lens-demo)",
+        help="folder for plot, CSV and report (pid-lens-demo)",
     )
     demo.add_argument("--json", type=Path, metavar="FILE", help="the report (DIR/demo.json)")
     demo.set_defaults(prepare=prepare_demo)
     check = commands.add_parser(
         "check",
-        help="whether a model's results may be trusted, property by property",
-        description="Loads a model of transformers with its processor and proves on two pictures "
-        "and questions that nothing leaks; 'demo' is the shipped one. Exit status 1 if some "
-        "property fails.",
+        help="test whether a model's results may be trusted, property by property",
+        description="Loads a model of transformers with its processor and proves on two images "
+        "and questions that ablated inputs do not leak; 'demo' is the shipped one. Exit status 1 "
+        "if some property fails.",
     )
     check.add_argument("model", metavar="MODEL", help="a folder, a name on the hub, or 'demo'")
     check.add_argument("--dtype", default="auto", metavar="TYPE", help=", ".join(DTYPES))
@@ -105,12 +125,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def prepare_check(options: argparse.Namespace) -> Callable[[], bool]:
-    """Loads a model; what comes back checks it and prints the report.
+    """Load a model, and return a function that checks it and prints the report.
 
     Raises:
         ValueError: there is no such model, or none that answers questions about images, or its
             processor has no chat template; no such device or dtype.
         OSError: it is not in a folder and cannot be fetched.
+
+    Example:
+        >>> run = prepare_check(argparse.Namespace(model="demo", dtype="auto", device="cpu"))
+        >>> run()
+        LlavaForConditionalGeneration: 9 of 9 properties hold
+          ok     lens: ...
+        True
     """
     import pid_lens
 
@@ -127,7 +154,7 @@ def prepare_check(options: argparse.Namespace) -> Callable[[], bool]:
 
 
 def _require_known_target(options: argparse.Namespace) -> None:
-    """Refuses a dtype or a device that is not there."""
+    """Require that dtype and device are there."""
     import torch
 
     if options.dtype not in DTYPES:
@@ -140,7 +167,7 @@ def _require_known_target(options: argparse.Namespace) -> None:
 
 
 def _loaded(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Model and processor."""
+    """Load model and processor."""
     import torch
 
     import pid_lens
@@ -156,7 +183,7 @@ def _loaded(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _pictures(processor: Any, dtype: Any) -> Batch:
-    """Two digits, each with a question of its own, as numbers of the model's precision."""
+    """Build a batch of two digits, each with a question of its own, in the model's precision."""
     import pid_lens
 
     images = pid_lens.demo.digits("test").images[:2]
@@ -175,11 +202,18 @@ def _is_floating(value: Any) -> bool:
 
 
 def prepare_demo(options: argparse.Namespace) -> Callable[[], bool]:
-    """Checks the request; what comes back measures, prints a table and writes the files.
+    """Check the request, and return a function that measures, prints a table, writes the files.
 
     Raises:
         ValueError: an unknown task, or an n that the digits do not give.
         OSError: the output folder or the report cannot be written to.
+
+    Example:
+        >>> options = argparse.Namespace(task="vision", n=1000, seed=0, out=Path("."), json=None)
+        >>> prepare_demo(options)
+        Traceback (most recent call last):
+        ...
+        ValueError: n=1000 samples of 'test' asked for: there are 1 to 900
     """
     import pid_lens
 
@@ -201,7 +235,14 @@ def prepare_demo(options: argparse.Namespace) -> Callable[[], bool]:
 
 
 def measure(plans: Mapping[str, Iterable[Batch]], seed: int = 0) -> dict[str, Found]:
-    """The shipped model's spectrum on each task's batches."""
+    """Compute the shipped model's spectrum on each task's batches.
+
+    Example:
+        >>> import pid_lens
+        >>> found = measure({"vision": pid_lens.demo.batches("vision", n=16)})
+        >>> found["vision"].spectrum.n, bool(found["vision"].spectrum.unique_vision[-1] > 0.8)
+        (16, True)
+    """
     import torch
 
     import pid_lens
@@ -225,7 +266,17 @@ def measure(plans: Mapping[str, Iterable[Batch]], seed: int = 0) -> dict[str, Fo
 
 
 def table(found: dict[str, Found]) -> str:
-    """The last layer of each task, and the layer where each atom is largest."""
+    """Tabulate the last layer of each task, and the layer where each atom is largest.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens.estimators import BROJA
+        >>> from pid_lens.reads import Reads
+        >>> p = torch.tensor([[.99, .01], [.01, .99]]).expand(1, 3, 2, 2)
+        >>> reads = Reads.from_posteriors(p.log(), labels=[0, 1])
+        >>> print(table({"toy": Found(BROJA().update(reads).result(), reads)}).splitlines()[3])
+        toy           2     1.000         0.919       0.000       0.000       0.000        0.919
+    """
     unit = next(iter(found.values())).spectrum.unit
     head = f"{'task':<10}{'n':>5}{'accuracy':>10}  " + "".join(
         f"{SHORT[name]:>12}" for name in ATOMS
@@ -283,7 +334,7 @@ def _write(found: dict[str, Found], out: Path, report: Path) -> None:
 
 
 def _writable(folder: Path) -> None:
-    """Fails before the work, not after it."""
+    """Require that a folder can be written to, before the work and not after it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".pid-lens"

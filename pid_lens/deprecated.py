@@ -1,4 +1,4 @@
-"""Names of version 0.1 that have moved: each works for one version more, and says where it is."""
+"""Deprecated names of version 0.1: each works for one version more, and warns where it is now."""
 
 from __future__ import annotations
 
@@ -178,16 +178,26 @@ RENAMED = {
     "unwritten": "causal_mask",
     "watching": "guard_user_hooks",
 }
-"""What extensions may have used of old modules -> its name now; a module's own are gone."""
+"""A name of old modules that extensions may use -> its name now; private names are gone."""
 
 
 def effects(change: Spectrum) -> pd.DataFrame:
-    """`Spectrum.effects` under its old name."""
+    """Call `Spectrum.effects`, of which this is the old name.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens import BROJA, Reads, compare
+        >>> chances = torch.tensor([.6, .7, .8, .9]).repeat(16)
+        >>> p = torch.stack([chances, 1 - chances], -1).expand(1, 3, 64, 2)
+        >>> one = BROJA().update(Reads.from_posteriors(p.log())).result()
+        >>> effects(compare(one, one))["compensatory synergy"].tolist()
+        [0.0]
+    """
     return change.effects()
 
 
 def find_old_name(name: str) -> Any:
-    """What a name at the top of the package meant in version 0.1.
+    """Look up what a name at the top of the package meant in version 0.1.
 
     Raises:
         AttributeError: it meant nothing.
@@ -214,18 +224,32 @@ def find_old_name(name: str) -> Any:
 
 
 def find_old_modules() -> None:
-    """Has Python find the modules of version 0.1 under their old names."""
+    """Let Python find the modules of version 0.1 under their old names.
+
+    Example:
+        >>> from importlib.util import find_spec
+        >>> find_old_modules()  # as `import pid_lens` does; a second call changes nothing
+        >>> find_spec("pid_lens.curves").name, find_spec("pid_lens.nope")
+        ('pid_lens.curves', None)
+    """
     if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
         sys.meta_path.append(OldModules())
 
 
 class OldModules(MetaPathFinder, Loader):
-    """Finds the modules of version 0.1; what they held is looked up where it is now."""
+    """A finder for the modules of version 0.1, whose names are looked up where they are now.
+
+    Example:
+        >>> OldModules().find_spec("pid_lens.curves").name
+        'pid_lens.curves'
+        >>> OldModules().find_spec("pid_lens.results") is None
+        True
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec for an old module, None for all others."""
+        """Make a spec for an old module, None for all other modules."""
         name = fullname.removeprefix(f"{PACKAGE}.")
         if name == fullname or name not in MODULES:
             return None
@@ -233,11 +257,11 @@ class OldModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=is_package)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """A module that looks everything up elsewhere."""
+        """Make a module that looks its names up where they are now."""
         return _stand_in(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Says where everything is."""
+        """Warn, naming the modules that hold what this one held."""
         _warn(_moved(module.__name__.removeprefix(f"{PACKAGE}.")), stacklevel=3)
 
 

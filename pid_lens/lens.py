@@ -1,4 +1,4 @@
-"""Lens: one instrumented forward pass, read at every layer under every condition."""
+"""Lens: one hooked forward pass, its residual stream read at every layer under every condition."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ if TYPE_CHECKING:
 
 
 class Lens:
-    """Reads a model's answer at every layer: as it is, without its question, without its image.
+    """Logit lens at every layer in one forward pass: as it is, question ablated, image ablated.
 
-    Inside ``with lens:`` every forward pass of the model is forked at its decoder's input: the
-    rows are repeated once a condition, interventions are applied, a readout takes the answer
-    position of every layer, and the caller gets the rows that were asked for, untouched. The
+    Inside ``with lens:`` every forward pass of the model is forked at its decoder's input. The
+    batch rows are repeated once a condition, the embeddings of each copy are ablated (or its
+    attention knocked out), and a readout is applied to the residual stream at the answer position
+    of every layer. The caller gets its own rows of the logits, which no condition ablates. The
     vision tower runs once. With `views` the caller's own block runs once a condition instead.
 
-    During a fork, code of yours that looks into the decoder (a hook, a read in an nnsight trace,
-    TransformerLens's cache) is shown your own n rows. A write there is refused: where every
+    During a fork, your own hooks inside the decoder (a torch hook, a read in an nnsight trace,
+    TransformerLens's cache) are given your n rows. A write there is refused: where every
     condition has rows of its own, one that names rows (``h[1, -1] = h[0, -1]``) would hit one
     condition alone. Replay with `views` runs your block once a condition, as it is. An edit that
     is meant for every row, such as steering, is let through by ``fork_edits=True``; it is given
-    the rows of all conditions, one block of n each (`rows`). What is shown is beside the way of
-    gradients: replay to differentiate by a state inside the decoder.
+    the rows of all conditions, one block of n each (`rows`). The activations that hooks are given
+    in a fork are slices off the path of gradients: replay to differentiate with respect to one.
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
@@ -44,25 +45,25 @@ class Lens:
             model's own (nnsight's `TransformersModel`, a bridge) by default.
         choices: the options of every sample, as text (the first token counts) or token ids; not
             needed where each batch has its own.
-        moments: what the noise looks like; of `calibrate`.
+        moments: mean and standard deviation of the embeddings, for noise; of `calibrate`.
         conditions: name -> interventions; by default ``full``, ``vision`` (question noised) and
-            ``language`` (image noised).
-            A span of your own is known by its name: other tokens need another one.
+            ``language`` (image noised). A span of your own is known by its name: other tokens
+            need another name.
         interventions: in force in *all* conditions, and on the caller's own rows: the spectrum is
             that of the model with a `Knockout`, say, and `compare` with the spectrum of a lens
             without it says what the knockout does.
         draws: noise draws to average over, as full-vocabulary probabilities.
         seed: of the noise.
         layers: which layers to read; by default all.
-        readout: from a state to an answer; by default `LogitLens`.
-        states: pooled states to keep along with the answers.
+        readout: from a hidden state to log-probabilities of the options; by default `LogitLens`.
+        states: pooled hidden states to keep along with the answers.
         estimators: each is updated inline with every forward pass.
         anatomy: the model's parts, for a model that `dissect` does not know.
-        memory: bytes of reads to keep in memory; what is beyond goes to a temporary file.
+        memory: bytes of reads to keep in memory; more goes to a temporary file.
         fork_edits: whether edits of yours inside the decoder are meant for the rows of all
             conditions; without it they are refused during a fork.
-        check: whether to hold the last layer's reads against the model's own logits once, and an
-            image-only state against one behind another text; `pid_lens.check` proves more.
+        check: whether to compare the last layer's reads with the model's own logits once, and an
+            image-only hidden state with that under another text; `pid_lens.check` proves more.
 
     Raises:
         ValueError: no moments for the noise, or another model's; options that share their first
@@ -133,12 +134,12 @@ class Lens:
 
     @property
     def conditions(self) -> Mapping[str, tuple[Intervention, ...]]:
-        """What each condition ablates, by name, with nothing left open."""
+        """What each condition ablates, by name; moments and seed are filled in."""
         return MappingProxyType(self._recorder.conditions.named)
 
     @property
     def interventions(self) -> tuple[Intervention, ...]:
-        """What is in force in all conditions."""
+        """Interventions in force in all conditions."""
         return self._recorder.conditions.always
 
     # ---------------------------------------------------------------- opening
@@ -154,10 +155,11 @@ class Lens:
 
     @contextmanager
     def __call__(self, batch: Batch | None = None, **said: Any) -> Iterator[Self]:
-        """The lens for one batch that you describe: ``with lens(batch): model(**batch.inputs)``.
+        """Open the lens for one batch: ``with lens(batch): model(**batch.inputs)``.
 
-        Or say it in parts; whatever is not said is found from the inputs. A sample without an id
-        is named by a hash of its content; read with and without its id, it counts once.
+        Or describe the batch in parts; what is left out is found from the inputs. A sample
+        without an id is named by a hash of its content; read with and without its id, it counts
+        once.
 
         Args:
             batch: a `Batch`.
@@ -165,18 +167,18 @@ class Lens:
                 or one a sample), ``labels`` (n indices of options).
 
         Raises:
-            TypeError: something else was said.
+            TypeError: ``said`` has another name.
             ValueError: another batch runs inside than the one described.
         """
         with self._attach(self.variations, describe_batch(batch, **said), self._add):
             yield self
 
     def views(self, batch: Batch | None = None, **said: Any) -> Iterator[View]:
-        """Replay: one view a condition and draw; your block runs once in each, as it is.
+        """Yield one view a condition and draw: replay your own block in each, without a fork.
 
         ``for view in lens.views(): with view: model(**inputs)``. The batch keeps its size; the
-        reads are taken over when the loop is done. The model as it is comes last, so that what
-        your block leaves behind is what it left without a lens.
+        lens takes the reads when the loop ends. The view that ablates nothing comes last, so that
+        your block leaves behind what it would leave without a lens.
 
         Args:
             batch: as when the lens is called.
@@ -184,12 +186,12 @@ class Lens:
 
         Raises:
             ValueError: a view in which no forward pass ran, or passes over other samples than
-                in the first; a state of the image alone before a fork has proven it to be so.
+                in the first; an image-only hidden state that no fork has yet proven to be so.
         """
         if self._recorder.probes:
             raise ValueError(
-                "a view shows one condition, so it cannot prove that the image's last token does "
-                "not see the text: run one batch in the lens first, `with lens(batch): "
+                "a view shows one condition, so it cannot prove that the image's last token is "
+                "independent of the text: run one batch in the lens first, `with lens(batch): "
                 "model(**batch.inputs)`, then go through its views"
             )
         given, views = describe_batch(batch, **said), []
@@ -221,14 +223,14 @@ class Lens:
     def rows(self) -> tuple[str, ...]:
         """Condition of each block of n rows inside the decoder during a fork.
 
-        The first pass of a lens that keeps ``Pooled("image", token="last")`` has a nameless one
-        more, by which it proves that the image does not see the text.
+        The first pass of a lens that keeps ``Pooled("image", token="last")`` has one block more,
+        without a name, which proves the image's hidden states independent of the text.
         """
         return tuple(one.condition for one in (*self.variations, *self._recorder.probes))
 
     @property
     def reads(self) -> Reads:
-        """Everything read so far, on the CPU.
+        """All reads so far, on the CPU.
 
         Raises:
             ValueError: nothing was read.
@@ -249,9 +251,14 @@ class Lens:
     def spectrum(self, estimator: Estimator) -> Any: ...
 
     def spectrum(self, estimator: Estimator | None = None) -> Any:
-        """What an estimator makes of everything read so far; by default the exact spectrum.
+        """Decompose all reads so far, by an estimator; by default exactly, by `BROJA`.
 
-        A `Spectrum` of `BROJA` and its kin, a `Curve` of estimators of a single quantity.
+        Args:
+            estimator: an instance; it is copied, and does not change.
+
+        Returns:
+            A `Spectrum`, one decomposition a layer, or a `Curve` of an estimator of a single
+            quantity.
 
         Raises:
             TypeError: the estimator is a class or a name.
@@ -263,7 +270,7 @@ class Lens:
         return deepcopy(estimator or BROJA()).update(self.reads).result()
 
     def reset(self) -> Self:
-        """Forgets everything read so far; inline ``estimators`` keep what they have seen."""
+        """Forget all reads so far; inline ``estimators`` keep theirs."""
         self._buffer = ReadsBuffer(self._buffer.memory)
         return self
 
@@ -292,7 +299,7 @@ def _require_moments(moments: Any) -> None:
 
 
 def _require_instances(name: str, given: Any, kind: type) -> None:
-    """A TypeError unless it is a list of instances, where a class is none."""
+    """Raise a TypeError unless ``given`` is a list of instances; a class is none."""
     listed = isinstance(given, list | tuple)
     if not listed or not all(isinstance(one, kind) and not isinstance(one, type) for one in given):
         raise TypeError(f"{name} must be a list of {kind.__name__} instances; got {given!r}")

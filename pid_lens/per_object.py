@@ -1,4 +1,4 @@
-"""What is remembered of an object of a caller's, for as long as it lives."""
+"""Weak cache: one value per object of the caller, for as long as the object lives."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, eq=False)
 class PerObject(Generic[Value]):
-    """One value for each model, bridge or processor, made when it is first asked for.
+    """Weak cache of one value per model, bridge or processor, made when it is first asked for.
 
     By identity: equal objects have a value each, and an object without a hash has one, too.
-    Weakly: no object is kept alive, and its value goes when it goes. A value must not hold its
+    Weakly: no object is kept alive, and its value is dropped with it. A value must not hold its
     object, which would then live as long as the process.
+
+    Attributes:
+        make: makes the value of an object that has none yet, such as ``dict``.
 
     Example:
         >>> import torch
@@ -32,13 +35,12 @@ class PerObject(Generic[Value]):
     """
 
     make: Callable[[], Value]
-    """Makes the value of an object that nothing is remembered of, such as ``dict``."""
     _values: WeakIdKeyDictionary = field(
         default_factory=WeakIdKeyDictionary, init=False, repr=False
     )
 
     def of(self, thing: object) -> Value:
-        """An object's value, the same one at every call: what is written to it is remembered.
+        """Return an object's value, the same one at every call: changes to it are kept.
 
         Raises:
             TypeError: the object cannot be weakly referenced, so its end would go unnoticed.
@@ -54,5 +56,5 @@ class PerObject(Generic[Value]):
         return value
 
     def __len__(self) -> int:
-        """How many living objects something is remembered of."""
+        """Count the living objects that have a value."""
         return len(self._values)

@@ -1,4 +1,4 @@
-"""One way to keep a frozen record: tensors in safetensors, the rest as JSON in its header."""
+"""Files of frozen records: tensors in safetensors, the rest as JSON in its header."""
 
 from __future__ import annotations
 
@@ -12,10 +12,24 @@ from torch import Tensor
 
 
 def save_record(path: str | Path, kind: str, tensors: dict[str, Tensor], about: dict) -> None:
-    """Writes tensors and whatever JSON can say about them to one file.
+    """Write tensors, and values that JSON can hold, to one safetensors file.
+
+    Args:
+        path: of the file.
+        kind: of the record, which `load_record` requires.
+        tensors: by name.
+        about: JSON values by name.
 
     Raises:
-        FileNotFoundError: its folder is not there.
+        FileNotFoundError: its folder does not exist.
+
+    Example:
+        >>> import torch
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save_record(f"{folder}/a", "mine", {"x": torch.ones(2)}, {"unit": "bits"})
+        ...     load_record(f"{folder}/a", "mine")
+        ({'x': tensor([1., 1.])}, {'unit': 'bits'})
     """
     folder = Path(path).absolute().parent
     if not folder.is_dir():
@@ -25,11 +39,19 @@ def save_record(path: str | Path, kind: str, tensors: dict[str, Tensor], about: 
 
 
 def load_record(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads what `save_record` wrote.
+    """Load the tensors and JSON values that `save_record` wrote.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file is no safetensors file, or holds a record of another kind.
         FileNotFoundError: there is no such file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save_record(f"{folder}/a", "mine", {}, {})
+        ...     load_record(f"{folder}/a", "yours")
+        Traceback (most recent call last):
+        ValueError: .../a holds mine, not a yours
     """
     try:
         with safe_open(path, "pt") as file:
@@ -42,16 +64,24 @@ def load_record(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
 
 
 def settings_repr(plugged_in: Any) -> str:
-    """The repr of something plugged in, which must say its settings.
+    """Return the repr of a plug-in (readout, intervention), which must show its settings.
 
     Raises:
-        TypeError: it is a class, or its repr is an address in memory, which tells nothing about
-            it and is another one in every run.
+        TypeError: it is a class, or its repr is an address in memory, which shows no settings and
+            differs from run to run.
+
+    Example:
+        >>> from pid_lens import LogitLens
+        >>> settings_repr(LogitLens())
+        'LogitLens()'
+        >>> settings_repr(LogitLens)
+        Traceback (most recent call last):
+        TypeError: <class ...LogitLens'> must be an instance whose repr shows its settings, ...
     """
     said = repr(plugged_in)
     if isinstance(plugged_in, type) or " at 0x" in said:
         raise TypeError(
-            f"{said} must be an instance whose repr says its settings, so that reads tell what "
-            "they depend on: make it a frozen dataclass, or give it a __repr__"
+            f"{said} must be an instance whose repr shows its settings, so that reads record "
+            "what they depend on: make it a frozen dataclass, or give it a __repr__"
         )
     return said

@@ -1,4 +1,4 @@
-"""Laws that every estimator of answers should keep, as a test for your own."""
+"""Conformance tests for estimators of answers: invariances and contracts, one law each."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ _N = 120
 
 @dataclass(frozen=True)
 class Law:
-    """One law, and what an estimator made of it."""
+    """Outcome of one law for an estimator.
+
+    Attributes:
+        name: of the law, as in `check_estimator`.
+        ok: whether the estimator keeps it.
+        detail: the largest deviation, or what went wrong.
+
+    Example:
+        >>> print(Law("order", False, "off by 2.0e-01"))
+        BROKEN order: off by 2.0e-01
+    """
 
     name: str
     ok: bool
     detail: str
-    """How far off at most, or what went wrong."""
 
     def __str__(self) -> str:
         return f"{'ok    ' if self.ok else 'BROKEN'} {self.name}: {self.detail}"
@@ -35,7 +44,11 @@ class Law:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_estimator` found, one line a law.
+    """Outcomes of all laws that `check_estimator` checked; one line a law in print.
+
+    Attributes:
+        estimator: its repr.
+        laws: outcomes, in the order of the table there.
 
     Example:
         >>> print(Report("Mine()", (Law("order", True, "0"), Law("gates", False, "AND"))))
@@ -54,7 +67,7 @@ class Report:
 
     @property
     def broken(self) -> tuple[str, ...]:
-        """The names of the laws that are not kept."""
+        """Names of the laws that are not kept."""
         return tuple(law.name for law in self.laws if not law.ok)
 
     def __str__(self) -> str:
@@ -71,19 +84,19 @@ def check_estimator(
     tol: float = 1e-6,
     raises: bool = True,
 ) -> Report:
-    """Tries the laws on fresh copies of an estimator that decomposes answers.
+    """Check the laws on fresh copies of an estimator that decomposes answers.
 
     ======== ==================================================================================
     fields   the result has atoms and information, float64 and finite, one a layer
     sum      R + U_vision + U_language + S is the information
-    swap     vision and language exchanged exchange their unique informations
-    relabel  the options' order does not matter
-    order    the samples' order does not matter
-    stream   many updates are as good as one
-    merge    two estimators merged are as good as one
+    swap     exchanging vision and language exchanges their unique informations
+    relabel  invariance to the order of the options
+    order    invariance to the order of the samples
+    stream   many updates give the result of one
+    merge    two merged estimators give the result of one
     repeat   a sample that is read again replaces its record
-    again    a result may be asked for twice, and in between
-    empty    a result of nothing is a ValueError
+    again    result() may be called twice, and between updates
+    empty    result() without samples raises ValueError
     gates    exact estimators alone: the atoms of `truth.GATES`
     ======== ==================================================================================
 
@@ -91,12 +104,15 @@ def check_estimator(
         estimator: an instance with the settings to try; it is copied, and stays as it is.
         exact: whether it claims the exact decomposition of what it is given.
         answers: numbers of options to try.
-        tol: by how much two results may differ, in their unit; certified gaps come on top.
+        tol: by how much two results may differ, in their unit; certified gaps are added to it.
         raises: whether a broken law is an error; else see ``Report.ok``.
 
+    Returns:
+        The outcome of every law.
+
     Raises:
-        AssertionError: some law is broken; it names all that are.
-        TypeError: no estimator, or a class instead of an instance.
+        AssertionError: a law is broken; the message names all that are.
+        TypeError: not an estimator, or a class instead of an instance.
 
     Example:
         >>> import pid_lens
@@ -123,7 +139,7 @@ def check_estimator(
 
 @dataclass(frozen=True)
 class _Trial:
-    """An estimator, reads to try it on, and how exactly to look."""
+    """An estimator, the reads to test it on, and the tolerance."""
 
     estimator: Estimator
     reads: Reads
@@ -142,19 +158,19 @@ class _Trial:
         return self.reads.rows(range(self.reads.n)[slice(*at)])
 
     def same(self, one: Any, other: Any, order: tuple[int, ...] = (0, 1, 2, 3)) -> str:
-        """How far two results' atoms are apart; AssertionError beyond tolerance and gaps."""
+        """Require equal atoms of two results, up to tolerance and gaps; return the deviation."""
         gap = torch.maximum(_gap(one), _gap(other))[:, None]
         return _near(_atoms(one)[:, list(order)] - _atoms(other), self.tol + gap)
 
 
 def _reads(answers: int) -> Reads:
-    """Samples of all kinds of layers, none of which treats both modalities or options alike."""
+    """Draw samples of layers that are asymmetric in modalities and in options."""
     layers = ("redundant", "language", "synergy", "mixed")
     return truth.layered_reads(_N, answers, layers=layers, noise=0.2, seed=7).reads
 
 
 def _tried(name: str, law: Callable[[_Trial], str], trials: list[_Trial]) -> Law:
-    """Any exception breaks the law, whatever it is: the estimator is somebody else's."""
+    """Apply a law to all trials; any exception breaks it, as the estimator is the user's code."""
     said = []
     for trial in trials:
         try:

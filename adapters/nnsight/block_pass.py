@@ -1,4 +1,4 @@
-"""Block passes: hooks for the one pass of the model that a block of a trace is at."""
+"""Block passes: hooks for the one forward pass that the block of a trace is at."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def enter_scope(run: Run, scope: InterventionScope) -> None:
-    """Has interventions hold in the pass that a block is at, until the run is over.
+    """Apply interventions in the forward pass that a block is at, until the run is over.
 
     Raises:
-        ValueError: the block has read what they are for; a step of a beam search.
+        ValueError: the block has read an activation that they edit; a step of a beam search.
         RuntimeError: a lens is open on this model.
     """
     entered = run.enter_pass()
@@ -32,20 +32,20 @@ def enter_scope(run: Run, scope: InterventionScope) -> None:
 
 
 def _resume(run: Run, scope: InterventionScope, step: int, arguments: dict[str, Any]) -> None:
-    """Has interventions hold in a pass that is under way."""
+    """Apply interventions in a forward pass that has begun."""
     require_not_begun(run, scope.attentions, step)
     rows, prompts = len(arguments["input_ids"]), len(run.prompt["input_ids"])
     if rows != prompts:
         raise ValueError(
-            f"{rows} rows came for {prompts} prompts: a step of a beam search cannot be told "
-            "apart. Use pid_lens.intervene around the whole generation"
+            f"{rows} rows came for {prompts} prompts: the rows of a beam search cannot be matched "
+            "to prompts. Use pid_lens.intervene around the whole generation"
         )
     decoding = run.begun(scope.anatomy.decoder, step)
     scope.resume(run.prompt, arguments, decoding=decoding)
 
 
 def fill_stream(run: Run, stream: Stream) -> None:
-    """Fills a stream from the layers' outputs, until the run is over."""
+    """Fill a stream from the residual stream after each layer, until the run is over."""
     n, rows = len(run.prompt["input_ids"]), run.rows
     mine = slice(None) if rows is None else slice(rows[0], rows[0] + rows[1])
 
@@ -73,10 +73,10 @@ def fill_stream(run: Run, stream: Stream) -> None:
 
 
 def require_not_begun(run: Run, modules: Sequence[nn.Module], step: int) -> None:
-    """Refuses what comes too late for a module that has run, or runs, in this pass.
+    """Require that no module to be hooked has run, or runs, in this pass.
 
     Raises:
-        ValueError: one has.
+        ValueError: one has, so that a hook would come too late.
     """
     late = [module for module in modules if run.begun(module, step)]
     if late:

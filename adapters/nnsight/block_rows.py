@@ -1,4 +1,4 @@
-"""Block rows: the samples of one block's rows, amid a batch of several invokes."""
+"""Block rows: the samples of one invoke's batch rows, amid a batch of several invokes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ Rows = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class BlockRows:
-    """A prompt resolver for some rows of a batch: nothing is known of the others."""
+    """A prompt resolver for some rows of a batch: nothing is known of the remaining rows.
+
+    Attributes:
+        rows: first row and number of rows.
+        own: finds the samples of these rows alone.
+    """
 
     rows: Rows
     own: WholeBatch
-    """Finds the samples of these rows alone."""
 
     def __call__(self, ids: Tensor, arguments: dict[str, Any]) -> Samples:
-        """The samples of these rows, in their place."""
+        """Resolve the samples of these rows, placed among all rows of the batch."""
         (first, count), own = self.rows, self.own
         if own.said.ids is None and own.by_content:
             names = names_by_content(arguments, self.rows, own.anatomy)
@@ -42,7 +46,7 @@ class BlockRows:
 def resolve_block(
     run: Run, given: Batch, processor: Any, anatomy: Anatomy, options: Tensor | None
 ) -> Samples:
-    """The samples of a block's rows, and nothing of others.
+    """Resolve the samples of a block's own rows, and of no other rows.
 
     Raises:
         ValueError: the block runs another batch than was described.
@@ -60,15 +64,15 @@ def resolve_block(
 
 
 def images_in(ids: Tensor, anatomy: Anatomy) -> Tensor | None:
-    """Which tokens hold an image's place; None where it cannot be told."""
+    """Find the tokens that image features replace; None unless every row has such tokens."""
     found = None if anatomy.image_token is None else ids == anatomy.image_token
     return found if found is not None and bool(found.any(-1).all()) else None
 
 
 def names_by_content(arguments: dict[str, Any], rows: Rows, anatomy: Anatomy) -> tuple[str, ...]:
-    """Names of some rows by their content.
+    """Name some rows by their content.
 
-    The whole batch alone shows it: pixels may lie in one tensor without a row a prompt.
+    This takes the whole batch: pixels may lie in one tensor that has no row a prompt.
     """
     first, count = rows
     images = images_in(arguments["input_ids"], anatomy)
@@ -76,7 +80,7 @@ def names_by_content(arguments: dict[str, Any], rows: Rows, anatomy: Anatomy) ->
 
 
 def narrow_rows(arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
-    """The arguments of some rows of a batch."""
+    """Slice the arguments to some rows of a batch."""
     n, (first, count) = len(arguments["input_ids"]), rows
     return {
         name: value[first : first + count]

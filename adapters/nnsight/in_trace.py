@@ -1,9 +1,9 @@
-"""nnsight's own idiom: knockouts, noise and readouts inside somebody's trace.
+"""Attention knockout, noise ablation and readouts inside the block of an nnsight trace.
 
 They are called where interventions are written, first thing in the block of a trace, an invoke,
-an edit, or a step of ``tracer.iter``; in whatever order among each other, and whatever the block
-reads and writes afterwards. In an invoke they touch that invoke's rows alone. As all writes in
-nnsight do, they hold for one pass of the model: the only one of a ``trace``, the prompt's of a
+an edit, or a step of ``tracer.iter``; in any order among themselves, with any reads and writes
+of the block after them. In an invoke they touch that invoke's rows alone. As all writes in
+nnsight do, they hold for one forward pass: the only one of a ``trace``, the prompt's of a
 ``generate``, a step's in ``for step in tracer.iter[...]``.
 """
 
@@ -44,12 +44,12 @@ def knockout(
     heads: Iterable[int] | int | None = None,
     **said: Any,
 ) -> None:
-    """Closes attention from one span to another, for the pass that the block is at.
+    """Knock out attention between two spans, in the forward pass that the block is at.
 
     Args:
         model: the nnsight model that is traced.
-        source: the span that is not to be seen.
-        target: the span that is not to see it.
+        source: the span of the masked key positions.
+        target: the span of the query positions that must not attend to them.
         layers: numbers of layers; all by default.
         heads: numbers of query heads; all by default.
         said: as of `intervene`.
@@ -64,23 +64,23 @@ def knockout(
         >>> model, batch = NNsight(hf), next(iter(pid_lens.demo.batches("vision", n=4)))
         >>> with torch.no_grad(), model.trace(**batch.inputs):
         ...     knockout(model, "image", "question", batch=batch)
-        ...     closed = model.output.logits.save()
-        >>> torch.equal(closed, hf(**batch.inputs).logits)
+        ...     logits = model.output.logits.save()
+        >>> torch.equal(logits, hf(**batch.inputs).logits)
         False
     """
-    closed = Knockout(source, target, layers=as_list(layers), heads=as_list(heads))
-    intervene(model, closed, **said)
+    blocked = Knockout(source, target, layers=as_list(layers), heads=as_list(heads))
+    intervene(model, blocked, **said)
 
 
 def noise(
     model: Any, span: str, moments: Moments, *, seed: int = 0, draw: int = 0, **said: Any
 ) -> None:
-    """Puts calibrated noise in place of a span, for the pass that the block is at.
+    """Ablate a span with calibrated noise, in the forward pass that the block is at.
 
     Args:
         model: the nnsight model that is traced.
-        span: what to hide, ``"image"`` or ``"question"`` or a span of your own.
-        moments: of `pid_lens.calibrate`.
+        span: what to ablate, ``"image"`` or ``"question"`` or a span of your own.
+        moments: mean and variance of the noise, of `pid_lens.calibrate`.
         seed: of the noise.
         draw: which of its independent draws.
         said: as of `intervene`.
@@ -113,27 +113,27 @@ def intervene(
     draw: int = 0,
     **said: Any,
 ) -> None:
-    """Any interventions of pid_lens, in force for the pass that the block is at.
+    """Apply any interventions of pid_lens in the forward pass that the block is at.
 
     The block may go on as if they were not there: they hold from their own places in the model,
-    whatever the block reads next. A block that has read something already can still close
-    attention in layers that have not run.
+    and do not depend on what the block reads next. A block that has read an activation already
+    can still mask attention in layers that have not run.
 
     Args:
         model: the nnsight model that is traced.
-        interventions: such as ``pid_lens.Zero("image")``.
+        interventions: such as zero ablation of the image, ``pid_lens.Zero("image")``.
         processor: finds the question in prompts of its chat template; the model's own by
             default.
         batch: a `pid_lens.Batch` that describes this block's rows.
-        moments: what noise looks like, of `pid_lens.calibrate`.
+        moments: mean and variance of noise, of `pid_lens.calibrate`.
         seed: of the noise.
         draw: which of its independent draws.
         said: ``spans``, ``ids`` of this block's rows, where no batch says them.
 
     Raises:
         TypeError: no model of nnsight, or no interventions.
-        ValueError: called in no block of a trace, or behind layers that they are for; a span
-            that cannot be found; beams.
+        ValueError: called in no block of a trace, or after a layer that they edit has run; a
+            span that cannot be found; beams.
         RuntimeError: a lens is open on this model: what is to hold in its reads belongs into the
             lens, ``Lens(..., interventions=[...])``.
 
@@ -170,7 +170,7 @@ def readout(
     batch: Batch | None = None,
     **said: Any,
 ) -> Stream:
-    """Reads the answer at every layer while the model runs, and keeps nothing else.
+    """Read the answer from the residual stream after every layer, and keep nothing else.
 
     What the block writes to a layer's output is in what is read. Three such streams, of the
     same samples as they are, with their question and with their image noised, make a spectrum:
@@ -180,8 +180,8 @@ def readout(
         model: the nnsight model that is traced.
         choices: the options of every sample, as text or token ids.
         layers: numbers of layers; all by default.
-        readout: from a state to an answer; by default `pid_lens.LogitLens`.
-        states: pooled states to keep along with the answers.
+        readout: from a hidden state to an answer; by default `pid_lens.LogitLens`.
+        states: pooled hidden states to keep along with the answers.
         processor: finds the question, and token ids of options; the model's own by default.
         batch: a `pid_lens.Batch` that describes this block's rows.
         said: ``spans``, ``ids``, ``options``, ``labels`` of this block's rows.

@@ -1,4 +1,4 @@
-"""nnsight: whatever is private of it, in one place."""
+"""nnsight: all that is private to it, in one place."""
 
 from __future__ import annotations
 
@@ -22,16 +22,37 @@ from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 __all__ = ["Run", "dissect", "forward_without_hooks", "guard_user_hooks", "is_user_call", "save"]
 
 KEPT = "_pid_lens_kept"
-"""Where what is known of a run is kept on nnsight's own objects, which end with it."""
+"""The attribute under which a run's arguments are kept on nnsight's objects, which end with it."""
 
 
 def dissect(model: Any) -> Anatomy:
-    """The parts of the plain model behind an nnsight model."""
+    """Find the parts of the plain model behind an nnsight model.
+
+    Example:
+        >>> import pid_lens
+        >>> from nnsight import NNsight
+        >>> model, _ = pid_lens.demo.load()
+        >>> found = dissect(NNsight(model))
+        >>> found.model is model, len(found.layers)
+        (True, 6)
+    """
     return dissect_plain(model._module)
 
 
 def forward_without_hooks(controller: Any) -> Callable[..., Any]:
-    """A module's forward with the trace stood down: nothing is served, no visit is counted."""
+    """Return a module's forward outside the trace: no read is served, no visit is counted.
+
+    Example:
+        >>> import torch
+        >>> from nnsight import NNsight
+        >>> layer, x = nn.Linear(2, 2), torch.ones(1, 2)
+        >>> model = NNsight(nn.Sequential(layer))
+        >>> with torch.no_grad(), model.trace(x):
+        ...     again = save(forward_without_hooks(layer.forward)(x))
+        ...     output = model[0].output.save()
+        >>> torch.equal(again, output)
+        True
+    """
 
     def call(*args: Any, **kwargs: Any) -> Any:
         interleaver, *_ = controller.state.active()
@@ -47,7 +68,19 @@ def forward_without_hooks(controller: Any) -> Callable[..., Any]:
 
 
 def is_user_call(module: nn.Module) -> bool:
-    """Whether a block calls a module itself: its trace stands down meanwhile."""
+    """Return whether a block calls a module itself, outside the traced forward pass.
+
+    Example:
+        >>> import torch
+        >>> from nnsight import NNsight
+        >>> layer, x, calls = nn.Linear(2, 2), torch.ones(1, 2), []
+        >>> hook = layer.register_forward_pre_hook(lambda m, args: calls.append(is_user_call(m)))
+        >>> model = NNsight(nn.Sequential(layer))
+        >>> with model.trace(x):
+        ...     again = model[0](x)
+        >>> calls
+        [True, False]
+    """
     controller: Any = module.forward
     running = (route[0]() for route in controller.state.routes)
     return any(one is not None and one.mediators and not one.interleaving for one in running)
@@ -55,11 +88,24 @@ def is_user_call(module: nn.Module) -> bool:
 
 @contextmanager
 def guard_user_hooks(decoder: nn.Module, guard: UserHookGuard) -> Iterator[None]:
-    """Shows the blocks of a trace what a guard shows them, inside a decoder.
+    """Show the blocks of a trace only their own batch rows of a fork, inside a decoder.
 
     Raises:
-        ForkEditError: several invokes run, and edits are meant for all rows: none of them could
+        ForkEditError: several invokes run, and edits are meant for all rows: no invoke could
             keep to its own.
+
+    Example:
+        >>> import torch
+        >>> from nnsight import NNsight
+        >>> class Decoder(nn.Sequential):
+        ...     def forward(self, x):
+        ...         with guard_user_hooks(self, UserHookGuard(n=1, rows=3)):
+        ...             return super().forward(x)
+        >>> model = NNsight(nn.Sequential(Decoder(nn.Linear(2, 2))))
+        >>> with torch.no_grad(), model.trace(torch.ones(3, 2)):
+        ...     shown = model[0][0].output.save()
+        >>> shown.shape
+        torch.Size([1, 2])
     """
     controller: Any = decoder.forward
     interleaver, path, _ = controller.state.active()
@@ -89,19 +135,32 @@ def guard_user_hooks(decoder: nn.Module, guard: UserHookGuard) -> Iterator[None]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The run of a model that an intervention block takes part in."""
+    """The run of a model that an intervention block takes part in.
+
+    Attributes:
+        root: the envoy of the whole model.
+        worker: nnsight's mediator, which runs the block.
+
+    Example:
+        >>> import torch
+        >>> from nnsight import NNsight
+        >>> model = NNsight(nn.Sequential(nn.Linear(2, 2)))
+        >>> with model.trace(input=torch.ones(3, 2)):
+        ...     run = Run.current(model, "example")
+        ...     prompt, rows = save(run.prompt), save(run.rows)
+        >>> prompt["input"].shape, rows
+        (torch.Size([3, 2]), None)
+    """
 
     root: Any
-    """The envoy of the whole model."""
     worker: Mediator
-    """What runs the block."""
 
     @classmethod
     def current(cls, model: Any, what: str) -> Run:
-        """The run that the calling block is part of.
+        """Find the run that the calling block is part of.
 
         Raises:
-            TypeError: the model is none of nnsight's.
+            TypeError: the model is no nnsight model.
             ValueError: the caller is in no block of a trace, or in one of another model.
         """
         if not isinstance(model, Envoy):
@@ -150,12 +209,12 @@ class Run:
         return first, count
 
     def enter_pass(self) -> tuple[int, dict[str, Any]] | None:
-        """The pass that the block is at, as its number and arguments; None if none has begun.
+        """Return number and arguments of the forward pass that the block is at, None before any.
 
         In a loop over ``tracer.iter`` the block waits here until its step comes.
 
         Raises:
-            ValueError: the block is in the middle of a later step, of which nothing is known.
+            ValueError: the block is in the middle of a later step, whose arguments are not known.
         """
         worker, whole = self.worker, f"{self.root.path}.input"
         begun, step = worker.occurrence(whole), worker.iteration
@@ -175,7 +234,7 @@ class Run:
         )
 
     def begun(self, module: nn.Module, step: int) -> bool:
-        """Whether a module has been called in a pass, or is being called."""
+        """Return whether a module has been called in a pass, or is being called."""
         envoy = self.worker.interleaver.envoys.get(id(module))
         if envoy is None:
             return False
@@ -184,7 +243,7 @@ class Run:
         return served or self.worker.occurrence(location) > step
 
     def at_end(self, close: Callable[[], None]) -> None:
-        """Has something done when the run is over, however it ends."""
+        """Call a function when the run is over, by its end or by an error."""
         guard, interleaver = _Guard(close), self.worker.interleaver
         interleaver.mediators.append(guard)
         guard.start(interleaver)

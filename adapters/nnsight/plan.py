@@ -1,4 +1,4 @@
-"""Plans: what is worked out at home before a trace runs on somebody else's machine."""
+"""Plans: a forward pass's interventions and readouts as plain tensors, for a remote trace."""
 
 from __future__ import annotations
 
@@ -31,14 +31,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One pass under one condition, worked out as plain tensors and names."""
+    """One forward pass under one condition, worked out as plain tensors and module names.
+
+    Attributes:
+        sent: what `pid_lens.adapters.nnsight.remote.carry_out` needs; it travels with the trace.
+        stream: the `Stream` that the answers are put into.
+    """
 
     sent: dict[str, Any]
-    """What `pid_lens.adapters.nnsight.remote.carry_out` needs: it travels with the trace."""
     stream: Stream
 
     def reads(self, answers: Float[Tensor, "layers n answers"]) -> Reads:
-        """What came back, as `Reads` of one condition.
+        """Wrap the answers that came back as `Reads` of one condition.
+
+        Args:
+            answers: what `carry_out` returned, natural log, [layers, n, answers].
 
         Raises:
             ValueError: answers of another shape than planned.
@@ -65,7 +72,7 @@ def plan(
     draw: int = 0,
     processor: Any = None,
 ) -> Plan:
-    """Works out one pass: which vectors are put where, what is closed, where answers are read.
+    """Work out one forward pass: replaced embeddings, masked attention, layers to read.
 
     All that needs pid_lens happens here; what is sent are tensors and the names of modules. What
     cannot be proven without a server: that a deployed model keeps its parts under the names that
@@ -75,26 +82,27 @@ def plan(
     Args:
         model: the nnsight model that will be traced; its weights may be elsewhere.
         batch: the inputs of the trace, with spans, options, ids; the plan is for them alone.
-        interventions: what is hidden: `Noise`, `Zero`, `Mean`, `Resample`, `Knockout`.
+        interventions: ablations and knockouts: `Noise`, `Zero`, `Mean`, `Resample`, `Knockout`.
         choices: the options of every sample, where the batch does not say them.
         layers: numbers of layers to read; all by default.
-        moments: what noise looks like (`moments`).
+        moments: mean and variance of noise (`moments`).
         seed: of the noise.
         draw: which of its independent draws.
         processor: finds the question and token ids, where the batch does not say them.
 
     Raises:
         TypeError: something that is no intervention.
-        ValueError: image or question come into this family's decoder besides its embeddings;
-            removal, which needs positions closed up; no options; as `pid_lens.intervene`.
+        ValueError: image or question enter this family's decoder besides its embeddings;
+            `Remove`, which renumbers positions; no options; as `pid_lens.intervene`.
 
     Example:
         >>> import pid_lens
         >>> from nnsight import NNsight
         >>> model = NNsight(pid_lens.demo.load()[0])
         >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
-        >>> sorted(plan(model, batch, pid_lens.Zero("image")).sent)[:4]
-        ['at', 'closed', 'decoder', 'layers']
+        >>> sent = plan(model, batch, pid_lens.Zero("image")).sent
+        >>> sent["at"].sum(-1), sent["layers"][3]["layer"]
+        (tensor([16, 16, 16, 16]), 'model.language_model.layers.3')
     """
     anatomy = dissect(model)
     _require_embeddings_alone(anatomy)
@@ -108,7 +116,7 @@ def plan(
     variation = Variation("", draw, completed)
     if bool(variation.removed(samples).any()):
         raise ValueError(
-            "Remove closes up positions inside the model, which a remote pass cannot: trace the "
+            "Remove renumbers positions inside the model, which a remote pass cannot: trace the "
             "prompt without the span instead"
         )
     stream = Stream(anatomy=anatomy, layers=resolve_indices(layers, len(anatomy.layers)))
@@ -139,7 +147,7 @@ def moments(
     *,
     processor: Any = None,
 ) -> Moments:
-    """What noise looks like, from embeddings that came back from a remote trace.
+    """Compute mean and variance of each span's embeddings, which a remote trace returned.
 
     Args:
         model: the nnsight model.
@@ -177,13 +185,13 @@ def _require_embeddings_alone(anatomy: Anatomy) -> None:
     if anatomy.entrances or anatomy.question_aware is not None:
         raise ValueError(
             f"{type(anatomy.model).__name__} takes image or question in by other ways besides its "
-            "embeddings, which a remote pass does not hide: use pid_lens.Lens where the weights "
+            "embeddings, which a remote pass does not ablate: use pid_lens.Lens where the weights "
             "are"
         )
 
 
 def _path(anatomy: Anatomy, module: nn.Module) -> str:
-    """A module's name, as ``model.get`` takes it."""
+    """Look up a module's name, as ``model.get`` takes it."""
     return next(name for name, one in anatomy.model.named_modules() if one is module)
 
 
@@ -201,7 +209,7 @@ def _layer(anatomy: Anatomy, layer: int, stream: Stream) -> dict[str, Any]:
 def _blocked_by_layer(
     anatomy: Anatomy, variation: Variation, samples: Samples
 ) -> dict[int, Tensor]:
-    """What is closed, by layer."""
+    """Compute the blocked (query, key) pairs of each layer that has any, bool."""
     knockouts = AttentionKnockouts(anatomy, variation.attention)
     knockouts.begin(samples, [variation])
     found = {layer: knockouts.blocked_pairs(layer) for layer in range(len(anatomy.layers))}
@@ -209,39 +217,44 @@ def _blocked_by_layer(
         attention = anatomy.attention(layer)
         if found[layer] is not None and attention is not None:
             require_maskable(attention, anatomy)
-    return {layer: closed for layer, closed in found.items() if closed is not None}
+    return {layer: pairs for layer, pairs in found.items() if pairs is not None}
 
 
 def _vectors(
     variation: Variation, samples: Samples, anatomy: Anatomy
-) -> tuple[Bool[Tensor, "n tokens"] | None, Float[Tensor, "hidden width"] | None]:
-    """Which tokens get other vectors, and which ones."""
+) -> tuple[Bool[Tensor, "n tokens"] | None, Float[Tensor, "ablated width"] | None]:
+    """Compute which tokens' embeddings are replaced, and the vectors that replace them.
+
+    Raises:
+        ValueError: the vectors depend on the embeddings, which only the server has.
+    """
     if not variation.embedding:
         return None, None
     weight: Any = anatomy.unembed.weight
     at = torch.zeros(samples.spans.shape, dtype=torch.bool)
     for one in variation.embedding:
         at |= samples.spans[_span(one)].cpu()
+    # The edit of embeddings of 0 and of 1 agrees exactly if it does not depend on them
     empty = torch.zeros(*samples.spans.shape, weight.shape[1])
     edited, other = (variation.edit(start, samples) for start in (empty, empty + 1))
     if not torch.equal(edited[at], other[at]):
         raise ValueError(
             f"{list(variation.embedding)} depend on the embeddings that they replace, which are "
-            "not known at home: a remote pass takes Noise, Zero, Mean, Resample and Knockout"
+            "not known here: a remote pass takes Noise, Zero, Mean, Resample and Knockout"
         )
     return at, edited[at]
 
 
 def _span(intervention: EmbeddingIntervention) -> str:
-    """The span whose vectors an intervention replaces.
+    """Return the span whose embeddings an intervention replaces.
 
     Raises:
-        ValueError: it does not say one, so what it does to embeddings must be seen there.
+        ValueError: it has none, so its edit can be computed only where the embeddings are.
     """
     span = getattr(intervention, "span", None)
     if not isinstance(span, str):
         raise ValueError(
-            f"{intervention!r} has no span, so its vectors cannot be worked out at home: a remote "
+            f"{intervention!r} has no span, so its vectors cannot be worked out here: a remote "
             "pass takes Noise, Zero, Mean, Resample and Knockout"
         )
     return span

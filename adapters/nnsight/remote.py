@@ -1,7 +1,7 @@
-"""What runs on somebody else's machine: functions alone, of torch alone, in forward order.
+"""Interventions and logit lens on a remote server: functions of torch alone, in forward order.
 
 `carry_out` is called in the block of a trace with ``remote=True`` and does there what a
-`pid_lens.adapters.nnsight.plan.Plan` has worked out at home. Its source travels with the block,
+`pid_lens.adapters.nnsight.plan.Plan` has worked out locally. Its source travels with the block,
 so that the server needs no pid_lens: ``nnsight.register("pid_lens")`` once, before the trace.
 """
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 
 def carry_out(model: Any, plan: dict[str, Any]) -> Float[Tensor, "layers n answers"]:
-    """Hides what a plan hides, and reads the answer at every layer of it.
+    """Apply a plan's ablations and knockouts, and return the answer at every layer of it.
 
-    Modules are visited in the order of the forward pass, so whatever else the block reads comes
-    before or after the call.
+    Modules are visited in the order of the forward pass, so anything else that the block reads
+    comes before or after the call.
 
     Args:
         model: the nnsight model that is traced.
         plan: `Plan.sent`.
 
     Returns:
-        Full-vocabulary log-probabilities of the options, natural log, float32.
+        Full-vocabulary log-probabilities of the options, natural log, float32; -inf where a
+        sample has fewer options.
 
     Example:
         >>> import pid_lens, torch
@@ -46,21 +47,21 @@ def carry_out(model: Any, plan: dict[str, Any]) -> Float[Tensor, "layers n answe
     if plan["at"] is not None:
         decoder = model.get(plan["decoder"])
         args, kwargs = decoder.inputs
-        hidden = replace_vectors(kwargs["inputs_embeds"], plan["at"], plan["vectors"])
-        decoder.inputs = (args, {**kwargs, "inputs_embeds": hidden})
+        replaced = replace_vectors(kwargs["inputs_embeds"], plan["at"], plan["vectors"])
+        decoder.inputs = (args, {**kwargs, "inputs_embeds": replaced})
     answers = []
     for layer, names in enumerate(plan["layers"]):
-        closed = plan["closed"].get(layer)
-        if closed is not None:
+        blocked = plan["closed"].get(layer)
+        if blocked is not None:
             attention = model.get(names["attention"])
-            attention.inputs = close_inputs(attention.inputs, closed, names["causal"])
+            attention.inputs = close_inputs(attention.inputs, blocked, names["causal"])
         if names["read"]:
             answers.append(answer(model, model.get(names["layer"]).output, plan))
     return torch.stack([one.to(answers[0].device) for one in answers])
 
 
 def entering(model: Any, plan: dict[str, Any]) -> Float[Tensor, "n tokens width"]:
-    """The embeddings that enter the decoder, images merged in: what noise is calibrated on.
+    """Return the embeddings that enter the decoder, image features merged in, to calibrate on.
 
     Args:
         model: the nnsight model that is traced.
@@ -84,9 +85,9 @@ def entering(model: Any, plan: dict[str, Any]) -> Float[Tensor, "n tokens width"
 def replace_vectors(
     embeddings: Float[Tensor, "n tokens width"],
     at: Bool[Tensor, "n tokens"],
-    vectors: Float[Tensor, "hidden width"],
+    vectors: Float[Tensor, "ablated width"],
 ) -> Float[Tensor, "n tokens width"]:
-    """Embeddings with others at some tokens.
+    """Replace the embeddings of some tokens, in a copy.
 
     Example:
         >>> at = torch.tensor([[True, False]])
@@ -99,16 +100,16 @@ def replace_vectors(
 
 
 def close_inputs(
-    inputs: tuple[tuple, dict], closed: Bool[Tensor, "n heads tokens tokens"], causal: bool
+    inputs: tuple[tuple, dict], blocked: Bool[Tensor, "n heads tokens tokens"], causal: bool
 ) -> tuple[tuple, dict]:
-    """The inputs of an attention module with a mask of its own, in which more is closed.
+    """Mask (query, key) pairs in the inputs of an attention module, in a copy of its mask.
 
     Raises:
-        ValueError: it came with a mask that cannot close pairs of tokens.
+        ValueError: it came with an attention mask that cannot mask pairs of tokens.
 
     Example:
-        >>> closed = torch.tensor([[[[False, False], [True, False]]]])
-        >>> _, kwargs = close_inputs(((torch.zeros(1, 2, 4),), {}), closed, causal=True)
+        >>> blocked = torch.tensor([[[[False, False], [True, False]]]])
+        >>> _, kwargs = close_inputs(((torch.zeros(1, 2, 4),), {}), blocked, causal=True)
         >>> kwargs["attention_mask"].int().tolist()
         [[[[1, 0], [0, 1]]]]
     """
@@ -119,22 +120,25 @@ def close_inputs(
         mask = causal_mask(0, tokens, tokens, causal).to(states.device)
     if mask.ndim != 4:
         raise ValueError(
-            f"an attention mask of {mask.ndim} axes cannot close pairs of tokens: the model must "
+            f"an attention mask of {mask.ndim} axes cannot mask pairs of tokens: the model must "
             "be loaded with attn_implementation='sdpa' or 'eager'"
         )
-    mask = mask_pairs(mask, closed[..., : mask.shape[-1]].to(mask.device))
+    mask = mask_pairs(mask, blocked[..., : mask.shape[-1]].to(mask.device))
     return args, {**kwargs, "attention_mask": mask}
 
 
 def answer(model: Any, output: Any, plan: dict[str, Any]) -> Float[Tensor, "n answers"]:
-    """What a layer would answer if the model stopped there."""
+    """Apply the logit lens at the answer position; return natural log-probabilities of options."""
     states = output[0] if isinstance(output, tuple) else output
     rows = torch.arange(len(states), device=states.device)
     norm, unembed = model.get(plan["norm"]), model.get(plan["unembed"])
+    # Final norm and unembedding of the residual stream at the answer position
     normed = norm(states[rows, plan["positions"].to(states.device)])
     logits = plan["scale"] * unembed(normed.to(unembed.weight.dtype)).float()
     if plan["softcap"] is not None:
+        # Soft cap: c tanh(z / c)
         logits = plan["softcap"] * (logits / plan["softcap"]).tanh()
+    # Log-softmax over the whole vocabulary, at the options alone
     options = plan["options"].to(logits.device)
     chosen = logits.gather(-1, options.clamp(min=0)) - logits.logsumexp(-1, keepdim=True)
     return chosen.masked_fill(options < 0, -float("inf"))

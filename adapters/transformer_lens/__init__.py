@@ -1,8 +1,14 @@
-"""TransformerLens: functions for the hook points of a bridge.
+"""TransformerLens: attention knockout, noise ablation and logit lens at hook points.
 
-`hook_points` makes those that edit, `reading_hooks` those that read; `given_batch` is the batch
-that they are for. `attention` is how attention is masked in a bridge, `liveness` whether an edit
-at a hook point does anything, `internals` all that is private of TransformerLens.
+In come a `TransformerBridge` and the batch that will run; out go lists of ``(hook point,
+function)`` for ``bridge.hooks(fwd_hooks=...)`` and ``bridge.run_with_hooks``. `knockout` and
+`noise` edit the forward pass (`hook_points`); `readout` reads the residual stream after each
+layer, ``blocks.l.hook_out``, and `read_cache` does so from an `ActivationCache`
+(`reading_hooks`): both end in `pid_lens.Reads`. `bridged` makes a bridge around a model in
+memory; `is_live` tests whether an edit at a hook point changes the logits.
+
+`given_batch` resolves the batch that hooks are made for, `attention` masks scores or attention
+masks, `liveness` tests edits, `internals` holds all that is private to TransformerLens.
 """
 
 from pid_lens.adapters.transformer_lens.hook_points import bridged, is_live, knockout, noise

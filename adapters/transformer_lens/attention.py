@@ -1,4 +1,4 @@
-"""Attention: knocked out in a bridge, by its scores or by its mask."""
+"""Attention knockout in a bridge: attention scores of minus infinity, or the attention mask."""
 
 from __future__ import annotations
 
@@ -26,19 +26,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """Which layer a pass is at: functions at hook points are not told when another one begins."""
+    """The layer that a forward pass is at: no hook point reports that another pass begins.
+
+    Attributes:
+        at: number of the layer that ran last, None before the first.
+    """
 
     at: int | None = None
 
     def begins(self, layer: int) -> bool:
-        """Whether a layer that runs now is the first of another pass."""
+        """Return whether a layer that runs now is the first of another pass."""
         first = self.at is None or layer <= self.at
         self.at = layer
         return first
 
 
 def run_once(module: nn.Module, hook: Before, within: nn.Module) -> None:
-    """Has a hook run before a module's next call, unless another call of its parent comes first.
+    """Run a pre-hook at a module's next call, unless another call of its parent comes first.
 
     A parent that raised before it called the module leaves nothing in force.
     """
@@ -61,7 +65,14 @@ def run_once(module: nn.Module, hook: Before, within: nn.Module) -> None:
 
 @dataclass(eq=False)
 class KnockoutHooks:
-    """A knockout in passes of one batch, by either of the two methods that a bridge may obey."""
+    """Attention knockout in passes of one batch, by attention scores or by the attention mask.
+
+    Attributes:
+        anatomy: the parts of the model.
+        knockout: spans, layers and heads.
+        samples: those of the batch that will run.
+        progress: the layer that the pass is at.
+    """
 
     anatomy: Anatomy
     knockout: Knockout
@@ -76,62 +87,63 @@ class KnockoutHooks:
         self._knockouts = AttentionKnockouts(self.anatomy, [self.knockout])
         if self._knockouts.after:
             raise ValueError(
-                "in some of these layers tokens look at image states by cross-attention, which "
-                "no hook point closes: leave them out, or use pid_lens.intervene"
+                "in some of these layers tokens attend to image features by cross-attention, "
+                "which no hook point masks: leave them out, or use pid_lens.intervene"
             )
         self._before = dict(self._knockouts.before)
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Numbers of the layers that it closes attention in."""
+        """Numbers of the layers in which attention is masked."""
         return knockout_layers(self.knockout, self.anatomy)
 
     def by_scores(self, layer: int) -> Hook:
-        """Scores of minus infinity, where a bridge computes attention itself."""
+        """Set blocked scores to minus infinity, where a bridge computes attention itself."""
 
-        def close(
+        def mask(
             scores: Float[Tensor, "n heads queries keys"], hook: Any
         ) -> Float[Tensor, "n heads queries keys"]:
             n, _, queries, keys = scores.shape
             open_mask = self._open_mask(queries, keys, scores.device)
             nothing = scores.new_empty(n, queries, 0)
             arguments = {"hidden_states": nothing, "attention_mask": open_mask}
+            # softmax over keys: a score of -inf is an attention weight of 0
             allowed = self._mask_attention(layer, arguments)["attention_mask"]
             return scores.masked_fill(~allowed, -math.inf)
 
-        return f"blocks.{layer}.attn.hook_attn_scores", close
+        return f"blocks.{layer}.attn.hook_attn_scores", mask
 
     def by_mask(self, layer: int) -> Hook:
-        """A closed mask for the layer's attention, given to it when the layer begins."""
+        """Replace the attention mask of the layer's attention, set when the layer begins."""
         block, attention = self.anatomy.layers[layer], self.anatomy.attention(layer)
         assert attention is not None
 
-        def close(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        def mask(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             return (), self._mask_attention(layer, named_arguments(module, args, kwargs))
 
         def prepare(states: Float[Tensor, "n tokens width"], hook: Any) -> None:
-            run_once(attention, close, within=block)
+            run_once(attention, mask, within=block)
 
         return f"blocks.{layer}.hook_in", prepare
 
     def _mask_attention(self, layer: int, arguments: dict[str, Any]) -> dict[str, Any]:
-        """A layer's arguments of attention, their mask closed."""
+        """Block the knockout's (query, key) pairs in the mask of a layer's attention arguments."""
         where = f"attention in layer {layer}"
         require_batch(arguments["hidden_states"].shape[:2], self.samples, where)
         if self.progress.begins(layer):
             self._knockouts.begin(self.samples, [Variation("", 0, (self.knockout,))])
         attention = self.anatomy.attention(layer)
         assert attention is not None
-        closed = self._before[attention](attention, (), arguments)
-        assert closed is not None
-        n, *_, keys = closed[1]["attention_mask"].shape
+        masked = self._before[attention](attention, (), arguments)
+        assert masked is not None
+        n, *_, keys = masked[1]["attention_mask"].shape
         require_batch((n, keys), self.samples, f"the keys of {where}")
-        return closed[1]
+        return masked[1]
 
     def _open_mask(
         self, queries: int, keys: int, device: torch.device
     ) -> Bool[Tensor, "1 1 queries keys"]:
-        """A mask that closes nothing; one for all layers, so that what is made of it is shared."""
+        """Make a mask that blocks no pair; layers share it, and so what is computed from it."""
         size = queries, keys, device
         if size not in self._open_masks:
             mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
@@ -146,14 +158,14 @@ _METHODS: PerObject[dict[tuple[type, ...], KnockoutMethod]] = PerObject(dict)
 
 
 def knockout_method(bridge: TransformerBridge, anatomy: Anatomy, layer: int) -> KnockoutMethod:
-    """The method of masking attention that moves the logits, tried out on a few tokens of text.
+    """Choose the method of masking attention that moves the logits, tried on four text tokens.
 
     Raises:
         ValueError: neither does.
     """
     known, kind = _METHODS.of(bridge), _kind(anatomy, layer)
     if kind not in known:
-        trial = KnockoutHooks(anatomy, Knockout("seen", "seeing", layers=[layer]), _trial(anatomy))
+        trial = KnockoutHooks(anatomy, Knockout("keys", "query", layers=[layer]), _trial(anatomy))
         methods = (KnockoutHooks.by_scores, KnockoutHooks.by_mask)
         found = next((one for one in methods if _works(bridge, one(trial, layer))), None)
         if found is None:
@@ -166,7 +178,7 @@ def knockout_method(bridge: TransformerBridge, anatomy: Anatomy, layer: int) -> 
 
 
 def _kind(anatomy: Anatomy, layer: int) -> tuple[type, ...]:
-    """What tells how a layer computes attention: its class, and that of what it wraps."""
+    """Return what determines how a layer computes attention: its class and the class it wraps."""
     module: Any = anatomy.attention(layer)
     return type(module), type(getattr(module, "original_component", None))
 
@@ -177,7 +189,7 @@ def _works(bridge: TransformerBridge, hook: Hook) -> bool:
 
 
 def _trial(anatomy: Anatomy) -> Samples:
-    """A text of which the last token is not to see the others."""
+    """Make a text with the last token as query and the earlier ones as keys to be masked."""
     text = some_text(anatomy)
-    seeing = torch.arange(TOKENS, device=text["input_ids"].device)[None] == TOKENS - 1
-    return resolve_samples(Batch(inputs=text, spans=Spans(seen=~seeing, seeing=seeing)))
+    last = torch.arange(TOKENS, device=text["input_ids"].device)[None] == TOKENS - 1
+    return resolve_samples(Batch(inputs=text, spans=Spans(keys=~last, query=last)))

@@ -1,4 +1,4 @@
-"""Given batches: functions at hook points see no token ids, and are told which batch will run."""
+"""Given batches: hook points carry no token ids, so hooks are made for a batch that is known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resolve_given(
     processor: Any,
     choices: Sequence[str | int] | None = None,
 ) -> Samples:
-    """The samples of the batch that will run.
+    """Resolve the samples of the batch that will run: their spans, options and ids.
 
     Raises:
         TypeError: no batch.
@@ -34,7 +34,7 @@ def resolve_given(
 def resolve_with_options(
     anatomy: Anatomy, batch: GivenBatch, processor: Any, choices: Sequence[str | int] | None
 ) -> Samples:
-    """The same, and they have options.
+    """Resolve the samples of the batch that will run, and require that they have options.
 
     Raises:
         TypeError: no batch.
@@ -46,7 +46,7 @@ def resolve_with_options(
 
 
 def require_batch(shape: Sequence[int], samples: Samples, where: str) -> None:
-    """What passes a hook point must be of the batch that its function was told.
+    """Require that an activation has the rows and positions of the batch that its hook is for.
 
     Raises:
         ValueError: it has other rows, or other positions.
@@ -56,6 +56,6 @@ def require_batch(shape: Sequence[int], samples: Samples, where: str) -> None:
         raise ValueError(
             f"these functions are for a batch of [n, tokens] = {[n, tokens]}, and {where} got "
             f"{list(shape)}: make them anew for each batch, and run its prompts whole, without "
-            "generate and without remove_batch_dim. Inside a pid_lens.Lens hand what is to hide "
+            "generate and without remove_batch_dim. Inside a pid_lens.Lens hand interventions "
             "over to the lens, Lens(..., interventions=[...])"
         )

@@ -1,11 +1,11 @@
-"""TransformerLens's own idiom: knockouts and noise as functions for hook points.
+"""Attention knockout and noise ablation as TransformerLens hooks: functions for a hook point.
 
-Each is a list of ``(name, function)``, for ``bridge.hooks(fwd_hooks=...)`` and for
-``bridge.run_with_hooks(ids, fwd_hooks=..., **vision)``; lists add up. Functions at hook points
-see no token ids, so they are told which batch will run, and belong to it alone.
+Each is a list of ``(hook point, function)``, for ``bridge.hooks(fwd_hooks=...)`` and for
+``bridge.run_with_hooks(ids, fwd_hooks=..., **vision)``; lists add up. A hook point carries no
+token ids, so the functions are made for the batch that will run, and serve it alone.
 
-TransformerLens calls the functions at one hook point in the order in which they were added: what
-is read before an edit is what was there before it.
+TransformerLens calls the functions at one hook point in the order in which they were added: a
+function that was added before an edit reads the activation without it.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["bridged", "is_live", "knockout", "noise"]
 
 _LIVE: PerObject[dict[str, bool]] = PerObject(dict)
-"""Of each bridge: hook points that were tried out on text -> whether an edit does anything."""
+"""Of each bridge: hook points that were tried on text -> whether an edit moves the logits."""
 
 
 def bridged(model: Any, tokenizer: Any = None) -> TransformerBridge:
-    """A `TransformerBridge` around an image-text model that is in memory already.
+    """Build a `TransformerBridge` around an image-text model that is in memory already.
 
     Nothing is loaded and nothing is installed: TransformerLens's own ``boot_transformers``
     installs torchvision for such models, which can replace torch itself. Families that ask for
@@ -80,12 +80,13 @@ def bridged(model: Any, tokenizer: Any = None) -> TransformerBridge:
 
 
 def is_live(bridge: TransformerBridge, name: str, batch: GivenBatch | None = None) -> bool:
-    """Whether an edit at a hook point does anything.
+    """Return whether an edit at a hook point moves the logits.
 
-    Some hook points show what has been used already: at ``hook_attn_scores`` of Qwen2.5-VL an
-    edit changes nothing. So the model is run three times, twice as it is and once with random
-    numbers at the hook point; the edit is live if it moves the logits by more than ten times
-    what the equal passes differ by. Functions at other hook points stand down meanwhile.
+    Some hook points carry a copy of an activation that was used already: at
+    ``hook_attn_scores`` of Qwen2.5-VL an edit changes nothing. So the model is run three times,
+    twice as it is and once with random numbers at the hook point; the edit is live if it moves
+    the logits by more than ten times what the equal passes differ by. The user's own hooks at
+    hook points are off meanwhile.
 
     Args:
         bridge: a `TransformerBridge`.
@@ -123,28 +124,30 @@ def knockout(
     heads: Iterable[int] | int | None = None,
     processor: Any = None,
 ) -> list[Hook]:
-    """Functions that close attention from one span to another, as `pid_lens.Knockout` does.
+    """Return hooks for an attention knockout between two spans, as `pid_lens.Knockout` does.
 
     Where a bridge computes attention itself, scores are set to minus infinity at
     ``hook_attn_scores``, before the softmax. Where it leaves attention to the model, an edit
-    there would do nothing, and the attention module's mask is closed instead. Which of both is
-    tried out once a bridge, on four tokens of text; a token always sees itself.
+    there would do nothing, and the attention module's attention mask is edited instead. Which
+    of both works is tried once a bridge, on four tokens of text; a token always attends to
+    itself.
 
     Args:
         bridge: a `TransformerBridge`.
         batch: what will run: a `pid_lens.Batch`, or a mapping of the model's inputs.
-        source: the span that is not to be seen.
-        target: the span that is not to see it.
+        source: the span of the masked key positions.
+        target: the span of the query positions that must not attend to them.
         layers: numbers of layers; all by default.
         heads: numbers of query heads; all by default.
         processor: finds the question in inputs that do not say their spans.
 
     Returns:
-        One function a layer. Run with another shape of batch they raise a ValueError.
+        One ``(hook point, function)`` a layer. Run with another shape of batch, the functions
+        raise a ValueError.
 
     Raises:
         TypeError: no bridge, or no batch.
-        ValueError: a span, layer or head that is not there; attention that neither way closes.
+        ValueError: a span, layer or head that is not there; attention that neither method masks.
 
     Example:
         >>> import pid_lens
@@ -154,11 +157,11 @@ def knockout(
         >>> [name for name, _ in hooks]
         ['blocks.2.attn.hook_attn_scores', 'blocks.3.attn.hook_attn_scores']
         >>> vision = dict(batch.inputs)
-        >>> closed = bridge.run_with_hooks(vision.pop("input_ids"), fwd_hooks=hooks, **vision)
+        >>> output = bridge.run_with_hooks(vision.pop("input_ids"), fwd_hooks=hooks, **vision)
     """
     anatomy = dissect_hookable(bridge)
-    closed = Knockout(source, target, layers=as_list(layers), heads=as_list(heads))
-    hooks = KnockoutHooks(anatomy, closed, resolve_given(anatomy, batch, processor))
+    blocked = Knockout(source, target, layers=as_list(layers), heads=as_list(heads))
+    hooks = KnockoutHooks(anatomy, blocked, resolve_given(anatomy, batch, processor))
     return [knockout_method(bridge, anatomy, layer)(hooks, layer) for layer in hooks.layers]
 
 
@@ -172,27 +175,30 @@ def noise(
     draw: int = 0,
     processor: Any = None,
 ) -> list[Hook]:
-    """Functions that put calibrated noise in place of a span, as `pid_lens.Noise` does.
+    """Return a hook for noise ablation of a span's embeddings, as `pid_lens.Noise` does.
 
-    The edit is made at ``blocks.0.hook_in`` (``hook_resid_pre``), where images are merged in; at
-    ``embed.hook_out`` they are not. The numbers are those of a `pid_lens.Lens` of the same seed.
+    The edit is made at ``blocks.0.hook_in`` (``hook_resid_pre``), where image features are
+    merged in; at ``embed.hook_out`` they are not. The noise is that of a `pid_lens.Lens` of the
+    same seed.
 
     Args:
         bridge: a `TransformerBridge`.
         batch: what will run: a `pid_lens.Batch`, or a mapping of the model's inputs.
-        span: what to hide, ``"image"`` or ``"question"`` or a span of your own.
+        span: what to ablate, ``"image"`` or ``"question"`` or a span of your own.
         moments: of `pid_lens.calibrate`, on the bridge or on the model it is around.
         seed: of the noise.
         draw: which of its independent draws.
         processor: finds the question in inputs that do not say their spans.
 
     Returns:
-        One function. Run with another shape of batch it raises a ValueError.
+        One ``(hook point, function)``. Run with another shape of batch, the function raises a
+        ValueError.
 
     Raises:
         TypeError: no bridge, no batch or no moments.
         ValueError: moments of another model; a span that is not there; a family in which image
-            or question come in elsewhere too (Qwen3-VL), so that they would not be hidden.
+            or question enter the decoder elsewhere, too (Qwen3-VL), so that they would not be
+            ablated.
 
     Example:
         >>> import pid_lens
@@ -207,8 +213,8 @@ def noise(
         Reads(4 samples, 6 layers, conditions full, 2 options)
     """
     anatomy = dissect_hookable(bridge)
-    hidden = complete_interventions([Noise(span)], anatomy, moments=moments, seed=seed)
-    samples, variation = resolve_given(anatomy, batch, processor), Variation("", draw, hidden)
+    ablations = complete_interventions([Noise(span)], anatomy, moments=moments, seed=seed)
+    samples, variation = resolve_given(anatomy, batch, processor), Variation("", draw, ablations)
     samples.spans[span]  # a span that is not there is refused here, and not in the pass
     require_no_leaks(bridge, anatomy, as_batch(batch))
 

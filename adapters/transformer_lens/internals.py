@@ -1,4 +1,4 @@
-"""TransformerLens: whatever is private of it, in one place."""
+"""TransformerLens: all that is private to it, in one place."""
 
 from __future__ import annotations
 
@@ -36,14 +36,21 @@ __all__ = [
 ]
 
 FOR_IMAGES_FROM_DISK = "torchvision"
-"""What families demand that need it in their processors alone."""
+"""The library that families require although only their processors need it."""
 
 
 def dissect(bridge: Any) -> Anatomy:
-    """The parts of the plain model behind a bridge.
+    """Find the parts of the plain model behind a bridge.
 
     Raises:
-        TypeError: a thing of TransformerLens that has no plain model.
+        TypeError: it is no bridge, and so has no plain model.
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> found = dissect(build_bridge(model))
+        >>> found.model is model, len(found.layers)
+        (True, 6)
     """
     if not isinstance(bridge, TransformerBridge):
         raise TypeError(
@@ -55,21 +62,43 @@ def dissect(bridge: Any) -> Anatomy:
 
 
 def forward_without_hooks(component: Any) -> Callable[..., Any]:
-    """The forward of the plain module that a component of a bridge wraps: no hook point fires."""
+    """Return the forward of the plain module that a bridge's component wraps: no hooks run.
+
+    Example:
+        >>> import pid_lens, torch
+        >>> mlp, calls = build_bridge(pid_lens.demo.load()[0]).blocks[0].mlp, []
+        >>> handle = mlp.hook_out.add_hook(lambda output, hook: calls.append(hook.name))
+        >>> output = forward_without_hooks(mlp)(torch.zeros(1, 2, 64))
+        >>> output.shape, calls
+        (torch.Size([1, 2, 64]), [])
+    """
     return plainly(component.original_component)
 
 
 def name_of(module: nn.Module) -> str | None:
-    """What TransformerLens calls a hook point; None for other modules."""
+    """Return what TransformerLens calls a hook point; None for other modules.
+
+    Example:
+        >>> import pid_lens
+        >>> layer = build_bridge(pid_lens.demo.load()[0]).blocks[2]
+        >>> name_of(layer.hook_out), name_of(layer)
+        ('blocks.2.hook_out', None)
+    """
     return module.name if isinstance(module, HookPoint) else None
 
 
 def dissect_hookable(bridge: Any) -> Anatomy:
-    """The parts of a bridge whose hook points are called by the numbers of the model's layers.
+    """Find the parts of a bridge whose hook points are named by the decoder's layer numbers.
 
     Raises:
         TypeError: it is no bridge.
         ValueError: it is compiled, or its blocks are other modules than the decoder's layers.
+
+    Example:
+        >>> import pid_lens
+        >>> bridge = build_bridge(pid_lens.demo.load()[0])
+        >>> dissect_hookable(bridge).layers[3] is bridge.blocks[3]
+        True
     """
     anatomy = dissect(bridge)
     require_uncompiled(anatomy.model)
@@ -87,11 +116,18 @@ def dissect_hookable(bridge: Any) -> Anatomy:
 
 
 def build_bridge(model: Any, tokenizer: Any = None) -> TransformerBridge:
-    """A bridge around a model in memory; nothing is loaded, and nothing installed.
+    """Build a bridge around a model in memory; nothing is loaded, and nothing installed.
 
     Raises:
         TypeError: no model of transformers.
         ValueError: a bridge has been built around it, or TransformerLens does not know it.
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> bridge = build_bridge(model)
+        >>> bridge.original_model is model, len(bridge.blocks)
+        (True, 6)
     """
     if not isinstance(model, nn.Module) or not hasattr(model, "config"):
         raise TypeError(
@@ -110,7 +146,7 @@ def build_bridge(model: Any, tokenizer: Any = None) -> TransformerBridge:
 
 
 def _architecture(model: nn.Module) -> str:
-    """The class that TransformerLens knows a model by."""
+    """Return the name of the class by which TransformerLens knows a model."""
     known = ArchitectureAdapterFactory._adapters
     found = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in known]
     if not found:
@@ -125,7 +161,7 @@ def _architecture(model: nn.Module) -> str:
 
 @contextmanager
 def _without_torchvision(adapter: Any) -> Iterator[None]:
-    """An adapter that does not ask for what its processor alone needs."""
+    """Take torchvision, which only its processor needs, from what an adapter requires."""
     own = vars(adapter).get("required_libraries")
     needed = [name for name in adapter.required_libraries if name != FOR_IMAGES_FROM_DISK]
     adapter.required_libraries = needed
@@ -139,10 +175,10 @@ def _without_torchvision(adapter: Any) -> Iterator[None]:
 
 
 def _kept(tokenizer: Any) -> Any:
-    """A copy of a tokenizer that TransformerLens does not load anew to have it begin texts.
+    """Copy a tokenizer, marked as adding BOS, so that TransformerLens does not load it anew.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is neither a tokenizer nor a processor that has one.
     """
     found = getattr(tokenizer, "tokenizer", tokenizer)
     if found is None:

@@ -1,4 +1,4 @@
-"""Liveness: what an edit at a hook point does, found out by what the model then says."""
+"""Liveness: whether an edit at a hook point changes the logits, tested by running the model."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 Hook = tuple[str, Callable[..., Any]]
-"""A hook point's name, and what is called there as ``fn(tensor, hook=hook_point)``."""
+"""A hook point's name, and the function called there, ``fn(tensor, hook=hook_point)``."""
 
 BY_CHANCE = 10
-"""Times that what moves must exceed what two equal passes differ by."""
+"""Times by which a change of the logits must exceed the difference of two equal passes."""
 TOKENS = 4
-"""How many tokens of text hook points are tried out on."""
+"""How many tokens of text hook points are tried on."""
 ENTRY = "blocks.0.hook_in"
-"""The hook point where the first layer is given its embeddings, images merged in."""
+"""The hook point at the first layer's input: embeddings, with image features merged in."""
 
 
 def some_text(anatomy: Anatomy) -> dict[str, Tensor]:
-    """A few tokens from the middle of the vocabulary, where no special ones are."""
+    """Take four tokens from the middle of the vocabulary, where no special ones are."""
     weight: Any = anatomy.unembed.weight
     middle = torch.arange(len(weight) // 2, len(weight) // 2 + TOKENS + 1)
     text = middle[middle != (-1 if anatomy.image_token is None else anatomy.image_token)][:TOKENS]
@@ -45,11 +45,11 @@ def some_text(anatomy: Anatomy) -> dict[str, Tensor]:
 
 
 def is_sensitive(bridge: TransformerBridge, name: str, inputs: Mapping[str, Any]) -> bool:
-    """Whether random numbers at a hook point move the logits.
+    """Return whether random numbers at a hook point move the logits.
 
     Raises:
         KeyError: there is no such hook point.
-        TypeError: what passes it is no tensor.
+        TypeError: the value at it is no tensor.
         ValueError: it is not reached, or switched off.
     """
     passed = []
@@ -77,7 +77,7 @@ def is_sensitive(bridge: TransformerBridge, name: str, inputs: Mapping[str, Any]
 def moves_logits(
     bridge: TransformerBridge, hooks: Sequence[Hook], inputs: Mapping[str, Any]
 ) -> bool:
-    """Whether hooks move a model's logits, by more than one pass differs from the next."""
+    """Return whether hooks move a model's logits by more than two equal passes differ."""
     model = bridge.original_model
     with without_user_hooks(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "A (forward )?hook (on|edited) ", UserWarning)
@@ -93,7 +93,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 @contextmanager
 def without_user_hooks(model: nn.Module) -> Iterator[None]:
-    """A model without functions at its hook points, without a lens, and without dropout."""
+    """Disable the functions at a model's hook points, a lens' hooks, and dropout."""
     with ExitStack() as stack:
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
@@ -107,31 +107,31 @@ def without_user_hooks(model: nn.Module) -> Iterator[None]:
 
 
 def _nothing(*call: Any, **named: Any) -> None:
-    """Stands in a hook's place."""
+    """Do nothing, in place of a hook."""
 
 
-# ---------------------------------------------------------------- what noise would miss
+# ---------------------------------------------------------------- what noise would not ablate
 
 
 class _Reached(Exception):  # noqa: N818
-    """The first layer's input was seen: the rest of the pass is not needed."""
+    """End of a pass whose first layer's input is known: the rest is not needed."""
 
 
 _SEALED: PerObject[set[str]] = PerObject(set)
-"""Of each bridge: hook points that were found to be given all that tells of image and question."""
+"""Of each bridge: hook points found to carry all information about image and question."""
 
 
 def require_no_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) -> None:
-    """What is hidden from the first layer must come in nowhere else.
+    """Require that image and question enter the decoder by the first layer's input alone.
 
     Raises:
-        ValueError: it does.
+        ValueError: they enter elsewhere, too, or the embeddings change before the first layer.
     """
     if anatomy.entrances or anatomy.question_aware is not None:
         raise ValueError(
             f"{type(anatomy.model).__name__} is given image or question besides its embeddings "
             f"({', '.join(anatomy.known_ways) or 'a Q-Former'}), which noise at {ENTRY} would "
-            "not hide. pid_lens.Lens(bridge, moments=moments) hides all of it"
+            "not ablate. pid_lens.Lens(bridge, moments=moments) ablates all of it"
         )
     sealed = _SEALED.of(bridge)
     if ENTRY in sealed:
@@ -150,10 +150,10 @@ def require_no_leaks(bridge: TransformerBridge, anatomy: Anatomy, batch: Batch) 
 def _entering(
     anatomy: Anatomy, inputs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Float[Tensor, "n tokens width"]]:
-    """What the decoder is given, and what its first layer is; nothing after it runs."""
+    """Capture the arguments of the decoder and the first layer's input; nothing after it runs."""
     given: list[dict[str, Any]] = []
 
-    def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def capture(module: nn.Module, args: tuple, kwargs: dict) -> None:
         given.append(embed_arguments(module, named_arguments(module, args, kwargs)))
 
     def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -161,7 +161,7 @@ def _entering(
 
     with (
         without_user_hooks(anatomy.model),
-        hooked(before=[(anatomy.decoder, see), (anatomy.layers[0], stop)]),
+        hooked(before=[(anatomy.decoder, capture), (anatomy.layers[0], stop)]),
     ):
         try:
             anatomy.model(**inputs)

@@ -1,4 +1,4 @@
-"""Reading hooks: the answer at every layer, by functions for hook points or from a cache."""
+"""Logit lens in TransformerLens: the answer at every layer, by hooks or from a cache."""
 
 from __future__ import annotations
 
@@ -31,13 +31,24 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, kw_only=True, repr=False)
 class ReadingHooks(Stream, list[Hook]):
-    """Functions for hook points, and the `Stream` that they fill.
+    """Hooks that read the residual stream after each layer, and the `Stream` that they fill.
 
     ``noise(...) + read`` is a plain list with the same functions: keep ``read`` for its reads.
+
+    Attributes:
+        expected: samples of the batch that will run.
+        progress: the layer that the pass is at.
+
+    Example:
+        >>> import pid_lens
+        >>> from pid_lens.adapters.transformer_lens import bridged, readout
+        >>> bridge = bridged(pid_lens.demo.load()[0])
+        >>> read = readout(bridge, next(iter(pid_lens.demo.batches("vision", n=4))), layers=[5])
+        >>> read, [name for name, _ in read]
+        (ReadingHooks(4 samples, 0 of 1 layers read), ['blocks.5.hook_out'])
     """
 
     expected: Samples
-    """Those of the batch that will run."""
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -68,12 +79,12 @@ def readout(
     states: Sequence[Pooled] = (),
     processor: Any = None,
 ) -> ReadingHooks:
-    """Functions that read the answer at every layer while the model runs.
+    """Return hooks that read the answer from the residual stream after every layer.
 
-    Of each layer's output, ``blocks.l.hook_out`` (``hook_resid_post``), the answer position
-    alone is kept. Edits that are added before these functions are in what they read; later ones
-    at the same hook point are not. Three passes, of the same samples as they are, with their
-    question and with their image noised, make a spectrum:
+    Of the residual stream after each layer, ``blocks.l.hook_out`` (``hook_resid_post``), the
+    answer position alone is kept. Edits that are added before these functions are in what they
+    read; later ones at the same hook point are not. Three passes, of the same samples as they
+    are, with their question and with their image noised, make a spectrum:
     ``pid_lens.decompose(full=..., vision=..., language=...)``.
 
     Args:
@@ -81,16 +92,18 @@ def readout(
         batch: what will run: a `pid_lens.Batch`, or a mapping of the model's inputs.
         choices: the options of every sample, as text or token ids, where the batch has none.
         layers: numbers of layers; all by default.
-        readout: from a state to an answer; by default `pid_lens.LogitLens`.
-        states: pooled states to keep along with the answers.
+        readout: from a hidden state to an answer; by default `pid_lens.LogitLens`.
+        states: pooled hidden states to keep along with the answers.
         processor: finds the question, and token ids of options that are text.
 
     Returns:
-        A list of functions, whose ``reads`` are there when a pass is over: those of the last.
+        A list of ``(hook point, function)``, whose ``reads`` are those of the last pass that is
+        over.
 
     Raises:
         TypeError: no bridge, no batch, or a readout that does not say its settings.
-        ValueError: no options, a layer that is not there, a state that one pass cannot prove.
+        ValueError: no options; a layer that is not there; an image-only hidden state, which one
+            pass cannot prove to be that.
 
     Example:
         >>> import pid_lens
@@ -124,7 +137,7 @@ def read_cache(
     states: Sequence[Pooled] = (),
     processor: Any = None,
 ) -> Reads:
-    """Reads the answer at every layer from a cache that was filled before.
+    """Read the answer at every layer from an activation cache that was filled before.
 
     Args:
         bridge: the `TransformerBridge` that filled it.
@@ -170,7 +183,7 @@ def read_cache(
 
 
 def _from_cache(cache: Any, layers: Sequence[int]) -> dict[int, Float[Tensor, "n tokens width"]]:
-    """Each layer's output in a cache, with its batch axis.
+    """Look up the residual stream after each layer in a cache, with its batch axis.
 
     Raises:
         TypeError: no cache.

@@ -1,8 +1,8 @@
-"""A small vision-language model trained on scanned digits, with tasks whose atoms are known.
+"""A small vision-language model (LLaVA, digits) and tasks whose information atoms are known.
 
 In come the name of a task, a split, a checkpoint; out go a model of transformers with its
-processor (`load`) and `pid_lens.Batch` records of digits (`batches`), without a network.
-`python -m pid_lens.demo.train` trains it anew.
+processor (`load`) and `pid_lens.Batch` records of scanned digits (`batches`), without a network.
+`python -m pid_lens.demo.train` trains the model anew.
 
 Measured on the 450 held-out digits, in the last layer, in bits (one noise draw, tau = 0.3, raked):
 
@@ -13,9 +13,9 @@ Measured on the 450 held-out digits, in the last layer, in bits (one noise draw,
 | redundant | .98 | .00 | .02 | .00 | 1.00 | 1.00 | 1.00 |
 | synergy | .00 | .00 | .00 | .98 | .98 | .99 | 1.00 |
 
-With Image->Question attention closed in all layers the information of vision and synergy is .00,
-with Image->answer closed it stays. After alignment captions are right for 99.6 % of the digits,
-S of the synergy task is .00, and the redundant task is still U_language.
+With attention knockout Image->Question in all layers the information of vision and synergy is
+.00, with Image->answer it stays. After alignment captions are right for 99.6 % of the digits, S
+of the synergy task is .00, and the redundant task is still U_language.
 """
 
 from pid_lens.demo.data import digits, images

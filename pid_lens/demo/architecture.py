@@ -1,4 +1,4 @@
-"""The shipped model's shape: a LLaVA with a CLIP tower of 3 layers and a Llama of 6."""
+"""The shipped model's architecture: LLaVA, a CLIP vision tower of 3 layers and a Llama of 6."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VISION_WIDTH = 48
 
 
 def config() -> LlavaConfig:
-    """Sizes of the two towers; about 300,000 parameters together.
+    """Configure vision tower and language model; about 300,000 parameters together.
 
     Example:
         >>> config().text_config.num_hidden_layers
@@ -58,7 +58,7 @@ def config() -> LlavaConfig:
 
 
 def build_model() -> LlavaForConditionalGeneration:
-    """A model with random weights, drawn from torch's global generator."""
+    """Build a model with random weights, drawn from torch's global generator."""
     from transformers import LlavaForConditionalGeneration
 
     return LlavaForConditionalGeneration(config())

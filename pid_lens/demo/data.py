@@ -1,10 +1,10 @@
-"""The digits that the shipped model sees: 1,797 scans of 8x8 pixels, with a split kept for good.
+"""The shipped model's data set: 1,797 scanned digits of 8x8 pixels, with a fixed split.
 
 Source: "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998), UCI Machine
 Learning Repository, https://archive.ics.uci.edu/dataset/80, licence CC BY 4.0; the part of it that
 scikit-learn distributes as `load_digits`. Changes: stored as bytes, and divided into 1,347 digits
-for training and 450 for testing, the classes in equal shares. The same people wrote both parts:
-the split says nothing of unknown hands.
+for training and 450 for testing, stratified by digit. The same people wrote both parts: the
+split does not measure how the model reads other people's handwriting.
 
 `build_digits(path)` writes the shipped `digits.npz` again, from scikit-learn.
 """
@@ -35,18 +35,21 @@ TEST = 450
 
 @dataclass(frozen=True)
 class Digits:
-    """One split of the digits."""
+    """One split of the digits.
+
+    Attributes:
+        pixels: brightness from 0 (paper) to 16 (ink), [n, 8, 8].
+        labels: the digit, 0 to 9, [n].
+        rows: index of each digit in scikit-learn's `load_digits`, [n].
+    """
 
     pixels: UInt8[np.ndarray, "n 8 8"]
-    """Brightness from 0 (paper) to 16 (ink)."""
     labels: Int[np.ndarray, " n"]
-    """The digit, 0 to 9."""
     rows: Int[np.ndarray, " n"]
-    """Where each stands in scikit-learn's `load_digits`."""
 
     @property
     def images(self) -> list[Image]:
-        """Every digit as a picture, see `picture`."""
+        """Every digit as an image, see `picture`."""
         return [picture(pixels) for pixels in self.pixels]
 
     def __len__(self) -> int:
@@ -58,7 +61,7 @@ class Digits:
 
 @cache
 def digits(split: str = "test") -> Digits:
-    """The digits of a split, in the order of scikit-learn.
+    """Load the digits of a split, in the order of scikit-learn.
 
     Args:
         split: "train" (1,347 digits) or "test" (450).
@@ -78,7 +81,7 @@ def digits(split: str = "test") -> Digits:
 
 
 def picture(pixels: UInt8[np.ndarray, "8 8"]) -> Image:
-    """A digit as a picture: grey values 0 to 255 in three equal channels, ink white.
+    """Convert a digit to an RGB image: grey values 0 to 255 in three equal channels, ink white.
 
     Example:
         >>> picture(digits("test").pixels[0]).size
@@ -91,7 +94,7 @@ def picture(pixels: UInt8[np.ndarray, "8 8"]) -> Image:
 
 
 def images(split: str = "test") -> list[Image]:
-    """All digits of a split as pictures, see `picture`.
+    """Convert all digits of a split to images, see `picture`.
 
     Example:
         >>> len(images("test"))

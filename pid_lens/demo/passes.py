@@ -1,4 +1,4 @@
-"""A training pass in its parts: embeddings, noise in place of a modality, closed attention."""
+"""A training forward pass in parts: embeddings, noise ablation, attention mask, logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pid_lens.demo.prompts import LANGUAGE, VISION, Prompts
 def features(
     model: LlavaForConditionalGeneration, pixels: Float[Tensor, "n 3 high wide"]
 ) -> Float[Tensor, "n patches vision"]:
-    """What the vision tower says of each patch, its class token left out."""
+    """Compute the vision tower's image features of each patch, without its class token."""
     states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
     return states[-1][:, 1:]
 
@@ -23,7 +23,7 @@ def embed(
     prompts: Prompts,
     patches: Float[Tensor, "n patches vision"],
 ) -> Float[Tensor, "n tokens width"]:
-    """The decoder's input: the words' embeddings and the projected patches in their places."""
+    """Embed the decoder's input: words, and projected image features at the image tokens."""
     words = model.get_input_embeddings()(prompts.tokens)
     projected = model.model.multi_modal_projector(patches)
     return words.masked_scatter(prompts.image[..., None], projected)
@@ -32,16 +32,18 @@ def embed(
 def question_moments(
     table: Prompts, weight: Float[Tensor, "words width"], tasks: int
 ) -> tuple[Float[Tensor, "tasks width"], Float[Tensor, "tasks width"]]:
-    """Mean and deviation, for each dimension, of the embeddings of each task's question words.
+    """Compute mean and standard deviation, by dimension, of each task's question embeddings.
 
-    The table's rows are grouped by task; within one, each digit and coin counts the same.
+    The table's rows are sorted by task; within a task, each digit and coin counts the same.
     """
+    # Count each word in each task's questions, and normalise to p(word | task)
     counts = torch.zeros(tasks, len(weight))
     task = torch.arange(tasks).repeat_interleave(len(table) // tasks)
     task = task[:, None].expand_as(table.tokens)
     ones = table.question.to(weight.dtype)
     counts.index_put_((task, table.tokens), ones, accumulate=True)
     counts = counts / counts.sum(1, keepdim=True)
+    # E[w] and sqrt(E[w^2] - E[w]^2) under p(word | task)
     mean = counts @ weight
     return mean, (counts @ weight.square() - mean.square()).clamp_min(0).sqrt()
 
@@ -53,21 +55,23 @@ def hide(
     question: tuple[Float[Tensor, "n width"], Float[Tensor, "n width"]],
     generator: torch.Generator,
 ) -> Float[Tensor, "n tokens width"]:
-    """Noise N(mean, diag deviation^2) over the image or the question, as `seen` says.
+    """Ablate image or question with noise N(mean, diag deviation^2), as `seen` says.
 
     The image's moments are those of the batch's own image embeddings.
 
     Args:
         embeds: the decoder's input.
-        prompts: whose spans are hidden.
-        seen: `FULL` leaves a row, `VISION` hides its question, `LANGUAGE` its image.
-        question: mean and deviation of each row's task.
-        generator: the source of chance.
+        prompts: the rows' tokens and spans.
+        seen: `FULL` leaves a row, `VISION` ablates its question, `LANGUAGE` its image.
+        question: mean and standard deviation of each row's task.
+        generator: of the noise.
     """
+    # Noise with the moments of each span: mean + eps * deviation, eps ~ N(0, I)
     patches = embeds[prompts.image].detach()
     noise = torch.randn(embeds.shape, generator=generator)
     image = patches.mean(0) + noise * patches.std(0)
     words = question[0][:, None] + noise * question[1][:, None]
+    # Replace the embeddings of the ablated span, row by row
     no_image = prompts.image & (seen == LANGUAGE)[:, None]
     no_question = prompts.question & (seen == VISION)[:, None]
     embeds = torch.where(no_image[..., None], image, embeds)
@@ -75,20 +79,22 @@ def hide(
 
 
 def attention(
-    prompts: Prompts, closed: Bool[Tensor, " n"], cut: Bool[Tensor, " n"]
+    prompts: Prompts, masked: Bool[Tensor, " n"], cut: Bool[Tensor, " n"]
 ) -> Float[Tensor, "n 1 tokens tokens"]:
-    """The additive mask of causal attention, with ways of the image closed in all layers.
+    """Compute the additive causal mask, with attention to the image masked in all layers.
 
     Args:
         prompts: padded on the left.
-        closed: rows where the answer cannot see the image. What comes after the question is the
-            template's `ASSISTANT:`, where the answer is read: the image can reach it through
-            the question's tokens alone.
-        cut: rows where the question cannot see the image.
+        masked: rows where the answer position does not attend to the image. What comes after the
+            question is the template's `ASSISTANT:`, where the answer is read: the image can
+            reach it through the question's tokens alone.
+        cut: rows where the question does not attend to the image.
     """
+    # Causal mask without padding keys, [n, query, key]
     tokens = prompts.tokens.shape[1]
     open_ = torch.ones(tokens, tokens, dtype=torch.bool).tril() & ~prompts.padding[:, None]
-    open_[:, -1] &= ~(prompts.image & closed[:, None])
+    # Attention knockout: Image->answer in the masked rows, Image->Question in the cut rows
+    open_[:, -1] &= ~(prompts.image & masked[:, None])
     open_ &= ~(prompts.question[:, :, None] & prompts.image[:, None] & cut[:, None, None])
     lowest = torch.finfo(torch.float32).min
     return torch.zeros(open_.shape).masked_fill(~open_, lowest)[:, None]
@@ -99,6 +105,6 @@ def answer_logits(
     embeds: Float[Tensor, "n tokens width"],
     mask: Float[Tensor, "n 1 tokens tokens"],
 ) -> Float[Tensor, "n words"]:
-    """The logits of the next word after each prompt."""
+    """Compute the logits of the next word after each prompt."""
     out = model.model.language_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
     return model.lm_head(out.last_hidden_state[:, -1])

@@ -1,4 +1,4 @@
-"""Words and pictures to numbers: word-level tokenizer, image processor and chat template."""
+"""The shipped processor: word-level tokenizer, image processor and chat template."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
-SIDE = 8  # pixels of a picture's side
+SIDE = 8  # pixels of an image's side
 PATCH = 2  # pixels of a patch's side
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>")
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; a mark such as "?" is a word, with or without a space before it.
+    """Build a word-level tokenizer; "?" is a word, with or without a space before it.
 
     Example:
         >>> tokenizer().tokenize("is it even?")
@@ -63,7 +63,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    """Any picture to 8x8 pixels from -1 to 1; one that is 8x8 already keeps its pixels."""
+    """Build an image processor: 8x8 pixels from -1 to 1; an 8x8 image is not resampled."""
     from transformers import CLIPImageProcessorPil
 
     return CLIPImageProcessorPil(
@@ -77,7 +77,7 @@ def image_processor() -> CLIPImageProcessorPil:
 
 
 def processor() -> LlavaProcessor:
-    """The processor that is shipped beside the model.
+    """Build the processor that is shipped with the model.
 
     Example:
         >>> question = [{"type": "image"}, {"type": "text", "text": "what digit ?"}]

@@ -1,4 +1,4 @@
-"""Every prompt of every task as tokens, and the answer that its reader should give."""
+"""Every prompt of every task as tokens, with the answer distribution to train on."""
 
 from __future__ import annotations
 
@@ -12,26 +12,33 @@ from torch.nn import functional as F
 from pid_lens.demo.processor import DIGIT_WORDS, IMAGE_TOKENS, processor
 from pid_lens.demo.tasks import ALL_TASKS, COINS, Task
 
-FULL, VISION, LANGUAGE = range(3)  # what is seen: all, the image alone, the question alone
+FULL, VISION, LANGUAGE = range(3)  # not ablated: both, the image, the question
 DIGITS = range(len(DIGIT_WORDS))
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Rows of tokens, padded on the left; as a table, one row for each task, digit and coin."""
+    """Rows of tokens, padded on the left; as a table, one row for each task, digit and coin.
+
+    Attributes:
+        tokens: token ids, [n, tokens].
+        padding: mask of the padding tokens, [n, tokens].
+        image: mask of the image's tokens, [n, tokens].
+        question: mask of the question's tokens, without the template around them, [n, tokens].
+        answers: the answer's token id if the image showed each of the ten digits, [n, digits].
+        answer: the answer's token id, [n].
+        uniform: the same probability for each of the task's options, [n, vocabulary].
+        vision_tells: whether the image alone determines the answer, [n].
+        language_tells: whether the question alone determines the answer, [n].
+    """
 
     tokens: Int[Tensor, "n tokens"]
     padding: Bool[Tensor, "n tokens"]
     image: Bool[Tensor, "n tokens"]
-    """The image's tokens."""
     question: Bool[Tensor, "n tokens"]
-    """The question's tokens, without the template around them."""
     answers: Int[Tensor, "n digits"]
-    """The answer's token if the image showed each of the ten digits."""
     answer: Int[Tensor, " n"]
-    """The answer's token."""
     uniform: Float[Tensor, "n vocabulary"]
-    """The same probability for each of the task's options."""
     vision_tells: Bool[Tensor, " n"]
     language_tells: Bool[Tensor, " n"]
 
@@ -39,24 +46,27 @@ class Prompts:
         return len(self.tokens)
 
     def take(self, rows: Int[Tensor, " m"]) -> Prompts:
-        """The rows asked for."""
+        """Select rows by their numbers."""
         return Prompts(**{name: value[rows] for name, value in vars(self).items()})
 
     def targets(
         self, seen: Int[Tensor, " n"], cut: Bool[Tensor, " n"], digit: Float[Tensor, "n digits"]
     ) -> Float[Tensor, "n vocabulary"]:
-        """What can be known of the answer: sum over digits d of p(d | image) p(answer | d, seen).
+        """Compute p(answer | seen): the sum over digits d of p(d | image) p(answer | d, seen).
 
         Args:
-            seen: `FULL`, `VISION` or `LANGUAGE`.
-            cut: where the image does not reach the question, and so tells nothing.
+            seen: what is not ablated, `FULL`, `VISION` or `LANGUAGE`.
+            cut: rows where the image does not reach the question, and so has no information
+                about the answer.
             digit: p(digit | image).
         """
+        # By the image: sum_d p(d | image) [answers_d = word]; by the question: the answer itself
         words = self.uniform.shape[-1]
         by_image = (digit[..., None] * F.one_hot(self.answers, words)).sum(1)
         by_question = F.one_hot(self.answer, words).to(digit.dtype)
         reads_question = self.language_tells & (seen != VISION)
         reads_image = ~cut & ((seen == FULL) | (seen == VISION) & self.vision_tells)
+        # The question determines the answer, else the image does, else the options are uniform
         target = torch.where(reads_image[:, None], by_image, self.uniform)
         return torch.where(reads_question[:, None], by_question, target)
 
@@ -64,7 +74,7 @@ class Prompts:
 def row(
     task: int | Tensor, digit: Int[Tensor, " n"], coin: Int[Tensor, " n"]
 ) -> Int[Tensor, " n"]:
-    """Where the table of `prompts` keeps a task (its rank), digit and coin.
+    """Compute the row of a task (its rank), digit and coin in the table of `prompts`.
 
     Example:
         >>> row(1, torch.tensor([3]), torch.tensor([1]))
@@ -74,7 +84,7 @@ def row(
 
 
 def prompts() -> Prompts:
-    """The table of all prompts: 5 tasks x 10 digits x 2 coins.
+    """Build the table of all prompts: 5 tasks x 10 digits x 2 coins.
 
     Example:
         >>> prompts().tokens.shape

@@ -1,4 +1,4 @@
-"""The tasks' samples as batches, the same records that a user's own images become."""
+"""The tasks' samples as `pid_lens.Batch` records, as `pid_lens.batch` makes of a user's images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,20 @@ def _processor() -> LlavaProcessor:
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches of one task, made anew each time they are gone through."""
+    """Batches of one task, made anew each time they are iterated over.
+
+    Attributes:
+        task: questions, options and answers.
+        split: "train" or "test".
+        batch_size: samples in a batch.
+        n: samples in all.
+        seed: of the coins.
+
+    Example:
+        >>> found = batches("vision", n=100)
+        >>> len(found), [len(batch.ids) for batch in found]
+        (2, [64, 36])
+    """
 
     task: Task
     split: str
@@ -72,10 +85,10 @@ def _coins(scans: Digits, seed: int) -> np.ndarray:
 def batches(
     name: str, *, split: str = "test", batch_size: int = 64, n: int | None = None, seed: int = 0
 ) -> Batches:
-    """The samples of a task, one for each digit of a split, in batches.
+    """Make batches of a task's samples, one for each digit of a split.
 
-    A coin of the digit's own decides what the question says. Beyond the split's size the same
-    digits come again with the other coin.
+    A random coin a digit decides what the question says. Beyond the split's size the same digits
+    come again with the other coin.
 
     Args:
         name: one of `TASKS`, or "caption".
@@ -85,7 +98,7 @@ def batches(
         seed: of the coins.
 
     Returns:
-        Something to go through as often as wanted; its `len` is the number of batches.
+        Batches to iterate over as often as wanted; `len` is their number.
 
     Raises:
         ValueError: for an unknown task or split, or more samples than there are.

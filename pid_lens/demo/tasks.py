@@ -1,7 +1,7 @@
-"""The tasks: what is asked about a digit, what the answer is, and which modality alone tells it.
+"""The tasks: a question about a digit, its answer, and which modality alone determines it.
 
 A prompt reads `<bos> SYSTEM: {task} USER: <image> {question} ASSISTANT:`. The task's name stands
-in the system turn, which no condition hides; a coin decides what the question says.
+in the system turn, which no condition ablates; a coin decides what the question says.
 
 | task | question | answer | known decomposition |
 |---|---|---|---|
@@ -11,8 +11,8 @@ in the system turn, which no condition hides; a coin decides what the question s
 | synergy | answer opposite . is it even ? (or truthfully) | parity, turned by the word | synergy |
 | caption | what digit ? | the digit's word | unique to vision, log2(10) bits |
 
-The four of two answers, A (even, yes) and B, are in `TASKS`; the caption is what LLaVA aligns its
-projector with.
+The four tasks of two answers, A (even, yes) and B, are in `TASKS`; with captions LLaVA aligns
+its projector.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COINS = (0, 1)
 
 
 def parity(even: bool) -> str:
-    """The word for a parity.
+    """Return the word for a parity.
 
     Example:
         >>> parity(True)
@@ -37,21 +37,30 @@ def parity(even: bool) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked about a digit; digits are 0 to 9 and coins 0 or 1."""
+    """A question about a digit and its answer; digits are 0 to 9 and coins 0 or 1.
+
+    Attributes:
+        name: text of the system turn.
+        options: the words that an answer may be.
+        told_by: which of "vision" and "language" determines the answer when the other modality
+            is ablated.
+        question: the question's text for a digit and a coin.
+        answer: the right option's index for a digit and a coin.
+
+    Example:
+        >>> found = task("synergy")
+        >>> found.question(7, 1), found.options[found.answer(7, 1)]
+        ('answer opposite . is it even ?', 'A')
+    """
 
     name: str
-    """What stands in the system turn."""
     options: tuple[str, ...]
-    """The words that an answer may be."""
     told_by: frozenset[str]
-    """Which of "vision" and "language" tells the answer when the other is hidden."""
     question: Callable[[int, int], str] = field(repr=False)
-    """The question's text for a digit and a coin."""
     answer: Callable[[int, int], int] = field(repr=False)
-    """The right option's index for a digit and a coin."""
 
     def messages(self, digit: int, coin: int) -> list[dict]:
-        """The conversation to render with the processor's chat template.
+        """Write the conversation to render with the processor's chat template.
 
         Example:
             >>> ALL_TASKS["synergy"].messages(7, 1)[1]["content"][1]["text"]
@@ -106,7 +115,7 @@ TASKS: tuple[str, ...] = ("vision", "language", "redundant", "synergy")
 
 
 def task(name: str) -> Task:
-    """The task of that name.
+    """Look up the task of that name.
 
     Raises:
         ValueError: if there is none.

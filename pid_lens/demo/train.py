@@ -14,11 +14,12 @@ that were trained alone, then two stages.
 4. tune: projector and language model learn the tasks.
 
 In 2 and 4 half of the rows are untouched; in a quarter the question, in a quarter the image is
-noise, and the target is what the other modality still tells: the shipped model's p(y | x1) and
-p(y | x2) are calibrated. What an image tells is the vision tower's own posterior of the digit.
-In most rows the answer's position cannot see the image, which has to come through the question,
-as it does in large LLaVA models. In a few the question cannot see the image, and the target is
-what the question tells: no other way for the image is learnt.
+ablated with noise, and the target is the answer's distribution given the other modality: the
+shipped model's p(y | x1) and p(y | x2) are calibrated. That of an image is the vision tower's
+own posterior of the digit. In most rows the answer position does not attend to the image, whose
+information has to come through the question, as it does in large LLaVA models. In a few the
+question does not attend to the image, and the target is the answer's distribution given the
+question: no other path for the image is learnt.
 """
 
 from __future__ import annotations
@@ -37,24 +38,25 @@ from pid_lens.demo.prompts import Prompts, row
 from pid_lens.demo.tasks import ALL_TASKS
 from pid_lens.demo.trainer import Steps, Trainer, trainer
 
-CLOSED = 0.9  # share of rows whose answer cannot see the image
-CUT = 0.08  # share of rows whose question cannot see the image
+CLOSED = 0.9  # share of rows whose answer position does not attend to the image
+CUT = 0.08  # share of rows whose question does not attend to the image
 OUT = Path("demo-model")
 TEXT_STEPS = {"vision": 0.1, "language": 0.2, "redundant": 0.1, "synergy": 0.1, "caption": 0.5}
 TUNE = {"vision": 0.24, "language": 0.08, "redundant": 0.2, "synergy": 0.4, "caption": 0.08}
 
 
 def shares(mix: dict[str, float]) -> list[float]:
-    """A mixture of tasks in the order of `ALL_TASKS`."""
+    """List a mixture's shares in the order of `ALL_TASKS`."""
     return [mix[name] for name in ALL_TASKS]
 
 
 def pretrain_vision(at: Trainer) -> None:
-    """Teach the tower the digit, from the mean of all patches and, less, from each alone."""
+    """Train the vision tower on the digit, from the mean of all patches and from each alone."""
 
     def loss() -> Tensor:
         pixels, labels = at.photos(128)
         logits = at.reader(passes.features(at.model, pixels))
+        # Cross-entropy of the mean logits, plus .3 times that of each patch
         each = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]))
         return F.cross_entropy(logits.mean(1), labels) + 0.3 * each
 
@@ -62,8 +64,9 @@ def pretrain_vision(at: Trainer) -> None:
 
 
 def in_words(at: Trainer, rows: Prompts, digit: Int[Tensor, " n"]) -> Prompts:
-    """The rows with words for an image: the digit's, and any others, as often as it happens."""
+    """Put words in the image's place: the digit's word at a random share of them."""
     n = len(rows)
+    # A random word at each token; the digit's word instead, with a probability from .2 to 1 a row
     others = [i for i, word in enumerate(WORDS) if word not in {*SPECIAL, *ROLES, *DIGIT_WORDS}]
     soup = torch.tensor(others)[at.draw(rows.tokens.numel(), len(others))].view_as(rows.tokens)
     share = 0.2 + 0.8 * torch.rand(n, 1, generator=at.generator)
@@ -80,27 +83,31 @@ def taught(
     task: Int[Tensor, " n"],
     digit: Float[Tensor, "n digits"],
 ) -> Tensor:
-    """The loss of a pass with modalities hidden and ways closed, against what is left to tell.
+    """Compute the loss of a pass with noise ablation and attention knockout.
+
+    It is the cross-entropy against the answer's distribution given what is left.
 
     Args:
         at: where the training stands.
         rows: prompts.
-        embeds: the decoder's input, nothing hidden yet.
+        embeds: the decoder's input, nothing ablated yet.
         task: the rank of each row's task.
         digit: p(digit | image).
     """
-    seen, closed = at.seen(len(rows)), at.some(len(rows), CLOSED)
+    seen, masked = at.seen(len(rows)), at.some(len(rows), CLOSED)
     cut = at.some(len(rows), CUT)
+    # Noise ablation; the question's moments are those of its task's prompts
     with torch.no_grad():
         words = at.model.get_input_embeddings()(torch.arange(len(WORDS)))
         mean, deviation = passes.question_moments(at.table, words, len(ALL_TASKS))
     embeds = passes.hide(embeds, rows, seen, (mean[task], deviation[task]), at.generator)
-    logits = passes.answer_logits(at.model, embeds, passes.attention(rows, closed & ~cut, cut))
+    # Cross-entropy against p(answer | what is left), under the attention knockouts
+    logits = passes.answer_logits(at.model, embeds, passes.attention(rows, masked & ~cut, cut))
     return F.cross_entropy(logits, rows.targets(seen, cut, digit))
 
 
 def pretrain_text(at: Trainer) -> None:
-    """Teach the language model from words alone, whose digit nothing but captions depends on."""
+    """Train the language model on words alone; of the tasks only captions depend on the digit."""
     model = at.model
     caption = list(ALL_TASKS).index("caption")
     guess = torch.full((1, len(DIGIT_WORDS)), 1 / len(DIGIT_WORDS))
@@ -109,15 +116,16 @@ def pretrain_text(at: Trainer) -> None:
         task, shown = at.choose(64, shares(TEXT_STEPS)), at.draw(64, len(DIGIT_WORDS))
         rows = at.table.take(row(task, at.draw(64, len(DIGIT_WORDS)), at.draw(64, 2)))
         rows = in_words(at, rows, shown)
-        told = F.one_hot(shown, len(DIGIT_WORDS)).float()
-        digit = torch.where((task == caption)[:, None], told, guess)
+        # p(digit | words): one-hot for captions, uniform for the tasks
+        named = F.one_hot(shown, len(DIGIT_WORDS)).float()
+        digit = torch.where((task == caption)[:, None], named, guess)
         return taught(at, rows, model.get_input_embeddings()(rows.tokens), task, digit)
 
     at.loop("text", [model.model.language_model, model.lm_head], at.steps.text, loss)
 
 
 def align_stage(at: Trainer) -> None:
-    """Teach the projector to caption, all else frozen."""
+    """Train the projector to caption, all else frozen."""
     task = list(ALL_TASKS).index("caption")
     projector = at.model.model.multi_modal_projector
 
@@ -133,7 +141,7 @@ def align_stage(at: Trainer) -> None:
 
 
 def tune_stage(at: Trainer) -> None:
-    """Teach projector and language model the tasks, with what each modality tells alone."""
+    """Train projector and language model on the tasks, whole and with a modality ablated."""
     model = at.model
 
     def loss() -> Tensor:
@@ -151,7 +159,7 @@ def tune_stage(at: Trainer) -> None:
 
 
 def train(seed: int = 0, out: Path = OUT, steps: Steps | None = None) -> Trainer:
-    """Train from nothing and write configuration, processor and checkpoints.
+    """Train from random weights and write configuration, processor and checkpoints.
 
     Args:
         seed: the same seed gives the same weights (with the same number of threads).
@@ -167,7 +175,7 @@ def train(seed: int = 0, out: Path = OUT, steps: Steps | None = None) -> Trainer
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the small model that pid_lens ships.")
     parser.add_argument("--seed", type=int, default=0, help="of every random number (default 0)")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write")

@@ -1,4 +1,4 @@
-"""What every stage of the training shares: the model, the digits, chance, and the loop."""
+"""What all stages of the training share: model, data, random generator and training loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ LEARNING_RATE = 3e-3
 
 @dataclass(frozen=True)
 class Steps:
-    """How long each stage takes, and after which steps a checkpoint is kept."""
+    """Numbers of optimiser steps of each stage, and of those after which a checkpoint is kept.
+
+    Attributes:
+        vision: steps that train the vision tower alone.
+        text: steps that train the language model alone.
+        align: steps that train the projector.
+        tune: steps that train projector and language model.
+        keep_align: numbers of `align` steps after which a checkpoint is kept.
+        keep_tune: numbers of `tune` steps after which a checkpoint is kept.
+    """
 
     vision: int = 3000
     text: int = 1000
@@ -38,11 +47,21 @@ class Steps:
 
 @dataclass
 class Trainer:
-    """The model in the making, with the data and the chance that every stage draws from."""
+    """The model in training, with the data and the random generator that all stages draw from.
+
+    Attributes:
+        model: the model.
+        reader: linear probe of the digit on the vision tower's image features; not shipped.
+        pixels: training images from -1 to 1, [n, 3, 8, 8].
+        labels: their digits, [n].
+        table: all prompts.
+        generator: of all random numbers.
+        steps: lengths of the stages.
+        folder: where checkpoints are written.
+    """
 
     model: LlavaForConditionalGeneration
     reader: nn.Linear
-    """Names the digit from the vision tower's features; not shipped."""
     pixels: Float[Tensor, "n 3 8 8"]
     labels: Int[Tensor, " n"]
     table: Prompts
@@ -51,23 +70,23 @@ class Trainer:
     folder: Path
 
     def draw(self, n: int, high: int) -> Int[Tensor, " n"]:
-        """Whole numbers from 0 to high - 1."""
+        """Draw whole numbers from 0 to high - 1."""
         return torch.randint(high, (n,), generator=self.generator)
 
     def choose(self, n: int, weights: list[float]) -> Int[Tensor, " n"]:
-        """Ranks drawn with the given weights."""
+        """Draw ranks with the given weights."""
         return torch.multinomial(torch.tensor(weights), n, True, generator=self.generator)
 
     def some(self, n: int, share: float) -> Bool[Tensor, " n"]:
-        """Rows picked at random."""
+        """Draw a mask that is True with the given probability."""
         return torch.rand(n, generator=self.generator) < share
 
     def seen(self, n: int) -> Int[Tensor, " n"]:
-        """Which modalities each row sees."""
+        """Draw which modalities of each row are not ablated: FULL, VISION or LANGUAGE."""
         return self.choose(n, list(SEEN.values()))
 
     def photos(self, n: int) -> tuple[Float[Tensor, "n 3 8 8"], Int[Tensor, " n"]]:
-        """Augmented training digits with their labels."""
+        """Draw augmented training digits with their labels."""
         picked = self.draw(n, len(self.labels))
         return augment(self.pixels[picked], self.generator), self.labels[picked]
 
@@ -83,7 +102,7 @@ class Trainer:
 
         Args:
             stage: its name.
-            parts: what learns.
+            parts: the modules that learn.
             steps: how many.
             loss: of a fresh draw of samples.
             keep: the steps before which a checkpoint is kept.
@@ -102,20 +121,21 @@ class Trainer:
             cycle.step()
 
     def save(self, name: str) -> None:
-        """Keep the weights in half precision."""
+        """Write a checkpoint in half precision."""
         self.folder.mkdir(parents=True, exist_ok=True)
         weights = {k: v.half().contiguous() for k, v in self.model.state_dict().items()}
         save_file(weights, self.folder / f"{name}.safetensors")
 
 
 def trainer(seed: int, out: Path, steps: Steps) -> Trainer:
-    """Everything at its beginning; the same for the same seed."""
+    """Initialise model, probe, data and generator; the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture.build_model()
         model.set_attn_implementation("eager")  # the fastest for so small a model
         reader = nn.Linear(architecture.VISION_WIDTH, len(DIGIT_WORDS))
     scans = digits("train")
+    # Grey levels as `picture` rounds them, scaled to -1..1
     grey = torch.from_numpy(np.rint(scans.pixels * (255 / WHITE))).float() / 255 * 2 - 1
     return Trainer(
         model=model,

@@ -1,4 +1,4 @@
-"""The shipped weights: one file for each moment of training that was kept."""
+"""The shipped weights: checkpoints of alignment and tuning, and the trained model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MODEL = Path(__file__).with_name("model")
 
 
 def checkpoints(*, folder: Path = MODEL) -> tuple[str, ...]:
-    """The names that `load` knows, in the order of training.
+    """List the checkpoints that `load` knows, in the order of training.
 
-    `align-0150` is what 300 steps of aligning the projector gave, `tune-1000` what 1,000 steps
-    of instruction tuning gave; `final` is the trained model.
+    `align-0150` is the model after 150 steps of aligning the projector, `tune-1000` after 1,000
+    steps of instruction tuning; `final` is the trained model.
 
     Args:
         folder: what `python -m pid_lens.demo.train` wrote; the shipped model by default.
@@ -34,7 +34,7 @@ def checkpoints(*, folder: Path = MODEL) -> tuple[str, ...]:
 def load(
     checkpoint: str = "final", *, folder: Path = MODEL
 ) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The shipped model, float32, on the CPU, in evaluation mode, with its processor.
+    """Load the shipped model, float32, on the CPU, in evaluation mode, with its processor.
 
     Args:
         checkpoint: one of `checkpoints()`.

@@ -1,9 +1,18 @@
-"""From answers and states to information, a folder a family.
+"""Estimators: information in nats or bits from a model's posteriors and hidden states.
 
 In come `pid_lens.Reads` (the classes: update, merge, result) or plain arrays (the functions); out
-go a `Spectrum`, a `Curve`, or atoms. Every family has the same two doors: `estimator.py`, the
-class over reads, and `from_*.py`, the function over arrays; `common/` is what families share.
-Nothing here runs a model. An estimator of your own needs three methods (`protocol`).
+go a `Spectrum` (partial information decomposition at every layer), a `Curve` (one quantity at
+every layer), or atoms. No model runs here. One folder a family:
+
+    broja      exact decomposition of the answers' posteriors, certified by convex duality
+    gaussian   decomposition of hidden states under a Gaussian model
+    flow       the same after a normalizing flow has made the hidden states Gaussian
+    batch      decomposition by neural networks, trained batch by batch
+    infonce    mutual information of hidden states, by contrastive critics (InfoNCE bound)
+    concepts   mutual information of concepts and a hidden state, by concept bottlenecks
+
+Every family has a class over reads (`estimator.py`) and a function over arrays (`from_*.py`);
+`common/` is shared. An estimator of your own needs three methods (`Estimator`).
 """
 
 from pid_lens.estimators.batch.atoms import BatchAtoms

@@ -1,4 +1,4 @@
-"""Estimator: the extension point; anything with its three methods plugs in."""
+"""Estimator: the protocol (update, merge, result) for statistics accumulated over reads."""
 
 from __future__ import annotations
 
@@ -11,13 +11,38 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Running statistics over Reads: mutable while it is fed, frozen as a result."""
+    """Streaming statistic over `Reads`: update adds samples, result computes the estimate.
+
+    Any class with these three methods is one, and `Lens.spectrum` and `decompose` take it. The
+    estimator is mutable; the result is frozen.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens import Curve, Reads
+        >>> class AnswerEntropy:
+        ...     reads = ()
+        ...     def update(self, reads):
+        ...         self.reads = (*self.reads, reads)
+        ...         return self
+        ...     def merge(self, other):
+        ...         self.reads += other.reads
+        ...         return self
+        ...     def result(self):
+        ...         reads = Reads.concat(self.reads)
+        ...         p = reads.posteriors(conditions=["full"])[:, 0].exp()
+        ...         h = -(p * p.log2()).sum(-1)
+        ...         return Curve(name="entropy", pointwise=h, layers=reads.layers, ids=reads.ids,
+        ...                      estimator="AnswerEntropy")
+        >>> even = Reads.from_posteriors(torch.full((1, 3, 5, 4), 0.25).log())
+        >>> AnswerEntropy().update(even).result().value.round(decimals=6)
+        tensor([2.], dtype=torch.float64)
+    """
 
     def update(self, reads: Reads) -> Self:
-        """Takes in more reads; a sample that came before is replaced."""
+        """Add more reads; a sample that was added before is replaced."""
 
     def merge(self, other: Self) -> Self:
-        """Takes in what another estimator of the same settings has seen."""
+        """Add the samples of another estimator of the same settings."""
 
     def result(self) -> Spectrum | Curve:
-        """The spectrum of everything seen, or its curve; ValueError if that is nothing."""
+        """Compute the spectrum, or the curve, of all samples; ValueError if there are none."""

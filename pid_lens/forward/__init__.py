@@ -1,14 +1,30 @@
-"""One instrumented forward pass, from the model's input to its `Reads`.
+"""One hooked forward pass: ablate, knock out attention, read the residual stream at each layer.
 
-In come an `Anatomy`, conditions and a readout; out go `Reads`. A pass is read in the order of its
-hooks: `recorder` resolves the samples, `fork` repeats the rows and ablates (`rows`,
-`position_ids`), `attention_mask` masks attention (`blocked_pairs`), `layer_answers` takes the
-readouts, and the caller gets their own rows back. `stream` is a pass under one condition that a
-framework's own functions fill, `replay` a caller's block run once a condition,
-`intervention_scope` a pass with interventions and without readouts (`prompt_resolver`).
+In come an `Anatomy` (the model's modules), conditions (name -> interventions) and a readout, such
+as the logit lens. Out go `Reads`: log-probabilities of the options, [layers, conditions, n,
+options]. All conditions share one forward pass and one run of the vision tower. The hooks of a
+`Recorder` fire in this order:
 
-`user_hooks` shows other hooks their own rows (`user_hook_guard`), `occupancy` keeps a second lens
-out, `preconditions` and `image_only_probe` refuse what cannot be read rightly.
+1. Before the model, the samples are resolved: token positions of image, question and answer.
+2. Before the decoder, the n batch rows are repeated, one row block a variation (a condition and a
+   draw of its noise), and the embeddings of each block are ablated: `fork`, `rows`,
+   `position_ids`.
+3. Before each attention module, its attention mask is edited, so that the query positions of a
+   knockout do not attend to its key positions: `attention_mask`, `blocked_pairs`.
+4. After each layer, the readout is applied to the residual stream at the answer position:
+   `layer_answers`.
+5. After the decoder, the first row block is kept, which no condition ablates: the caller gets
+   logits of n rows, as without a lens.
+
+`stream` reads a pass under one condition, filled from an nnsight trace or a TransformerLens hook.
+`replay` joins passes of a user's block that ran once a condition, without a fork.
+`intervention_scope` applies interventions and reads nothing (`intervene`); `prompt_resolver`
+finds the samples of its prompts, beams and generated tokens included.
+
+During a fork, a user's hooks inside the decoder are given the user's n rows, and their writes are
+refused: `user_hooks`, `user_hook_guard`. `occupancy` refuses a second lens on one model.
+`preconditions` and `image_only_probe` raise errors where reads would be wrong; `settings` records
+what reads depend on.
 """
 
 from pid_lens.forward.attention_mask import AttentionKnockouts, require_maskable

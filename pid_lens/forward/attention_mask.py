@@ -1,6 +1,7 @@
-"""Attention knockout by editing the attention mask [rows, heads, queries, keys] of each layer.
+"""Attention knockout: edit the attention mask [rows, heads, queries, keys] of each layer.
 
-Every backend that takes a mask of pairs obeys (eager, sdpa); flash and flex attention are refused.
+The implementations of attention that take such a mask (eager, sdpa) apply it; flash and flex
+attention are refused.
 """
 
 from __future__ import annotations
@@ -31,23 +32,41 @@ if TYPE_CHECKING:
     from pid_lens.model import Anatomy
 
 MASKABLE = ("eager", "sdpa")
-"""Implementations of attention that take a mask of their queries' and keys' pairs."""
+"""Implementations of attention that take a 4-D mask, with an entry for each query and key."""
 
 
 @dataclass
 class AttentionKnockouts:
-    """The attention that interventions mask during a forward pass.
+    """Attention knockouts in a forward pass: hooks that edit the attention mask of each layer.
 
-    Before each attention module runs, its mask is replaced by one in which more pairs are masked.
-    `begin` says which samples the pass that comes is of, `end` that it is over; in between the
-    hooks of `before` and `after` do the work.
+    Before an attention module runs, its mask is replaced by one in which more (query, key) pairs
+    are masked. `begin` names the samples of the next pass, `end` ends it; in between, the hooks
+    of `before` and `after` take effect.
+
+    Attributes:
+        anatomy: the model's parts.
+        interventions: all that may be in force in the block: their layers are hooked.
+
+    Raises:
+        ValueError: an intervention has a layer or head that the model has not.
+
+    Example:
+        >>> import pid_lens
+        >>> from pid_lens.inputs import resolve_samples
+        >>> from pid_lens.interventions import Knockout, Variation
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=2)))
+        >>> knockout = Knockout("image", "question", layers=[1])
+        >>> found = AttentionKnockouts(pid_lens.dissect(pid_lens.demo.load()[0]), [knockout])
+        >>> found.begin(resolve_samples(batch), [Variation("blind", 0, (knockout,))])
+        >>> found.blocked_pairs(1).any(-1).equal(batch.spans["question"][:, None])
+        True
+        >>> found.blocked_pairs(2) is None
+        True
     """
 
     anatomy: Anatomy
     interventions: Sequence[AttentionIntervention] = ()
-    """All that may be in force in a block, to know which layers to hook."""
     _now: _PassMasks | None = None
-    """The masks of the pass that runs."""
 
     def __post_init__(self) -> None:
         for intervention in self.interventions:
@@ -56,10 +75,11 @@ class AttentionKnockouts:
 
     @property
     def before(self) -> list[tuple[nn.Module, Before]]:
-        """Attention modules and what is to run before them.
+        """Attention modules, each with the pre-hook that edits its mask.
 
         Raises:
-            ValueError: attention that no mask can close, or that runs twice.
+            ValueError: attention that takes no 4-D mask, or that runs twice (gradient
+                checkpointing).
         """
         if self._touched:
             require_no_checkpointing(self.anatomy.model)
@@ -73,10 +93,10 @@ class AttentionKnockouts:
 
     @property
     def after(self) -> list[tuple[nn.Module, After]]:
-        """Modules in which tokens attend to image states, and what is to run after them.
+        """Cross-attention modules, each with the hook that zeroes what blocked queries get of it.
 
-        With every key masked a softmax is even, and still tells of the image: what such a module
-        hands on is set to 0 instead.
+        With every key masked the softmax is uniform, and its output still carries information
+        about the image; so the module's output is set to 0 at these query positions.
         """
         crossings = [(self.anatomy.crossing(layer), layer) for layer in self._touched]
         return [(one, self._silencer(layer)) for one, layer in crossings if one is not None]
@@ -87,18 +107,18 @@ class AttentionKnockouts:
         return sorted({layer for layers in chosen for layer in layers})
 
     def begin(self, samples: Samples, variations: Sequence[Variation], before: int = 0) -> None:
-        """The samples of the pass that comes, n rows for each variation.
+        """Begin a pass over ``samples``, with a block of n rows for each variation.
 
-        So many tokens of theirs came ``before``, in passes of which a cache holds the keys.
+        ``before`` tokens of each sample ran in earlier passes: the KV cache holds their keys.
         """
         self._now = _PassMasks(BlockedPairs(self.anatomy, samples, variations, before))
 
     def end(self) -> None:
-        """The pass is over."""
+        """End the pass: from here on the hooks leave masks as they are."""
         self._now = None
 
     def blocked_pairs(self, layer: int) -> Bool[Tensor, "rows heads tokens tokens"] | None:
-        """The pairs that are masked at a layer in a pass over whole prompts; None if none is."""
+        """Compute a layer's blocked (query, key) pairs in whole prompts; None if none is."""
         assert self._now is not None
         blocked = self._now.blocked
         tokens, active = blocked.samples.spans.shape[1], blocked.active(layer)
@@ -127,34 +147,44 @@ class AttentionKnockouts:
 
 
 class _Origin(NamedTuple):
-    """What an edited mask was made of: layers of one origin share one mask."""
+    """What an edited mask was made from: layers of the same origin share one edited mask.
+
+    Attributes:
+        given: ``id`` of the layer's own mask.
+        causal: whether the layer's attention is causal.
+        active: ``id`` of each intervention in force, variation by variation.
+        keys: number of key positions.
+        device: where the layer's hidden states are.
+    """
 
     given: int
-    """Identity of the layer's own mask."""
     causal: bool
     active: tuple[tuple[int, ...], ...]
-    """Identities of the interventions in force, variation by variation."""
     keys: int
     device: torch.device
 
 
 @dataclass(eq=False)
 class _PassMasks:
-    """The edited masks of one pass.
+    """The edited attention masks of one pass.
 
-    A model hands one mask to many layers, so theirs is never edited in place, and what is made of
-    it is made once.
+    A model gives one mask to many layers: it is copied, never edited in place, and layers with
+    the same blocked pairs share the copy.
+
+    Attributes:
+        blocked: the blocked pairs of the pass.
+        made: edited masks, each with the mask that was given: while that is kept, Python cannot
+            give its ``id`` to another tensor.
     """
 
     blocked: BlockedPairs
     made: dict[_Origin, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
-    """Edited masks, each with the one that was given, lest its identity be reused."""
 
     def edit(self, module: nn.Module, layer: int, arguments: Mapping[str, Any]) -> Tensor | None:
-        """A layer's mask with the pairs that are blocked there; None if none is.
+        """Mask a layer's blocked pairs in a copy of its mask; return None if there is none.
 
         Raises:
-            ValueError: a mask that is none of pairs.
+            ValueError: the layer's mask has not one entry for each query and key.
         """
         active = self.blocked.active(layer)
         if not any(active):
@@ -167,14 +197,14 @@ class _PassMasks:
         origin = _Origin(id(given), causal, named, keys, states.device)
         if origin not in self.made:
             own = given
-            if own is None:
+            if own is None:  # sdpa's shortcut for the causal mask (or for none): write it out
                 own = causal_mask(self.blocked.before, queries, keys, causal).to(states.device)
-            closed = self.blocked.mask(active, queries, keys).to(states.device)
-            self.made[origin] = given, mask_pairs(own, closed)
+            pairs = self.blocked.mask(active, queries, keys).to(states.device)
+            self.made[origin] = given, mask_pairs(own, pairs)
         return self.made[origin][1]
 
     def _key_count(self, module: nn.Module, arguments: Mapping[str, Any]) -> int:
-        """How many keys a layer will see: a static cache has all its places, filled or not."""
+        """Count a layer's key positions: a static cache has all its slots, filled or not."""
         cache, queries = arguments.get("past_key_values"), arguments["hidden_states"].shape[1]
         tokens = self.blocked.before + queries
         if cache is None or not hasattr(cache, "get_mask_sizes"):
@@ -184,19 +214,30 @@ class _PassMasks:
 
 
 def require_mask_of_pairs(mask: Tensor | None) -> None:
-    """A ValueError unless a mask has an entry for each pair of query and key, or is None."""
+    """Raise a ValueError unless a mask has an entry for each query and key, or is None."""
     if mask is not None and mask.ndim != 4:
         raise ValueError(
-            f"an attention mask of {mask.ndim} axes cannot close pairs of tokens; a mask "
+            f"an attention mask of {mask.ndim} axes cannot mask single pairs of tokens; a mask "
             "[n, heads, queries, keys] is needed: attn_implementation='sdpa' or 'eager'"
         )
 
 
 def require_maskable(module: nn.Module, anatomy: Anatomy) -> None:
-    """Attention must be of a kind that takes masks.
+    """Require that an attention module takes a 4-D attention mask.
 
     Raises:
         ValueError: flash or flex attention.
+
+    Example:
+        >>> import pid_lens, torch
+        >>> anatomy = pid_lens.dissect(pid_lens.demo.load()[0])
+        >>> require_maskable(anatomy.attention(0), anatomy)  # sdpa
+        >>> flash = torch.nn.Identity()
+        >>> flash.config = type(anatomy.decoder.config)(attn_implementation="flash_attention_2")
+        >>> require_maskable(flash, anatomy)
+        Traceback (most recent call last):
+            ...
+        ValueError: flash_attention_2 takes no mask of pairs of tokens, so attention cannot ...
     """
     config: Any = getattr(module, "config", None) or getattr(anatomy.model, "config", None)
     kind = getattr(config, "_attn_implementation", None)

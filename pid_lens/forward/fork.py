@@ -1,4 +1,4 @@
-"""Fork: a decoder's arguments, one copy a variation, with what each one hides hidden."""
+"""Fork: repeat the batch rows once a variation, and ablate the embeddings of each row block."""
 
 from __future__ import annotations
 
@@ -27,19 +27,24 @@ def fork_arguments(
     samples: Samples,
     variations: Sequence[Variation],
 ) -> dict[str, Any]:
-    """A decoder's arguments, repeated once a variation, with what each one hides hidden.
+    """Repeat a decoder's arguments once a variation, and ablate the embeddings of each copy.
 
     Args:
         anatomy: the model's parts.
-        given: the whole model's arguments.
-        arguments: the decoder's, for n samples.
+        given: the whole model's arguments, by name.
+        arguments: the decoder's, by name, for n samples.
         samples: the n samples.
-        variations: what to hide in each copy.
+        variations: what to ablate in each copy.
+
+    Returns:
+        The decoder's arguments with [variations * n] rows, one block of n a variation.
     """
     repeated = repeat_rows(arguments, samples.n, len(variations))
     main, *sides = entries_of(anatomy.entrances, arguments, samples)
+    # Image features that enter besides the embeddings (DeepStack, cross-attention)
     for entry in sides:
         entry.put(repeated, torch.cat([v.edit(entry.vectors, entry.samples) for v in variations]))
+    # The embeddings, image features merged in
     embeddings = [v.edit(_unablated(anatomy, given, main, v), samples) for v in variations]
     main.put(repeated, torch.cat(embeddings))
     return renumber_positions(repeated, arguments, samples, variations)
@@ -48,7 +53,7 @@ def fork_arguments(
 def _unablated(
     anatomy: Anatomy, given: Mapping[str, Any], main: Entry, variation: Variation
 ) -> Float[Tensor, "n tokens width"]:
-    """The embeddings before anything is hidden in them, the image as the variation sees it."""
+    """Return the embeddings before ablation, with the image features of this variation."""
     seen = _image_seen(anatomy.question_aware, given, main.samples, variation)
     if seen is None:
         return main.vectors
@@ -63,7 +68,7 @@ def _image_seen(
     samples: Samples,
     variation: Variation,
 ) -> Float[Tensor, "n tokens width"] | None:
-    """The image's features in a variation; None where they are as they were."""
+    """Compute the image features from a variation's question (Q-Former); None if unchanged."""
     if aware is None:
         return None
     entry = aware.entry(given, samples)

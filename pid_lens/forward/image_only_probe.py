@@ -1,4 +1,4 @@
-"""Image only: proof that the image's tokens know nothing of the text."""
+"""Probe of image-only hidden states: the image's tokens carry no information about the text."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
     from pid_lens.readouts import Pooled
 
 TEXT_SPANS = ("question", "options")
-"""Spans that differ from sample to sample; what else stands before an image is the template."""
+"""Spans whose text differs between samples; other text before an image is the template's."""
 
 
 @dataclass(frozen=True)
 class NegatedText(Deterministic):
-    """The embeddings behind the image with their signs changed: another text altogether."""
+    """Sign flip of the embeddings behind the image, which stands for another text."""
 
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """The same image, another text."""
+        """Negate the embeddings at positions behind the last image token."""
         steps = torch.arange(embeddings.shape[1], device=embeddings.device)
         behind = steps > samples.spans.positions("image").to(embeddings.device)[:, None]
         return torch.where(behind[..., None], -embeddings, embeddings)
 
 
 PROBE = Variation("", 0, (NegatedText(),), probe=True)
-"""One more copy of a batch, to see whether its image notices the text."""
+"""One more row block, which shows whether the image's hidden states depend on the text."""
 
 
 def is_image_only(pooled: Pooled) -> bool:
-    """Whether a state is meant to know nothing of the text."""
+    """Return whether a pooled hidden state must carry no information about the text."""
     return (pooled.span, pooled.token) == ("image", "last")
 
 
 def require_image_first(spans: Spans) -> None:
-    """The last image token must stand before question and options.
+    """Require that the last image token stands before question and options.
 
     Raises:
-        ValueError: some sample has text of its own before its last image token, or no span says
-            where the question stands.
+        ValueError: some sample has text of its own before its last image token, or there is no
+            span ``question``.
     """
     if "question" not in spans:
         raise ValueError(
@@ -66,7 +66,7 @@ def require_image_first(spans: Spans) -> None:
         if rows:
             raise ValueError(
                 f"the {name} stands before the last image token in samples {rows[:8]}, so that "
-                "token's state is no image-only one: put the image first, or leave out "
+                "token's hidden state is not image-only: put the image first, or leave out "
                 "Pooled('image', token='last')"
             )
 
@@ -74,24 +74,25 @@ def require_image_first(spans: Spans) -> None:
 def require_unseen_text(
     own: Float[Tensor, "n width"], other: Float[Tensor, "n width"], layer: int, dtype: torch.dtype
 ) -> None:
-    """The last image token's state must be the same before another text.
+    """Require that the last image token's hidden state is the same with another text behind it.
 
     Args:
-        own: the state before its own text, as it was computed: rounding it would move it.
-        other: the state before another text.
-        layer: where.
-        dtype: that of the model, which says how far rounding may move a state.
+        own: the hidden state with the sample's own text, not rounded to half precision.
+        other: the hidden state with another text.
+        layer: number of the layer.
+        dtype: the model's precision, which determines how far rounding may move a state.
 
     Raises:
-        ValueError: it is not the same in some sample, or not finite.
+        ValueError: it moves in some sample, or is not finite.
     """
     own, other = own.double(), other.double()
     if not bool((own.isfinite() & other.isfinite()).all()):
         raise ValueError(
             f"the last image token's state at layer {layer} is NaN or infinite, so nothing shows "
-            "that it does not see the text: run the model in float32 or bfloat16, or leave out "
-            "Pooled('image', token='last')"
+            "that it is independent of the text: run the model in float32 or bfloat16, or leave "
+            "out Pooled('image', token='last')"
         )
+    # Relative distance |other - own| / |own|, a sample
     moved = (other - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(torch.finfo(own.dtype).tiny)
     if not bool((moved <= tolerances_of(dtype).unseen_text).all()):
         raise ValueError(

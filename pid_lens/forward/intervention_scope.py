@@ -1,4 +1,4 @@
-"""Intervene: interventions by themselves, around any call of a model, ``generate`` included."""
+"""Ablation and attention knockout, without reads, around any call of a model or ``generate``."""
 
 from __future__ import annotations
 
@@ -51,27 +51,27 @@ def intervene(
     seed: int = 0,
     anatomy: Anatomy | None = None,
 ) -> Iterator[None]:
-    """Interventions in force for a block: every call of the model in it is made under them.
+    """Apply interventions to every forward pass of a model inside a ``with`` block.
 
-    ``generate`` runs as ever, with its cache or without: what a prompt's spans are is settled
-    when the prompt comes in, and holds for the tokens that follow, which continue the
-    ``answer``. Outputs are those of the model with the interventions; nothing is read.
+    ``generate`` runs as usual, with a KV cache or without: the spans of a prompt are found when
+    the prompt comes in, and hold while tokens are generated, which continue the ``answer``.
+    Outputs are those of the model under the interventions; nothing is read.
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         interventions: one or more, such as ``Knockout("image", "question")``.
         processor: finds the question in prompts of its chat template; the model's own by default.
         spans: masks [n, tokens] by name, in its place; they hold for prompts of that shape.
-        ids: one name a sample, for the noise; by default a hash of its content, which
-            ``generate`` does not show.
-        moments: what noise looks like, of `calibrate`.
+        ids: one name a sample, which seeds its noise; by default a hash of its content. Noise in
+            ``generate`` needs them: its calls of the model bring no pixels to hash.
+        moments: mean and standard deviation of the embeddings, for noise; of `calibrate`.
         seed: of the noise.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Raises:
-        TypeError: no interventions.
-        ValueError: none was given, or a layer, head or span that is not there, or attention
-            that takes no masks, or a compiled model.
+        TypeError: something else than interventions, or no model.
+        ValueError: no intervention, or a layer, head or span that is not there, or attention
+            that takes no 4-D mask, or a compiled model.
         RuntimeError: a lens is open on this model.
 
     Example:
@@ -98,11 +98,25 @@ def intervene(
 def complete_interventions(
     interventions: Sequence[Intervention], anatomy: Anatomy, *, moments: Moments | None, seed: int
 ) -> tuple[Intervention, ...]:
-    """Interventions with nothing left open.
+    """Complete interventions with the moments and the seed that they leave open.
+
+    Args:
+        interventions: one or more.
+        anatomy: of the model that they will run on.
+        moments: of `calibrate`, for noise that brings none; None if all bring theirs.
+        seed: for noise that has none.
 
     Raises:
         TypeError: something else than interventions, or moments of another kind.
         ValueError: there is none, or no moments for its noise, or another model's.
+
+    Example:
+        >>> import pid_lens
+        >>> model, processor = pid_lens.demo.load()
+        >>> moments = pid_lens.calibrate(model, pid_lens.demo.batches("vision", n=8))
+        >>> noise, anatomy = pid_lens.Noise("image"), pid_lens.dissect(model)
+        >>> complete_interventions([noise], anatomy, moments=moments, seed=3)
+        (Noise(span='image', seed=3, draws=1),)
     """
     listed = as_interventions("interventions", list(interventions))
     if not listed:
@@ -122,30 +136,43 @@ def _dissect_given(model: Any) -> Anatomy:
 
 @dataclass
 class InterventionScope:
-    """The hooks of interventions, and what is known of the prompts that a block is at.
+    """Hooks that apply interventions to a model, and the samples of the prompts that it runs.
 
-    Around whole calls it holds in every pass; a framework's block may have it hold for the one
-    pass that begins next (``passes=1``), or that has begun already (`resume`).
+    By default they apply in every forward pass. In a trace, a framework applies them in the one
+    pass that begins next (``passes=1``), or in one that has begun already (`resume`).
+
+    Attributes:
+        anatomy: the model's parts.
+        variation: the interventions, and which draw of their noise.
+        resolve: finds the samples of prompts that come in.
+        passes: number of passes in which the interventions apply, from the first that begins;
+            None for all.
+
+    Example:
+        >>> import pid_lens
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> model, _ = pid_lens.demo.load()
+        >>> ablation = Variation("", 0, (pid_lens.Zero("image"),))
+        >>> anatomy = pid_lens.dissect(model)
+        >>> scope = InterventionScope(anatomy, ablation, WholeBatch(anatomy, batch), passes=1)
+        >>> with torch.no_grad(), scope.in_force():
+        ...     first, second = (model(**batch.inputs).logits[:, -1] for _ in range(2))
+        >>> plain = model(**batch.inputs).logits[:, -1]
+        >>> torch.equal(first, plain), torch.equal(second, plain)
+        (False, True)
     """
 
     anatomy: Anatomy
     variation: Variation
     resolve: PromptResolver
-    """Finds the samples of prompts that come in."""
     passes: int | None = None
-    """In how many passes of the model it holds, from the first that begins; None for all."""
-    _begun: int = field(default=0, init=False)
-    """How many passes have begun."""
-    _samples: Samples | None = field(default=None, init=False)
-    """Those of the prompts that came last."""
-    _prompt: Tensor | None = field(default=None, init=False, repr=False)
-    _length: int = field(default=0, init=False)
-    """How many tokens of theirs there are by now."""
-    _shift: Tensor | None = field(default=None, init=False, repr=False)
-    """How far what follows the prompts moves up."""
+    _begun: int = field(default=0, init=False)  # passes so far
+    _samples: Samples | None = field(default=None, init=False)  # of the last prompts
+    _prompt: Tensor | None = field(default=None, init=False, repr=False)  # their token ids
+    _length: int = field(default=0, init=False)  # their tokens so far, generated ones included
+    _shift: Tensor | None = field(default=None, init=False, repr=False)  # of later positions
     _inputs: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _inside: bool = field(default=False, init=False)
-    """Whether the model is at work, and not its decoder alone."""
+    _inside: bool = field(default=False, init=False)  # whether the whole model runs
     _knockouts: AttentionKnockouts = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -153,24 +180,24 @@ class InterventionScope:
 
     @property
     def attentions(self) -> tuple[nn.Module, ...]:
-        """The modules whose attention it masks."""
+        """The attention modules that are hooked."""
         hooks = (*self._knockouts.before, *self._knockouts.after)
         return tuple(module for module, _ in hooks)
 
     @property
     def holds(self) -> bool:
-        """Whether it holds in the pass that the model is at."""
+        """Whether the interventions apply in the current pass."""
         return self.passes is None or 1 <= self._begun <= self.passes
 
     @contextmanager
     def in_force(
         self, unless: Callable[[nn.Module], bool] = lambda module: False
     ) -> Iterator[None]:
-        """Hooks the model for a block, but for calls of which ``unless`` is true.
+        """Attach the hooks for a block; calls of which ``unless`` is true run without them.
 
         Raises:
             RuntimeError: a lens is open on this model.
-            ValueError: the model is compiled, or its attention cannot be closed.
+            ValueError: the model is compiled, or its attention takes no 4-D mask.
         """
         model, decoder = self.anatomy.model, self.anatomy.decoder
         with (
@@ -189,16 +216,16 @@ class InterventionScope:
             yield
 
     def resume(self, prompt: dict[str, Any], arguments: dict[str, Any], *, decoding: bool) -> None:
-        """Joins a pass that has begun already, of a prompt or of tokens behind one.
+        """Join a forward pass that has begun already, of a prompt or of tokens behind one.
 
         Args:
-            prompt: what the model was called with for the whole prompts, by name.
-            arguments: what it was called with for this pass.
+            prompt: the model's arguments for the whole prompts, by name.
+            arguments: the model's arguments for this pass, by name.
             decoding: whether the decoder runs already.
 
         Raises:
-            ValueError: the decoder runs and its input was to be edited; prompts that cannot be
-                resolved.
+            ValueError: the decoder runs already, and its input is to be ablated; prompts whose
+                samples cannot be found.
         """
         ids = prompt["input_ids"]
         self._samples, self._prompt = self.resolve(ids, prompt), ids
@@ -216,8 +243,8 @@ class InterventionScope:
     # ---------------------------------------------------------------- hooks
 
     def _before_model(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Before the model: a new prompt, or the next token of one?"""
-        self._end()  # a pass that was joined may have ended without the hook that says so
+        """Resolve a new prompt's samples, or recognise its next token: the model's pre-hook."""
+        self._end()  # a pass that was joined may have ended without `_after_model`
         self._begun += 1
         if not self.holds:
             return
@@ -232,14 +259,14 @@ class InterventionScope:
         self._enter(arguments)
 
     def _enter(self, arguments: dict[str, Any]) -> None:
-        """The model is at work with these arguments."""
+        """Keep the arguments of the pass that the model begins."""
         self._length = cached_tokens(arguments) + arguments["input_ids"].shape[1]
         self._inputs, self._inside = arguments, True
 
     def _before_decoder(
         self, module: nn.Module, args: tuple, kwargs: dict
     ) -> tuple[tuple, dict] | None:
-        """Before the decoder: hides in its embeddings what is to be hidden."""
+        """Ablate the decoder's embeddings, and begin to mask attention: the decoder's pre-hook."""
         if not self.holds:
             return None
         if self._samples is None or not self._inside:
@@ -264,18 +291,18 @@ class InterventionScope:
         return (), arguments
 
     def _after_model(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """After the model, whether it came to an end or raised."""
+        """End the pass, also where it raised: the model's hook."""
         self._end()
 
     def _end(self) -> None:
-        """The pass is over."""
+        """End the pass."""
         self._knockouts.end()
         self._inputs, self._inside = {}, False
 
     # ---------------------------------------------------------------- prompts
 
     def _continues(self, ids: Tensor) -> bool:
-        """Whether these are the prompts seen last, with one more token that was generated."""
+        """Return whether these are the last prompts, with one more generated token."""
         if self._prompt is None or self._samples is None:
             return False
         n, tokens = self._prompt.shape
@@ -283,7 +310,7 @@ class InterventionScope:
         return grown and torch.equal(ids[:, :tokens], self._prompt.to(ids.device))
 
     def _require_known_prompts(self, ids: Tensor) -> None:
-        """With a filled cache nothing new may come but what was generated.
+        """Require that a filled KV cache is of prompts that ran inside, without a new image.
 
         Raises:
             ValueError: the cache is of a prompt that ran before, or an image comes in.
@@ -303,13 +330,14 @@ class InterventionScope:
     # ---------------------------------------------------------------- positions
 
     def _keep_shift(self, arguments: dict[str, Any], samples: Samples) -> None:
+        """Keep how far the positions behind a prompt move up, where tokens are removed from it."""
         removed = self.variation.removed(samples)
         self._shift = None
         if bool(removed.any()):
             self._shift = shift_of(positions_of(arguments, samples), removed, samples)[..., -1:]
 
     def _move_up(self, arguments: dict[str, Any], before: int) -> dict[str, Any]:
-        """The arguments of tokens that follow a prompt."""
+        """Return the arguments of generated tokens, with their positions moved up."""
         if self._shift is None:
             return arguments
         given = arguments.get("position_ids")

@@ -1,4 +1,4 @@
-"""Layer answers: what a readout makes of a layer's residual stream at the answer position."""
+"""Layer answers: a readout (logit lens) of each layer's residual stream at the answer position."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def answers_at(
     anatomy: Anatomy,
     layer: int,
 ) -> Float[Tensor, "rows answers"]:
-    """What a readout makes of a layer's states at the answer position.
+    """Apply a readout to a layer's residual stream at the answer position.
 
-    Rows are the samples, or several blocks of them, one behind the other.
+    Rows are the n samples, or several row blocks of them.
 
     Raises:
         ValueError: the readout returns another shape.
     """
+    # Each row block holds all n samples: repeat their positions and options for every block
     times = len(states) // samples.n
     rows = torch.arange(len(states), device=states.device)
     at = samples.spans.positions("answer").repeat(times).to(states.device)
@@ -44,10 +45,16 @@ def answers_at(
 
 
 def stack_layers(layers: Sequence[Tensor]) -> Tensor:
-    """Layers as one tensor; a model may lie on several devices."""
+    """Stack one tensor a layer on the first one's device; a model may lie on several."""
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 
 def residual_stream(output: Any) -> Tensor:
-    """The residual stream in a layer's output."""
+    """Return the residual stream [rows, tokens, width] in a layer's output.
+
+    Example:
+        >>> stream, attentions = torch.ones(2, 5, 4), torch.zeros(2, 1, 5, 5)
+        >>> residual_stream((stream, attentions)) is stream, residual_stream(stream) is stream
+        (True, True)
+    """
     return output[0] if isinstance(output, tuple) else output

@@ -1,4 +1,4 @@
-"""Occupancy: who is at work on a model, so that nobody reads what another one changes."""
+"""Occupancy: which hooks of ours are on a model, so that no lens reads unrecorded ablations."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ if TYPE_CHECKING:
 
 LENS, INTERVENTIONS = "lens", "interventions"
 _OPEN: PerObject[list[str]] = PerObject(list)
-"""Of each decoder: what is at work on it."""
+"""For each decoder, what is hooked to it: `LENS` or `INTERVENTIONS`, once for each open block."""
 
 
 @contextmanager
 def occupy(anatomy: Anatomy, by: str) -> Iterator[None]:
-    """A model that a lens, or interventions, work on for the length of a block.
+    """Reserve a model for a lens, or for interventions, for the length of a block.
+
+    Args:
+        anatomy: the model's parts.
+        by: `LENS` or `INTERVENTIONS`; interventions may be nested in interventions.
 
     Raises:
-        RuntimeError: a lens does already, or interventions where a lens is to.
+        RuntimeError: a lens is open on the model, or a lens is to open under interventions.
         ValueError: the model is compiled, or its weights are not loaded.
     """
     require_uncompiled(anatomy.model)
@@ -36,8 +40,8 @@ def occupy(anatomy: Anatomy, by: str) -> Iterator[None]:
         )
     if by == LENS and others:
         raise RuntimeError(
-            "interventions are in force on this model, which reads would not tell of: hand them "
-            "to the lens, Lens(..., interventions=[...])"
+            "interventions are in force on this model, and the reads of a lens would not record "
+            "them: hand them to the lens, Lens(..., interventions=[...])"
         )
     others.append(by)
     try:
@@ -47,5 +51,14 @@ def occupy(anatomy: Anatomy, by: str) -> Iterator[None]:
 
 
 def is_read(anatomy: Anatomy) -> bool:
-    """Whether a lens is open on a model."""
+    """Return whether a lens is open on a model.
+
+    Example:
+        >>> import pid_lens
+        >>> lens = pid_lens.Lens(pid_lens.demo.load()[0], conditions={"full": []})
+        >>> with lens:
+        ...     inside = is_read(lens.anatomy)
+        >>> inside, is_read(lens.anatomy)
+        (True, False)
+    """
     return LENS in _OPEN.of(anatomy.decoder)

@@ -1,4 +1,4 @@
-"""Positions: of a prompt's tokens, counted without those that are removed."""
+"""Position ids of a prompt's tokens, counted without those that are removed."""
 
 from __future__ import annotations
 
@@ -21,34 +21,39 @@ def renumber_positions(
     samples: Samples,
     variations: Sequence[Variation],
 ) -> dict[str, Any]:
-    """A decoder's repeated arguments, with each variation's tokens moved up to what it removes.
+    """Renumber the position ids in each variation's rows, as if removed tokens were not there.
 
     Args:
-        repeated: the arguments, once a variation.
-        arguments: the same, for n samples.
+        repeated: the decoder's arguments with [variations * n] rows.
+        arguments: the same with n rows.
         samples: the n samples.
-        variations: which remove something, or nothing.
+        variations: whose `Remove` interventions take tokens out of the prompt, or not.
+
+    Returns:
+        The repeated arguments, with ``position_ids`` of their own if a token is removed.
     """
     removed = [variation.removed(samples) for variation in variations]
     if not any(bool(one.any()) for one in removed):
         return repeated
+    # p'_t = p_t - (steps of the removed tokens before t), one row block a variation
     given = positions_of(arguments, samples)
     moved = [given - shift_of(given, one, samples)[..., :-1] for one in removed]
     changed = {**repeated, "position_ids": torch.cat(moved, -2)}
     if arguments.get("attention_mask") is None:
-        # without a mask, positions that are not one run are taken for several prompts
+        # Without a mask, transformers takes position ids with jumps for several packed prompts
         n, tokens = removed[0].shape
         changed["attention_mask"] = given.new_ones(len(removed) * n, tokens)
     return changed
 
 
 def positions_of(arguments: Mapping[str, Any], samples: Samples) -> Int[Tensor, "*axes n tokens"]:
-    """The positions that a decoder is given, or would count by itself."""
+    """Return the position ids that a decoder is given, or would count by itself."""
     n, tokens = samples.spans.shape
     given, mask = arguments.get("position_ids"), arguments.get("attention_mask")
     if given is not None:
         return given.expand(*given.shape[:-2], n, -1)
     device = next(iter(samples.spans.values())).device
+    # Count attended tokens from 0; padding before the prompt stays at 0
     plain = isinstance(mask, Tensor) and mask.ndim == 2
     attended = mask if mask is not None and plain else torch.ones(n, tokens, device=device)
     return (attended.long().cumsum(-1) - 1).clamp_min(0)
@@ -57,18 +62,21 @@ def positions_of(arguments: Mapping[str, Any], samples: Samples) -> Int[Tensor, 
 def shift_of(
     positions: Int[Tensor, "*axes n tokens"], removed: Bool[Tensor, "n tokens"], samples: Samples
 ) -> Int[Tensor, "*axes n more"]:
-    """How far each token moves up, and last whatever follows the prompt.
+    """Compute how far each token moves up, and, as the last entry, the tokens after the prompt.
 
-    What follows a run of removed tokens takes the position that the run began at, on every axis.
+    The token behind a run of removed tokens takes the position at which the run began, on every
+    axis.
 
     Raises:
-        ValueError: part of an image whose positions are those of a grid.
+        ValueError: part of an image is removed, and its positions are those of a grid (M-RoPE).
     """
     removed = removed.to(positions.device)
     if positions.ndim > 2:
         _require_whole_images(removed, samples.spans.get("image"))
+    # Position of the first generated token: one more than the largest of all axes
     behind = positions.amax(-1, keepdim=True).amax(tuple(range(positions.ndim - 2)), True) + 1
     behind = behind.expand(*positions.shape[:-1], 1)
+    # Shift of token t: sum over removed tokens s < t of their step p_{s+1} - p_s
     steps = torch.cat([positions, behind], -1).diff(dim=-1)
     return torch.nn.functional.pad((steps * removed).cumsum(-1), (1, 0))
 
@@ -81,5 +89,6 @@ def _require_whole_images(removed: Tensor, image: Tensor | None) -> None:
     if bool((within & (removed[:, 1:] != removed[:, :-1])).any()):
         raise ValueError(
             "this model's image tokens have positions on a grid, so a part of an image cannot be "
-            "taken out of the prompt: remove whole images, or hide the part by Noise or Knockout"
+            "taken out of the prompt: remove whole images, or ablate the part with Noise or Zero, "
+            "or mask it with Knockout"
         )

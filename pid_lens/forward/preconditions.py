@@ -1,4 +1,4 @@
-"""Preconditions: what a forward pass must fulfil so that its reads can be trusted."""
+"""Preconditions of a forward pass: what it must fulfil so that its reads can be trusted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,20 @@ WHOLE_PROMPTS = (
 
 
 def require_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None:
-    """Options must be there, and tokens of the model."""
+    """Require that there are options, and that they are token ids of the model.
+
+    Raises:
+        ValueError: no options, or an id beyond the vocabulary.
+
+    Example:
+        >>> import pid_lens
+        >>> anatomy = pid_lens.dissect(pid_lens.demo.load()[0])
+        >>> require_options(torch.tensor([[3, 5]]), anatomy)
+        >>> require_options(torch.tensor([[3, 99]]), anatomy)
+        Traceback (most recent call last):
+            ...
+        ValueError: option 99 is no token id: this model has 56 tokens
+    """
     if not options.numel():
         raise ValueError("no options: choices=('A', 'B'), or options in the batch")
     weight: Any = anatomy.unembed.weight
@@ -35,7 +48,7 @@ def require_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None
 
 
 def require_image(arguments: Mapping[str, Any], image_token: int | None) -> None:
-    """A prompt with places for an image needs an image, or the model runs on text alone.
+    """Require pixels for prompts with image tokens; without them the model runs on text alone.
 
     Raises:
         ValueError: no pixels came.
@@ -52,7 +65,11 @@ def require_image(arguments: Mapping[str, Any], image_token: int | None) -> None
 
 
 def require_fresh_cache(arguments: Mapping[str, Any]) -> None:
-    """A cache that is filled, or cannot grow to several conditions, cannot be used."""
+    """Require that a KV cache is empty, and can grow to the rows of several conditions.
+
+    Raises:
+        ValueError: it holds tokens, or is not a DynamicCache.
+    """
     cache = arguments.get("past_key_values")
     if cached_tokens(arguments):
         held = cached_tokens(arguments)
@@ -65,7 +82,7 @@ def require_fresh_cache(arguments: Mapping[str, Any]) -> None:
 
 
 def require_prompt_width(embeddings: Float[Tensor, "n tokens width"], samples: Samples) -> None:
-    """A ValueError where a decoder is given other rows or positions than the model was."""
+    """Raise a ValueError where a decoder is given other rows or positions than the model was."""
     if embeddings.shape[:2] != samples.spans.shape:
         raise ValueError(
             f"the decoder was given [n, tokens] = {list(embeddings.shape[:2])} for an input of "
@@ -79,10 +96,15 @@ def confirm_last_layer(
     logits: Float[Tensor, "n tokens vocabulary"],
     samples: Samples,
 ) -> None:
-    """The last layer's reads must be the model's own answer, or the anatomy is wrong.
+    """Require that the last layer's reads equal the model's own logits, as log-probabilities.
+
+    Args:
+        read: log-probabilities of the options, read at the last layer.
+        logits: the model's, of all positions or of the last alone (``logits_to_keep=1``).
+        samples: the n samples, with their options and answer positions.
 
     Raises:
-        ValueError: they differ by more than precision explains.
+        ValueError: they differ by more than precision explains: the anatomy is wrong.
     """
     if logits.ndim != 3:
         return
@@ -92,9 +114,11 @@ def confirm_last_layer(
         at = torch.zeros_like(at)
     elif logits.shape[1] != tokens:
         return
+    # Log-softmax of the model's logits at the answer position, gathered at the options
     own = logits[torch.arange(len(at), device=at.device), at].float().log_softmax(-1)
     options = samples.options.to(own.device)
     own = own.gather(-1, options.clamp(min=0)).masked_fill(options < 0, -math.inf)
+    # Maximum difference in nats; -inf - -inf (an absent option) is NaN, and counts as 0
     error = (own - read.to(own.device)).nan_to_num(nan=0.0).abs().max().item()
     if error > tolerances_of(logits.dtype).last_layer:
         raise ValueError(

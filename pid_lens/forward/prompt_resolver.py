@@ -1,4 +1,4 @@
-"""Prompt resolvers: which samples the prompts of a call are, inside a block of interventions."""
+"""Prompt resolvers: find the samples (spans, ids) of the prompts that a model is called with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class PromptResolver(Protocol):
-    """Finds the samples of prompts, when the model is called with them.
+    """Callable that finds the samples of the prompts in a call of the model.
 
     Example:
         >>> import pid_lens
@@ -28,11 +28,11 @@ class PromptResolver(Protocol):
     """
 
     def __call__(self, ids: Tensor, arguments: dict[str, Any]) -> Samples:
-        """The samples of prompts.
+        """Find the samples of prompts.
 
         Args:
-            ids: the token ids of the prompts, beams among them.
-            arguments: all that the model is called with, by name.
+            ids: token ids of the prompts, [rows, tokens], beams among the rows.
+            arguments: the model's arguments, by name.
 
         Raises:
             ValueError: a span that cannot be found, or of another shape than the prompts.
@@ -41,17 +41,34 @@ class PromptResolver(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class WholeBatch:
-    """Every row of a call is a prompt, or a beam of one, which has its prompt's name and spans."""
+    """Prompt resolver for calls on a whole batch: each row is a prompt, or a beam of one.
+
+    The beams of a prompt have its name and spans.
+
+    Attributes:
+        anatomy: the model's parts.
+        said: spans and ids, as far as the caller gave them.
+        processor: finds the question where no span is given.
+        by_content: whether prompts without ids are named by a hash of their content, as noise
+            needs, or by their numbers.
+
+    Example:
+        >>> import pid_lens
+        >>> anatomy = pid_lens.dissect(pid_lens.demo.load()[0])
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=2)))
+        >>> resolve = WholeBatch(anatomy, Batch(inputs={}, spans=batch.spans, ids=("a", "b")))
+        >>> beams = {name: one.repeat_interleave(2, 0) for name, one in batch.inputs.items()}
+        >>> resolve(beams["input_ids"], beams).ids
+        ('a', 'a', 'b', 'b')
+    """
 
     anatomy: Anatomy
     said: Batch
-    """Spans and ids, as far as they are known."""
     processor: Any = None
     by_content: bool = False
-    """Whether prompts without ids are named by their content, as noise needs."""
 
     def __call__(self, ids: Tensor, arguments: dict[str, Any]) -> Samples:
-        """The samples of prompts; the beams of one have its name."""
+        """Find the samples of prompts; the beams of one have its name."""
         names = self._names(ids)
         apart = None if names is None else tuple(map(str, range(len(ids))))
         given = replace(self.said, inputs=arguments, spans=self._spans(ids), ids=apart)
@@ -59,7 +76,7 @@ class WholeBatch:
         return samples if names is None else replace(samples, ids=names)
 
     def _spans(self, ids: Tensor) -> Spans | None:
-        """The masks that were said, once for each beam of a sample."""
+        """Repeat the given spans once for each beam of a sample; None if none was given."""
         if self.said.spans is None:
             return None
         masks = {k: torch.as_tensor(m) for k, m in self.said.spans.items()}
@@ -67,7 +84,7 @@ class WholeBatch:
         return Spans(**{k: m.repeat_interleave(times, 0) for k, m in masks.items()})
 
     def _names(self, ids: Tensor) -> tuple[str, ...] | None:
-        """Those that were said; None, a hash of the content, where noise is drawn by them."""
+        """Repeat the given ids once a beam; without ids, number the rows, or None to hash them."""
         if self.said.ids is not None:
             times = _beams(ids, len(self.said.ids))
             return tuple(name for name in self.said.ids for _ in range(times))
@@ -75,7 +92,7 @@ class WholeBatch:
 
 
 def _beams(ids: Tensor, n: int) -> int:
-    """How often each of n samples stands beside itself."""
+    """Count the beams of each of n samples: equal rows, one after the other."""
     times = len(ids) // max(n, 1)
     same = times > 1 and torch.equal(ids, ids[::times].repeat_interleave(times, 0))
     return times if same else 1

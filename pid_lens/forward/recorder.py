@@ -1,4 +1,4 @@
-"""Recorder: the hooks of one forward pass, from the model's input to its reads."""
+"""Recorder: the hooks of one forward pass, from the model's call to its reads."""
 
 from __future__ import annotations
 
@@ -54,27 +54,64 @@ if TYPE_CHECKING:
 
 @dataclass
 class Verified:
-    """What the passes so far have shown of a model, once for all those that follow."""
+    """Checks of a model that earlier passes have passed, and that later passes skip.
+
+    Attributes:
+        last_layer: whether the last layer's reads were found equal to the model's logits.
+        image_only: whether the last image token was found independent of the text behind it.
+
+    Example:
+        >>> verified = Verified(image_only=True)
+        >>> verified.last_layer |= True  # a pass compared the logits
+        >>> verified
+        Verified(last_layer=True, image_only=True)
+    """
 
     last_layer: bool = False
-    """Whether the last layer's reads were found equal to the model's answer."""
     image_only: bool = False
-    """Whether the image's last token was found not to see the text."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Recorder:
-    """What to read of a model, and how: it hooks the model for a block (`attach`).
+    """Hooks that read a model under several conditions in one forward pass (`attach`).
 
-    The hooks of a pass, in the order in which they fire:
+    In the order in which they fire:
 
     ================ ==============================================================================
     before_model     resolves the samples
-    before_decoder   repeats the rows, one block a variation, and ablates what each one ablates
+    before_decoder   repeats the rows, one block a variation, and ablates the block's embeddings
     after_layer      applies the readout to the residual stream at the answer position
-    after_decoder    gives the caller the rows that were asked for
-    after_model      hands the reads on; once, holds the last layer's against the model's logits
+    after_decoder    keeps the first row block, the caller's own
+    after_model      hands the reads on; once, compares the last layer's with the model's logits
     ================ ==============================================================================
+
+    Attributes:
+        anatomy: the model's parts.
+        processor: finds the question where a batch has no span of it.
+        readout: from a hidden state to log-probabilities of the options.
+        layers: numbers of the layers to read.
+        options: token ids of the options, [1, answers]; None where each batch has its own.
+        states: pooled hidden states to keep along with the answers.
+        conditions: what each condition ablates, and what is in force in all.
+        settings: what the reads depend on.
+        fork_edits: whether the caller's own edits are meant for the rows of all conditions.
+        verified: checks that need not be repeated.
+
+    Example:
+        >>> import pid_lens
+        >>> from pid_lens.interventions import Conditions, Zero
+        >>> model, processor = pid_lens.demo.load()
+        >>> anatomy, readout, seen = pid_lens.dissect(model), LogitLens(), []
+        >>> conditions = Conditions.of({"full": [], "vision": [Zero("question")]})
+        >>> recorder = Recorder(
+        ...     anatomy=anatomy, processor=processor, readout=readout, layers=(2, 5), options=None,
+        ...     states=(), conditions=conditions, settings=PassSettings(),
+        ... )
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> with torch.no_grad(), recorder.attach(conditions.variations, batch, seen.append):
+        ...     logits = model(**batch.inputs).logits
+        >>> len(logits), seen[0]
+        (4, Reads(4 samples, 2 layers, conditions full vision, 2 options))
     """
 
     anatomy: Anatomy
@@ -86,17 +123,16 @@ class Recorder:
     conditions: Conditions
     settings: PassSettings
     fork_edits: bool = False
-    """Whether edits of the caller's own are meant for the rows of all conditions."""
     verified: Verified = field(default_factory=Verified)
 
     @property
     def reads_image_only(self) -> bool:
-        """Whether a state is asked for that is to know nothing of the text."""
+        """Whether a pooled hidden state is kept that must carry no information about the text."""
         return any(map(is_image_only, self.states))
 
     @property
     def probes(self) -> tuple[Variation, ...]:
-        """What the next pass carries along to prove that the image does not see the text."""
+        """Row block that the next pass adds to prove its image states independent of the text."""
         if self.verified.image_only or not self.reads_image_only:
             return ()
         return (replace(PROBE, interventions=(*self.conditions.always, *PROBE.interventions)),)
@@ -108,9 +144,13 @@ class Recorder:
         given: Batch | None,
         sink: Callable[[Reads], None],
     ) -> Iterator[None]:
-        """Hooks the model for a block: every forward pass in it ends in one call of ``sink``.
+        """Attach the hooks for a block: every forward pass in it ends in one call of ``sink``.
 
-        What is ``given`` of a batch holds for one batch: others are refused.
+        Args:
+            variations: a row block each, in this order; the first is the caller's own.
+            given: the one batch that may run in the block; None where samples are found from the
+                inputs of each pass.
+            sink: takes the reads of a pass.
 
         Raises:
             RuntimeError: another lens is open on this model, or interventions are in force.
@@ -157,31 +197,44 @@ class Recorder:
 
 @dataclass
 class _Pass:
-    """The pass that a block is at: what its hooks hand to one another."""
+    """The current forward pass of a block: what its hooks share.
+
+    Attributes:
+        how: settings and checks.
+        asked: variations that every pass of the block reads.
+        given: the one batch that may run; None for any.
+        sink: takes the reads of a pass.
+        knockouts: the attention knockouts of the variations.
+        variations: row blocks of this pass: `asked`, and a probe where one is needed.
+        samples: the n samples; None outside a pass.
+        inputs: the model's arguments, by name.
+        expected: token ids of the batch that may run.
+        answers: layer -> log-probabilities, [variations, n, answers].
+        states: layer and name -> pooled hidden states, [n, width].
+        unfinished: number of passes that began and did not come to their end.
+        guarding: takes the guards off the user's hooks.
+        guard: what user hooks are given during a fork.
+    """
 
     how: Recorder
     asked: tuple[Variation, ...]
-    """What every pass of the block reads."""
     given: Batch | None
     sink: Callable[[Reads], None]
     knockouts: AttentionKnockouts
     variations: tuple[Variation, ...] = ()
-    """What this pass carries, a block of rows each; `asked`, and a probe where it is needed."""
     samples: Samples | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     expected: Tensor | None = None
     answers: dict[int, Tensor] = field(default_factory=dict)
     states: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     unfinished: int = 0
-    """How many passes have begun and not come to an end."""
     guarding: ExitStack = field(default_factory=ExitStack)
     guard: UserHookGuard | None = None
-    """What others see of a fork, and that they write nothing."""
 
     # ---------------------------------------------------------------- hooks
 
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Pre-hook of the model: which samples are these?"""
+        """Resolve the samples, and guard the user's hooks: the model's pre-hook."""
         arguments, how = named_arguments(module, args, kwargs), self.how
         require_fresh_cache(arguments)
         if arguments.get("input_ids") is None:
@@ -210,7 +263,7 @@ class _Pass:
     def before_decoder(
         self, module: nn.Module, args: tuple, kwargs: dict
     ) -> tuple[tuple, dict] | None:
-        """Pre-hook of the decoder: repeats the rows and ablates what each variation ablates."""
+        """Repeat the rows and ablate the embeddings of each row block: the decoder's pre-hook."""
         samples, anatomy = self._known_samples, self.how.anatomy
         self.knockouts.begin(samples, self.variations)
         if not self._is_fork and not self.variations[0].edits_arguments:
@@ -225,7 +278,7 @@ class _Pass:
         return (), fork_arguments(anatomy, self.inputs, arguments, samples, self.variations)
 
     def after_layer(self, layer: int) -> Callable[..., None]:
-        """Hook of a layer: applies the readout to its output at the answer position."""
+        """Make a layer's hook: it applies the readout at the answer position."""
 
         @torch.no_grad()
         def read(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
@@ -244,14 +297,14 @@ class _Pass:
         return read
 
     def after_decoder(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-        """Hook of the decoder: gives back the caller's own rows."""
+        """Keep the caller's own rows, the first block: the decoder's hook."""
         self.guarding.close()
         n = self._known_samples.n
         return keep_rows(output, n, n * len(self.variations)) if self._is_fork else None
 
     @torch.no_grad()
     def after_model(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """Hook of the model: hands the reads on; once, the last layer's against the logits."""
+        """Hand the reads on; once, compare the last layer's with the logits: the model's hook."""
         samples, how = self._known_samples, self.how
         logits = output[0] if isinstance(output, tuple) else getattr(output, "logits", None)
         last = len(how.anatomy.layers) - 1
@@ -265,7 +318,7 @@ class _Pass:
         how.verified.image_only |= self._is_probing
 
     def leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """After the model, whether it came to an end or raised."""
+        """End the pass, also where it raised: the model's last hook."""
         self.knockouts.end()
         self.guarding.close()
         self.guard, self.samples, self.inputs = None, None, {}
@@ -278,7 +331,7 @@ class _Pass:
 
     @property
     def _is_unablated(self) -> bool:
-        """Whether the first block of rows is the model's own, but for what is always in force."""
+        """Whether no condition ablates the first row block: it has what is in force in all."""
         return self.variations[0].interventions == self.how.conditions.always
 
     @property
@@ -294,7 +347,7 @@ class _Pass:
         return self.samples
 
     def _require_same_input(self, input_ids: Tensor) -> None:
-        """What was said of one batch holds for that batch alone."""
+        """Require that the batch that runs is the one that was described, if one was."""
         if self.given is None:
             return
         if self.expected is None:
@@ -308,7 +361,7 @@ class _Pass:
     # ---------------------------------------------------------------- its reads
 
     def _reads(self, samples: Samples) -> Reads:
-        """One pass as Reads, draws averaged as probabilities."""
+        """Collect one pass as `Reads`, with probabilities averaged over noise draws."""
         blocks = self._draws()
         log_probs = torch.stack([mean_probability(block) for block in blocks.values()], 1)
         drawn = any(block.shape[1] > 1 for block in blocks.values())
@@ -331,7 +384,7 @@ class _Pass:
         )
 
     def _draws(self) -> dict[str, Float[Tensor, "layers draws n answers"]]:
-        """The answers of each condition that is read, in the order of the lens's conditions."""
+        """Split the answers by condition, in the order of the lens's conditions."""
         answers = stack_layers([self.answers[layer] for layer in self.how.layers])
         of = [variation.condition for variation in self.variations]
         names = [name for name in self.how.conditions.named if name in of] or of

@@ -1,4 +1,4 @@
-"""Replay: somebody's own block, run once a condition, and its views put together."""
+"""Replay: a user's block runs once a condition, without a fork, and its reads are joined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class View:
-    """One condition and draw of a replay: a context in which your own block runs as it is."""
+    """Context of a replay in which a forward pass runs under one condition and draw.
+
+    Attributes:
+        variation: the condition, the draw and their interventions.
+        seen: reads of the passes that ran in the view.
+
+    Example:
+        >>> import pid_lens
+        >>> model, processor = pid_lens.demo.load()
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> conditions = {"full": [], "blind": [pid_lens.Zero("image")]}
+        >>> lens = pid_lens.Lens(model, processor, conditions=conditions)
+        >>> for view in lens.views(batch):
+        ...     with view:
+        ...         print(view, len(model(**batch.inputs).logits))
+        View(blind, draw 0) 4
+        View(full, draw 0) 4
+    """
 
     variation: Variation
     seen: list[Reads]
@@ -37,10 +54,27 @@ class View:
 
 
 def join_views(views: list[View], conditions: tuple[str, ...]) -> Reads:
-    """Views as one record: draws averaged, conditions side by side in their order.
+    """Join the reads of views: average the draws of each condition, stack the conditions.
+
+    Args:
+        views: one for each condition and draw.
+        conditions: names of the conditions, in the order that the reads are to have.
 
     Raises:
         ValueError: no forward pass ran in a view, or over other samples than in the first.
+
+    Example:
+        >>> import torch
+        >>> from contextlib import nullcontext
+        >>> from pid_lens.interventions import Variation
+        >>> views = []
+        >>> for draw, p in enumerate((0.2, 0.6)):
+        ...     reads = Reads.from_posteriors(
+        ...         torch.tensor([[[[p, 1 - p]]]]).log(), conditions=["blind"]
+        ...     )
+        ...     views.append(View(Variation("blind", draw), [reads], nullcontext()))
+        >>> join_views(views, ("blind",)).log_probs.exp()
+        tensor([[[[0.4000, 0.6000]]]])
     """
     draws: dict[str, list[Reads]] = {}
     for view in views:
@@ -58,7 +92,7 @@ def join_views(views: list[View], conditions: tuple[str, ...]) -> Reads:
 
 
 def _average_draws(draws: list[Reads]) -> Reads:
-    """Several draws of one condition over the same samples as one."""
+    """Average the probabilities over several draws of one condition over the same samples."""
     whole = Reads.join(**{str(draw): reads for draw, reads in enumerate(draws)})
     mean = mean_probability(whole.log_probs)[:, None]
     spread = spread_of(whole.log_probs)[:, None] if len(draws) > 1 else None

@@ -1,4 +1,4 @@
-"""Rows: repeated on the way into a decoder, the caller's own kept on the way out."""
+"""Batch rows: repeat them at a decoder's input, keep the caller's own at its output."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from einops import repeat
 from torch import Tensor
 
 BY_BATCH = frozenset({"cache_position"})
-"""Arguments without a row a sample, whatever their shape says."""
+"""Arguments without a row a sample, although their length may equal n."""
 BESIDE = frozenset({"cross_attention_states"})
-"""Arguments with several rows a sample, all of one sample together."""
+"""Arguments with several rows a sample (image tiles), those of one sample together."""
 
 
 def repeat_rows(arguments: Mapping[str, Any], n: int, times: int) -> dict[str, Any]:
-    """A decoder's arguments with the batch of n samples repeated, variation by variation.
+    """Repeat the batch of n samples in a decoder's arguments: one row block after the other.
 
-    Position ids of several axes (M-RoPE) are [axes, n, tokens]; everything else that has a row a
-    sample has it first. What is shared by all rows, or None, stays as it is.
+    Position ids of several axes (M-RoPE) are [axes, n, tokens]; all other arguments with a row a
+    sample have the rows first. What all rows share, or None, stays as it is.
 
     Example:
         >>> import torch
@@ -48,9 +48,10 @@ def _repeat(name: str, value: Any, n: int, times: int) -> Any:
 
 
 def own_rows(value: Any, n: int, rows: int, tokens: int = 0, name: str = "") -> Any:
-    """The first n of ``rows`` rows of whatever has as many; views, nothing is copied or changed.
+    """Slice the first n of ``rows`` rows from every tensor that has as many: no copies.
 
     Rows may lie flat, ``rows * tokens`` vectors; position ids of several axes have rows second.
+    Mappings, lists and tuples are gone through; other values come back as they are.
 
     Example:
         >>> import torch
@@ -81,7 +82,7 @@ def _own_rows(value: Tensor, n: int, rows: int, tokens: int, name: str) -> Tenso
 
 
 def keep_rows(output: Any, n: int, rows: int) -> Any:
-    """The first n of ``rows`` rows, in every tensor and cache of a decoder's output."""
+    """Keep the first n of ``rows`` rows in every tensor and KV cache of a decoder's output."""
     if isinstance(output, Tensor):
         return output[:n] if output.ndim and output.shape[0] == rows else output
     if hasattr(output, "batch_select_indices"):

@@ -1,4 +1,4 @@
-"""Provenance: the settings that a pass's reads depend on."""
+"""Provenance of reads: the settings of a forward pass that they depend on."""
 
 from __future__ import annotations
 
@@ -17,16 +17,26 @@ if TYPE_CHECKING:
 def settings_of_pass(
     anatomy: Anatomy, readout: Readout, conditions: Conditions | None = None
 ) -> PassSettings:
-    """What the reads of a pass depend on.
+    """Record what the reads of a forward pass depend on.
 
     Args:
         anatomy: of the model that runs.
-        readout: what is made of its residual stream.
-        conditions: which it runs under; None where somebody else says so later.
+        readout: what is applied to its residual stream.
+        conditions: what each condition ablates; None where the user's own code ablates, of
+            which the pass knows nothing.
 
     Raises:
-        TypeError: a readout that does not say its settings.
+        TypeError: the repr of the readout does not say its settings.
         ValueError: interventions of one condition with different numbers of draws.
+
+    Example:
+        >>> import pid_lens
+        >>> from pid_lens.interventions import Conditions
+        >>> anatomy = pid_lens.dissect(pid_lens.demo.load()[0])
+        >>> conditions = Conditions.of({"full": [], "blind": [pid_lens.Zero("image")]})
+        >>> settings = settings_of_pass(anatomy, pid_lens.LogitLens(), conditions)
+        >>> settings.readout, settings.conditions
+        ('LogitLens()', {'full': [], 'blind': ["Zero(span='image')"]})
     """
     settings = PassSettings(
         model=anatomy.fingerprint(),

@@ -1,4 +1,4 @@
-"""Stream: what one pass of a model says at each layer, taken while it runs."""
+"""Stream: readouts of one forward pass, layer by layer, taken while it runs."""
 
 from __future__ import annotations
 
@@ -29,15 +29,37 @@ ONE = "full"
 
 @dataclass(eq=False, kw_only=True)
 class Stream:
-    """One pass under one condition: of each layer the answer position alone is kept.
+    """Readouts of one forward pass under one condition, filled layer by layer.
 
-    Functions in a framework's own idiom fill it (`pid_lens.adapters`); when the pass is over,
-    `reads` are what a `Lens` would have read of this condition, and `decompose` puts several
-    together.
+    nnsight traces and TransformerLens hooks fill it (`pid_lens.adapters`); of each residual
+    stream only the answer position is kept. After the pass `reads` are those that a `Lens` would
+    have of this condition, and `decompose` takes the streams of several conditions.
+
+    Attributes:
+        anatomy: the model's parts.
+        layers: numbers of the layers to read.
+        readout: from a hidden state to log-probabilities of the options.
+        states: pooled hidden states to keep along with the answers.
+        samples: the n samples of the pass; None before `begin`.
+        answers: layer -> log-probabilities of the options, [n, answers].
+        pooled: layer and name -> pooled hidden states, [n, width].
 
     Raises:
-        TypeError: a readout that does not say its settings.
-        ValueError: a state of the image alone, which one pass cannot prove to be that.
+        TypeError: the repr of the readout does not say its settings.
+        ValueError: ``states`` has an image-only state, which a single pass cannot prove to be so.
+
+    Example:
+        >>> import pid_lens
+        >>> from pid_lens.inputs import resolve_samples
+        >>> model, processor = pid_lens.demo.load()
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> stream = Stream(anatomy=pid_lens.dissect(model), layers=(4,))
+        >>> stream.begin(resolve_samples(batch, processor))
+        >>> with torch.no_grad():  # entry 0 of the hidden states is the embeddings
+        ...     found = model(**batch.inputs, output_hidden_states=True).hidden_states
+        >>> stream.take(4, found[5])
+        >>> stream.reads
+        Reads(4 samples, 1 layers, conditions full, 2 options)
     """
 
     anatomy: Anatomy
@@ -52,19 +74,19 @@ class Stream:
         settings_repr(self.readout)
         if any(map(is_image_only, self.states)):
             raise ValueError(
-                "one pass cannot prove that the image's last token does not see the text: read "
-                "Pooled('image', token='last') with a pid_lens.Lens, whose first pass does"
+                "one pass cannot prove that the image's last token is independent of the text: "
+                "read Pooled('image', token='last') with a pid_lens.Lens, whose first pass does"
             )
 
     def begin(self, samples: Samples) -> None:
-        """A pass over these samples starts; an earlier one is forgotten."""
+        """Begin a pass over these samples; the readouts of an earlier one are dropped."""
         self.samples = samples
         self.answers.clear()
         self.pooled.clear()
 
     @torch.no_grad()
     def take(self, layer: int, states: Float[Tensor, "n tokens width"]) -> None:
-        """The answer at one layer."""
+        """Apply the readout to the residual stream of one layer, and keep the answers."""
         assert self.samples is not None
         self.answers[layer] = answers_at(states, self.samples, self.readout, self.anatomy, layer)
         for one in self.states:
@@ -72,10 +94,10 @@ class Stream:
 
     @property
     def reads(self) -> Reads:
-        """What was read, on the CPU.
+        """Reads of the pass, on the CPU.
 
         Raises:
-            ValueError: no pass ran, or it came to an end before all layers did.
+            ValueError: no pass ran, or not all layers were taken.
         """
         missing = [layer for layer in self.layers if layer not in self.answers]
         if self.samples is None or missing:

@@ -1,4 +1,4 @@
-"""What a user's hook is shown of a fork, and what it may do there."""
+"""Guard of user hooks during a fork: which batch rows they get, which writes are refused."""
 
 from __future__ import annotations
 
@@ -14,18 +14,38 @@ from pid_lens.forward.rows import own_rows
 
 
 class ForkEditError(RuntimeError):
-    """A write inside the decoder while every condition has rows of its own there."""
+    """A user's hook wrote to an activation during a fork, where each condition has its own rows.
+
+    Example:
+        >>> import torch
+        >>> guard, activation = UserHookGuard(n=1, rows=3), torch.ones(3, 4)
+        >>> guard.call(lambda shown: shown.mul_(2), guard.show(activation), "layers.1")
+        Traceback (most recent call last):
+            ...
+        pid_lens.forward.user_hook_guard.ForkEditError: layers.1 was written to during a fork, ...
+    """
 
 
 @dataclass
 class UserHookGuard:
-    """What somebody else's code is shown of a fork, and what it may do there.
+    """Guard that gives a user's hooks the user's own batch rows in a fork, and refuses writes.
 
-    Args:
-        n: how many rows are the caller's own.
-        rows: how many there are, one block of n for each variation.
-        tokens: of each row.
-        edits: whether edits are meant for all of them, which are shown then.
+    Attributes:
+        n: number of the user's own rows.
+        rows: number of all rows, one block of n for each variation.
+        tokens: number of tokens in each row.
+        edits: whether edits are meant for all rows; hooks are given all of them then.
+        forked: whether rows are repeated by now; an edit before that is in all conditions.
+
+    Example:
+        >>> import torch
+        >>> guard, activation = UserHookGuard(n=2, rows=6), torch.arange(6.0)[:, None]
+        >>> guard.show(activation).flatten().tolist()
+        [0.0, 1.0]
+        >>> seen = []
+        >>> guard.call(lambda shown: seen.append(shown.sum()), guard.show(activation), "layers.1")
+        >>> seen
+        [tensor(1.)]
     """
 
     n: int
@@ -33,30 +53,31 @@ class UserHookGuard:
     tokens: int = 0
     edits: bool = False
     forked: bool = True
-    """Whether rows are repeated by now: what is written before is in all conditions."""
+    # Tensors shown so far: a hook may keep one, and write to it later
     _shown: list[weakref.ref[Tensor]] = field(default_factory=list, repr=False)
-    """What was shown before: somebody may keep it, and write to it later."""
 
     def show(self, value: Any) -> Any:
-        """The rows that are shown of whatever comes; no copy."""
+        """Slice the user's own rows from the tensors in a value, without a copy."""
         return value if self.edits else own_rows(value, self.n, self.rows, self.tokens)
 
     def call(self, look: Callable[[Any], Any], shown: Any, what: str) -> Any:
-        """Has somebody look at a value that is shown to them.
+        """Call a user's hook with the value shown to it; refuse writes unless edits are meant.
 
         Args:
-            look: gets it, and returns it or what is to stand in its place; None for as it was.
-            shown: of `show`.
-            what: what is looked at, for the error.
+            look: the hook: takes the value, and returns it or a replacement; None for unchanged.
+            shown: the value, as `show` returned it.
+            what: name of the value, for the error.
 
         Returns:
-            What is to go on in its place; None for as it was.
+            The replacement with which the forward pass goes on; None for unchanged.
 
         Raises:
-            ForkEditError: it is another one afterwards, where edits are not meant for all rows.
+            ForkEditError: the hook changed or replaced the value, and edits are not meant for
+                all rows.
         """
         if self.edits:
             return self._call_editor(look, shown, what)
+        # A tensor's version counter grows with each write in place, through any view of it
         seen = [(tensor, _version(tensor)) for tensor in (*_tensors(shown), *self._earlier())]
         found = look(shown)
         self._shown.extend(weakref.ref(_base(tensor)) for tensor in _tensors(shown))
@@ -74,13 +95,13 @@ class UserHookGuard:
         return None
 
     def _earlier(self) -> list[Tensor]:
-        """What was shown before and is still there."""
+        """List the tensors that were shown before and are still alive."""
         alive = [(ref, ref()) for ref in self._shown]
         self._shown[:] = [ref for ref, tensor in alive if tensor is not None]
         return [one for _, one in alive if one is not None and not one.is_inference()]
 
     def _call_editor(self, look: Callable[[Any], Any], shown: Any, what: str) -> Any:
-        """Lets an edit through; warns where it reaches some conditions and not the others."""
+        """Let an edit through; warn where it reaches some row blocks and not the others."""
         before = [tensor.clone() for tensor in _tensors(shown)]
         found = look(shown)
         after = list(_tensors(shown if found is None else found))
@@ -98,7 +119,7 @@ class UserHookGuard:
         return found
 
     def _touched(self, before: Tensor, after: Tensor) -> list[bool]:
-        """For each block of rows whether it has changed."""
+        """Return, for each row block, whether it has changed."""
         if before.shape != after.shape or not before.ndim or len(before) != self.rows:
             return []
         pairs = zip(before.split(self.n), after.split(self.n), strict=True)
@@ -117,12 +138,12 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _base(tensor: Tensor) -> Tensor:
-    """What a view is of: whoever writes to the one counts as a writer of the other."""
+    """Return the tensor that a torch view is of: a write to one is a write to both."""
     return tensor if tensor._base is None else tensor._base
 
 
 def _version(tensor: Tensor) -> int | Tensor:
-    """What changes when a tensor is written to; a copy where inference mode keeps no count."""
+    """Return the version counter of a tensor; a copy in inference mode, which keeps no count."""
     return tensor.clone() if tensor.is_inference() else tensor._version
 
 
@@ -133,7 +154,7 @@ def _as_it_was(tensor: Tensor, version: int | Tensor) -> bool:
 
 
 def _same(found: Any, shown: Any) -> bool:
-    """Whether something handed back is what was shown: the same memory, or the same numbers."""
+    """Return whether a returned value is the one shown: the same memory, or the same numbers."""
     if found is shown:
         return True
     if isinstance(shown, Tensor):
@@ -161,6 +182,6 @@ def _same_numbers(found: Tensor, shown: Tensor) -> bool:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether numbers are the same; NaN is the same as NaN."""
+    """Return whether all numbers are equal; NaN equals NaN."""
     both_nan = (one != one) & (other != other)
     return bool(((one == other) | both_nan).all())

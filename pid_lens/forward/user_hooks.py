@@ -1,4 +1,4 @@
-"""Guards user hooks during a fork: shows them their own rows alone, and refuses their edits."""
+"""Guard user hooks during a fork: give them their own batch rows alone, and refuse their edits."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ OURS = __name__.partition(".")[0]
 def guard_user_hooks(
     decoder: nn.Module, n: int, rows: int, tokens: int, *, edits: bool = False
 ) -> Iterator[UserHookGuard]:
-    """Guards whatever else hooks a decoder's modules, as soon as the pass is ``forked``.
+    """Guard the user's hooks on a decoder's modules, as soon as the pass is ``forked``.
 
     Args:
         decoder: the decoder.
-        n: how many rows are the caller's own.
-        rows: how many there are.
-        tokens: of each row.
-        edits: whether edits are meant for all of them.
+        n: number of the user's own rows.
+        rows: number of all rows, one block of n for each variation.
+        tokens: number of tokens in each row.
+        edits: whether edits are meant for all rows.
 
     Raises:
-        ForkEditError: edits are meant for all rows, and blocks that have some rows each run.
+        ForkEditError: edits are meant for all rows, and several invokes of an nnsight trace run,
+            each on some of them.
     """
     guard = UserHookGuard(n, rows, tokens, edits, forked=False)
     with ExitStack() as stack:
@@ -43,7 +44,7 @@ def guard_user_hooks(
 
 @contextmanager
 def guard_framework(decoder: nn.Module, guard: UserHookGuard) -> Iterator[None]:
-    """Has a framework that runs around a decoder show its users what a guard shows them."""
+    """Guard the reads and edits of a framework's traces on a decoder, if one is around it."""
     adapter = adapter_of(decoder.__dict__.get("forward"))
     if adapter is None or not hasattr(adapter, "guard_user_hooks"):
         yield
@@ -53,7 +54,14 @@ def guard_framework(decoder: nn.Module, guard: UserHookGuard) -> Iterator[None]:
 
 
 def is_own_hook(hook: Any) -> bool:
-    """Whether a hook is one of pid_lens's own."""
+    """Return whether a hook is one of pid_lens's own.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens.forward import Stream
+        >>> is_own_hook(Stream.take), is_own_hook(torch.relu)
+        (True, False)
+    """
     return str(getattr(hook, "__module__", "")).partition(".")[0] == OURS
 
 
@@ -69,7 +77,7 @@ def is_own_hook(hook: Any) -> bool:
 # * How a hook is called is kept beside it, by its id. One that was registered `with_kwargs` is in
 #   `_forward_pre_hooks_with_kwargs` or `_forward_hooks_with_kwargs` and is given the named
 #   arguments, too; `_forward_hooks_always_called` is the like. These dicts stay as they are.
-# * A handle removes its hook by its id, whatever stands there by then, and no id is given twice.
+# * A handle removes the hook that stands under its id by then, and no id is given twice.
 #   So a hook may go away while it is guarded, and must not come back when the guard goes.
 # * A pre-hook answers with arguments, a single one as it is or a tuple; one `with_kwargs` with a
 #   pair (args, kwargs). A hook that runs after the module answers with the output. None leaves
@@ -77,7 +85,7 @@ def is_own_hook(hook: Any) -> bool:
 
 
 def _guard_pre_hooks(guard: UserHookGuard, path: str, module: nn.Module, stack: ExitStack) -> None:
-    """Guards a module's pre-hooks, until the stack is closed."""
+    """Guard a module's pre-hooks, until the exit stack unwinds."""
     named = module._forward_pre_hooks_with_kwargs
     for key, hook in _user_hooks(module._forward_pre_hooks):
         call = _call_pre_hook_with_kwargs if key in named else _call_pre_hook
@@ -87,7 +95,7 @@ def _guard_pre_hooks(guard: UserHookGuard, path: str, module: nn.Module, stack: 
 def _guard_post_hooks(
     guard: UserHookGuard, path: str, module: nn.Module, stack: ExitStack
 ) -> None:
-    """Guards the hooks that run after a module, until the stack is closed."""
+    """Guard the hooks that run after a module, until the exit stack unwinds."""
     named = module._forward_hooks_with_kwargs
     for key, hook in _user_hooks(module._forward_hooks):
         call = _call_post_hook_with_kwargs if key in named else _call_post_hook
@@ -95,12 +103,12 @@ def _guard_post_hooks(
 
 
 def _user_hooks(hooks: dict[int, Callable]) -> list[tuple[int, Callable]]:
-    """The hooks that are not ours, with their ids."""
+    """List the hooks that are not ours, with their ids."""
     return [(key, hook) for key, hook in hooks.items() if not is_own_hook(hook)]
 
 
 def _replace(hooks: dict[int, Callable], key: int, guarded: Callable, stack: ExitStack) -> None:
-    """Puts a function in a hook's place, and the hook back unless it was removed meanwhile."""
+    """Put a function in a hook's place; later the hook back, unless it was removed meanwhile."""
     hook, hooks[key] = hooks[key], guarded
 
     def put_back() -> None:
@@ -113,7 +121,7 @@ def _replace(hooks: dict[int, Callable], key: int, guarded: Callable, stack: Exi
 def _call_pre_hook(
     guard: UserHookGuard, path: str, hook: Callable, module: nn.Module, args: tuple
 ) -> Any:
-    """Calls a pre-hook with the caller's rows of the arguments."""
+    """Call a pre-hook with the user's rows of the positional arguments."""
     if not guard.forked:
         return hook(module, args)
 
@@ -127,7 +135,7 @@ def _call_pre_hook(
 def _call_pre_hook_with_kwargs(
     guard: UserHookGuard, path: str, hook: Callable, module: nn.Module, args: tuple, kwargs: dict
 ) -> Any:
-    """Calls a pre-hook with the caller's rows of the arguments and the named ones."""
+    """Call a pre-hook with the user's rows of the positional and named arguments."""
     if not guard.forked:
         return hook(module, args, kwargs)
 
@@ -141,7 +149,7 @@ def _call_pre_hook_with_kwargs(
 def _call_post_hook(
     guard: UserHookGuard, path: str, hook: Callable, module: nn.Module, args: tuple, output: Any
 ) -> Any:
-    """Calls a hook with the caller's rows of the arguments and the output."""
+    """Call a hook with the user's rows of the positional arguments and the output."""
     if not guard.forked:
         return hook(module, args, output)
 
@@ -163,7 +171,7 @@ def _call_post_hook_with_kwargs(
     kwargs: dict,
     output: Any,
 ) -> Any:
-    """Calls a hook with the caller's rows of the arguments, the named ones and the output."""
+    """Call a hook with the user's rows of the positional and named arguments and the output."""
     if not guard.forked:
         return hook(module, args, kwargs, output)
 

@@ -1,12 +1,14 @@
-"""What a caller hands over, and where its tokens stand.
+"""Model inputs: token ids, pixels, and the token positions of image, question and answer.
 
-In come images and questions, or a mapping of a model's own inputs, with whatever the caller says
-of them. Out go a `Batch` (inputs, spans, options, labels, ids) and `Samples`: the same with
-nothing left open, for all that looks at tokens later. Nothing here knows a model's modules.
+In come images and questions, or a mapping of a model's own inputs (``input_ids``,
+``attention_mask``, ``pixel_values``), with what the caller states about them. Out go a `Batch`
+(inputs, span masks, option tokens, labels, ids) and `Samples`: the same with nothing left open,
+for interventions and readouts, which address tokens by span. Nothing here knows a model's modules.
 
-`build_batch` renders images and questions with a processor (`prompts/` is how); `spans` and
-`samples` find what a batch does not say; `options` are the tokens of answers; `sample_ids` names
-samples by their content; `regions/` finds the tokens that see a part of an image.
+`build_batch` applies a processor's chat template to images and questions (`prompts/` is how);
+`spans` are boolean masks of token positions; `samples` finds what a batch does not state;
+`options` are the token ids of the answers on offer; `sample_ids` hashes each sample's content;
+`regions/` finds the image tokens that cover a box of the image.
 """
 
 from pid_lens.inputs.batch_record import (

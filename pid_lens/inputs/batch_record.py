@@ -1,4 +1,4 @@
-"""Batch: samples as a caller hands them over, in a model's own inputs."""
+"""Batch: a model's own inputs, with the spans, options, labels and ids of their samples."""
 
 from __future__ import annotations
 
@@ -18,16 +18,28 @@ SAID = ("ids", "spans", "options", "labels")
 
 
 def describe_batch(batch: Batch | Mapping[str, Any] | None, **said: Any) -> Batch | None:
-    """What is known of a batch before its inputs come, None if nothing was said.
+    """Describe a batch before a forward pass runs it; return None if nothing is given.
 
-    Of its inputs the tokens alone are kept, to know it again.
+    Of its inputs only ``input_ids`` are kept, by which a forward pass on this batch is recognised.
+
+    Args:
+        batch: a `Batch` or a mapping of the model's inputs, or None.
+        **said: ``ids``, ``spans``, ``options``, ``labels``: those that are not None replace the
+            batch's own.
 
     Raises:
-        TypeError: something was said that a lens has no use for.
+        TypeError: another keyword came.
+
+    Example:
+        >>> import torch
+        >>> inputs = {"input_ids": torch.tensor([[9, 5]]), "pixel_values": torch.zeros(1, 3)}
+        >>> known = describe_batch(inputs, ids=("cat",))
+        >>> list(known.inputs), known.ids, describe_batch(None)
+        (['input_ids'], ('cat',), None)
     """
     unknown = [name for name in said if name not in SAID]
     if unknown:
-        raise TypeError(f"a lens can be told {', '.join(SAID)}; got {', '.join(unknown)}")
+        raise TypeError(f"a batch is described by {', '.join(SAID)}; got {', '.join(unknown)}")
     known = {name: value for name, value in said.items() if value is not None}
     if batch is None and not known:
         return None
@@ -38,7 +50,16 @@ def describe_batch(batch: Batch | Mapping[str, Any] | None, **said: Any) -> Batc
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """Samples as a model takes them, with what a Lens needs to read them.
+    """A model's inputs, with the spans, options, labels and ids that a Lens needs to read them.
+
+    Attributes:
+        inputs: keyword arguments of the model's forward.
+        spans: masks of token positions by name, [n, tokens]; None where they are to be found from
+            the inputs.
+        options: token id of each option, [n, answers], -1 where absent; None where the Lens knows
+            them.
+        labels: index of the right option, [n], -1 where unknown.
+        ids: one name a sample; None stands for a hash of its content.
 
     Example:
         >>> import torch
@@ -50,15 +71,10 @@ class Batch:
     """
 
     inputs: dict[str, Any]
-    """Keyword arguments of the model's forward."""
     spans: Mapping[str, Bool[Tensor, "n tokens"]] | None = None
-    """Masks; None where they are to be found from the inputs."""
     options: Int[Tensor, "n answers"] | None = None
-    """Token id of each option, -1 where absent; None where the Lens knows them."""
     labels: Int[Tensor, " n"] | None = None
-    """Index of the right option, -1 where unknown."""
     ids: tuple[str, ...] | None = None
-    """One name a sample; None stands for a hash of its content."""
 
     @property
     def n(self) -> int:
@@ -66,7 +82,7 @@ class Batch:
         return len(self.inputs["input_ids"])
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same with its inputs on another device; the rest follows where it is needed."""
+        """Move the inputs to another device; the rest follows where it is needed."""
         inputs = {k: v.to(device) if hasattr(v, "to") else v for k, v in self.inputs.items()}
         return replace(self, inputs=inputs)
 
@@ -78,10 +94,15 @@ class Batch:
 
 
 def as_batch(given: Any) -> Batch:
-    """A batch, or a mapping of a model's inputs as one.
+    """Wrap a mapping of a model's inputs as a `Batch`; return a `Batch` as it is.
 
     Raises:
         TypeError: it is neither.
+
+    Example:
+        >>> import torch
+        >>> as_batch({"input_ids": torch.tensor([[1, 9, 5]])})
+        Batch(1 samples, 3 tokens, no options, spans no)
     """
     if isinstance(given, Batch):
         return given
@@ -93,18 +114,39 @@ def as_batch(given: Any) -> Batch:
 
 
 def as_batches(given: Any) -> Iterable[Any]:
-    """One batch or many; what can be gone through again stays so."""
+    """Wrap one batch in a list, list an iterator of batches, and return other iterables as is.
+
+    So the result can be iterated over again; a data loader stays lazy.
+
+    Example:
+        >>> import torch
+        >>> one = {"input_ids": torch.tensor([[1, 9, 5]])}
+        >>> as_batches(one)
+        [Batch(1 samples, 3 tokens, no options, spans no)]
+        >>> len(as_batches(iter([one, one])))
+        2
+    """
     if isinstance(given, Batch | str | Mapping) or not isinstance(given, Iterable):
         return [as_batch(given)]
     return list(given) if isinstance(given, Iterator) else given
 
 
 def attended_tokens(inputs: Mapping[str, Any]) -> Bool[Tensor, "n tokens"]:
-    """The tokens that are no padding."""
+    """Return the tokens that are no padding, by the attention mask; all where there is none.
+
+    In a 4-D mask (True, or 0 where it is added) these are the keys that any query attends to.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[0, 9, 5], [9, 9, 5]])
+        >>> attended_tokens({"input_ids": ids, "attention_mask": (ids > 0).long()})
+        tensor([[False,  True,  True],
+                [ True,  True,  True]])
+    """
     mask = inputs.get("attention_mask")
     if isinstance(mask, torch.Tensor) and mask.ndim == 4:
-        open_pairs = mask if mask.dtype == torch.bool else mask == 0
-        return open_pairs.flatten(1, 2).any(1).expand(len(inputs["input_ids"]), -1)
+        attended = mask if mask.dtype == torch.bool else mask == 0
+        return attended.flatten(1, 2).any(1).expand(len(inputs["input_ids"]), -1)
     if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
         return torch.ones_like(inputs["input_ids"], dtype=torch.bool)
     return mask.bool()

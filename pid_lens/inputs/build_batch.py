@@ -1,4 +1,4 @@
-"""Your own images and questions, as a model takes them."""
+"""Build a batch: chat template, tokens and pixels of a user's own images and questions."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def batch(
     system: str | Sequence[str] | None = None,
     spans: Mapping[str, Named | Sequence[Named]] | None = None,
 ) -> Batch:
-    """Your own images and questions, as a model takes them.
+    """Build a `Batch` from images and questions: token ids, pixels and span masks.
 
-    The processor's chat template renders each prompt; text is found in its tokens by character
+    The processor's chat template renders each prompt; text is located in its tokens by character
     offsets, so a token that holds a character of a span belongs to it, also where it holds the
     space before.
 
@@ -48,13 +48,13 @@ def batch(
     Args:
         processor: the model's processor, with a chat template.
         images: one image a question, or one list of images; they come before the question.
-        questions: one text a sample, options included where the model is to see them; white
-            space around it is left out.
+        questions: one text a sample, with the options where the model is to read them; white space
+            around it is left out.
         options: what the model may answer: one list for all samples (``("A", "B")``) or one list
             a sample, as text (its first token counts) or token ids.
         labels: the right option of each sample, as its index or its text.
         ids: names of the samples; by default a hash of each one's content.
-        system: the system turn, one for all or one a sample. It is never noised.
+        system: the system turn, one for all or one a sample. No condition ablates it.
         spans: more spans, by name. ``{"system": True}`` is the system turn; ``{"options": True}``
             the listing of the options in the question, where each stands behind a marker (``A.``,
             ``(1)``, ``-``; see `find_listing`); ``{"car": "the red car"}`` any words of the
@@ -69,8 +69,8 @@ def batch(
         TypeError: one string or image where a list is wanted.
         ValueError: lists of different lengths, a question or named text that matches nothing in
             its prompt (or, without an occurrence, more than one place), has words that the
-            tokenizer lacks or tokens that cannot be told from others, a listing or system turn
-            that is not there, options that share a first token, a label that is no option, a
+            tokenizer lacks or tokens that cannot be identified, a listing or system turn that
+            is not there, options that share a first token, a label that is no option, a
             tokenizer without character offsets, a video token.
 
     Example:
@@ -110,21 +110,21 @@ def batch(
 
 
 def _require_lists(**given: Any) -> None:
-    """A TypeError where one string or image came in place of a list."""
+    """Require lists: raise a TypeError where one string or image came in place of one."""
     for name, one in given.items():
         if isinstance(one, str) or (one is not None and not hasattr(one, "__len__")):
             raise TypeError(f"{name} must be a list, one entry a sample; got one {one!r}")
 
 
 def _require_as_many(n: int, **given: Any) -> None:
-    """A ValueError where lists have other lengths than the questions."""
+    """Require that lists have as many entries as there are questions."""
     for name, one in given.items():
         if one is not None and len(one) != n:
             raise ValueError(f"{n} questions need as many {name}; got {len(one)}")
 
 
 def _process(processor: Any, albums: list[list[Image]], turns: Sequence[Turn]) -> dict[str, Any]:
-    """The model's inputs, as its processor makes them of images and rendered prompts."""
+    """Run the processor on images and rendered prompts; return the model's inputs."""
     inputs = dict(
         processor(
             images=albums,
@@ -140,7 +140,7 @@ def _process(processor: Any, albums: list[list[Image]], turns: Sequence[Turn]) -
 
 
 def _album(entry: Any) -> list[Image]:
-    """The images of one sample."""
+    """List the images of one sample."""
     album = list(entry) if isinstance(entry, list | tuple) else [entry]
     if not album:
         raise ValueError("a sample without an image came: every sample needs at least one")
@@ -150,20 +150,20 @@ def _album(entry: Any) -> list[Image]:
 def _text_spans(
     inputs: Mapping[str, Tensor], turns: Sequence[Turn], wanted: Sequence[Mapping[str, Named]]
 ) -> dict[str, Bool[Tensor, "n tokens"]]:
-    """The spans of text that every sample is to have."""
+    """Locate the requested text spans in every sample's tokens, as masks."""
     attended = attended_tokens(inputs)
     masks = {name: torch.zeros_like(attended) for name in wanted[0]}
     for row, (turn, said) in enumerate(zip(turns, wanted, strict=True)):
         places = attended[row].nonzero().flatten()
         expanded = inputs["input_ids"][row, places].tolist()
-        _known_words(turn.processor.tokenizer, turn.prompt)
+        _require_known_words(turn.processor.tokenizer, turn.prompt)
         for name, text in said.items():
             masks[name][row, places[turn.prompt.places(turn.where(name, text), expanded)]] = True
     return masks
 
 
-def _known_words(tokenizer: Any, prompt: Prompt) -> None:
-    """Refuses words that became the unknown token; where that token itself is written, it may."""
+def _require_known_words(tokenizer: Any, prompt: Prompt) -> None:
+    """Reject words that became the unknown token, unless the prompt spells that token itself."""
     pairs = zip(prompt.tokens, prompt.offsets, strict=True)
     unknown = [
         (start, stop)
@@ -184,14 +184,14 @@ def _known_words(tokenizer: Any, prompt: Prompt) -> None:
 
 
 def _option_rows(options: Sequence[Any] | Tensor, n: int) -> list[list[Any]]:
-    """Each sample's options, as they were given."""
+    """List each sample's options, as they were given."""
     given = options.tolist() if hasattr(options, "tolist") else list(options)
     rows = [given] if isinstance(given[0], Choice) else [list(row) for row in given]
     return rows * n if len(rows) == 1 else rows
 
 
 def _label_indices(labels: Sequence[Any], options: Sequence[Any], n: int) -> list[int]:
-    """Labels that are an option's text, as its index; indices as they are."""
+    """Convert labels that are an option's text to its index; keep indices."""
     found = []
     for row, (label, choices) in enumerate(zip(labels, _option_rows(options, n), strict=True)):
         if isinstance(label, str) and label not in choices:

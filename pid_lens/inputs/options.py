@@ -1,4 +1,4 @@
-"""Options: which tokens stand for the options of a question."""
+"""Options: the token ids of the answers on offer, by which logits are compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ABSENT = -1
 
 
 def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> list[int]:
-    """Token id of each option: itself, or the first token of its text.
+    """Return the token id of each option: itself, or the first token of its text.
 
     The text is tokenised as it stands, without special tokens. What to write where the answer
     follows a space depends on the tokenizer: ``" A"`` where it keeps the space in the word and
@@ -62,10 +62,17 @@ def _first_token(choice: Choice, processor: Any) -> int:
 
 
 def text_tokens(text: str, processor: Any, known: int | None = None) -> list[int]:
-    """A text's tokens without special ones, of which the first ``known``, or all, must be words.
+    """Tokenise a text without special tokens; the first ``known``, or all, must not be unknown.
 
     Raises:
         ValueError: no tokenizer, no token, or an unknown one.
+
+    Example:
+        >>> import pid_lens
+        >>> _, processor = pid_lens.demo.load()
+        >>> ids = text_tokens("is the digit even ?", processor)
+        >>> processor.tokenizer.decode(ids)
+        'is the digit even ?'
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:
@@ -81,7 +88,7 @@ def text_tokens(text: str, processor: Any, known: int | None = None) -> list[int
 def option_table(
     options: Sequence[Any] | Tensor, n: int, processor: Any = None
 ) -> Int[Tensor, "n answers"]:
-    """Token ids [n, K] of every sample's options, -1 where a sample has fewer.
+    """Tabulate the token ids of every sample's options, [n, K]; -1 where a sample has fewer.
 
     Args:
         options: one list for all samples, or one list a sample.
@@ -104,7 +111,7 @@ def option_table(
 
 
 def as_lists(options: Any) -> Any:
-    """Options with every tensor, array or sequence in them as a list of plain numbers and texts.
+    """Convert every tensor, array or sequence in the options to a list of plain numbers and texts.
 
     Example:
         >>> as_lists((torch.tensor([7, 9]), "A"))
@@ -118,10 +125,14 @@ def as_lists(options: Any) -> Any:
 
 
 def as_option_rows(rows: list[Any], n: int) -> list[Any]:
-    """A list of options for every sample; a single one is for all.
+    """Repeat a single list of options for all n samples; keep one list a sample.
 
     Raises:
         ValueError: another number of lists than samples.
+
+    Example:
+        >>> as_option_rows([[3, 4]], n=2)
+        [[3, 4], [3, 4]]
     """
     if len(rows) not in (1, n):
         raise ValueError(f"options must be one list, or one a sample: {n}; got {len(rows)}")

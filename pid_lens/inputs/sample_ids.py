@@ -1,4 +1,4 @@
-"""Sample ids: a name for each sample that depends on its content alone."""
+"""Sample ids: a hash of each sample's tokens and pixels, which names it in every batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
 
 MARK = "#"
-"""The first letter of every name that is a hash, so that given names are told apart."""
+"""The first letter of every name that is a hash: given names are distinguished by it."""
 
 
 def content_ids(
@@ -20,7 +20,7 @@ def content_ids(
     attended: Bool[Tensor, "n tokens"],
     image: Bool[Tensor, "n tokens"] | None,
 ) -> tuple[str, ...]:
-    """A hash of each sample's attended tokens and of its pixels.
+    """Hash each sample's attended tokens and its pixels.
 
     Padding does not count: neither of the tokens nor of the pixels, whose trailing zeros along
     every axis are left out, since processors pad images and tiles to the largest of a batch.
@@ -29,11 +29,11 @@ def content_ids(
     Args:
         inputs: the model's inputs.
         attended: tokens that are no padding.
-        image: the image's tokens, which say how pixels are shared out where a tensor has no row
-            a sample.
+        image: the image's tokens: in proportion to their number pixels are divided among the
+            samples where a tensor has no row a sample.
 
     Raises:
-        ValueError: the pixels cannot be told apart by sample, or there are none.
+        ValueError: the pixels cannot be assigned to samples, or there are none.
 
     Example:
         >>> import torch
@@ -45,8 +45,8 @@ def content_ids(
     """
     n = len(attended)
     hashes = [
-        hashlib.sha256(row[seen].long().cpu().numpy().tobytes())
-        for row, seen in zip(inputs["input_ids"], attended, strict=True)
+        hashlib.sha256(row[kept].long().cpu().numpy().tobytes())
+        for row, kept in zip(inputs["input_ids"], attended, strict=True)
     ]
     counts = [1] * n if image is None else image.sum(-1).tolist()
     pixels = {name: value for name, value in inputs.items() if _is_content(name, value, attended)}
@@ -63,7 +63,7 @@ def content_ids(
 
 
 def _is_content(name: str, value: Any, attended: Tensor) -> bool:
-    """Pixels, and the sizes and grids that belong to them; nothing that is one a token."""
+    """Return whether an input is pixels, their sizes or grids: nothing that is one a token."""
     if _is_floating(value):
         return True
     sizes = name.endswith(("_sizes", "_thw"))
@@ -75,7 +75,7 @@ def _is_floating(value: Any) -> bool:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """All tensors in a tensor or in nested lists of them."""
+    """List all tensors in a tensor or in nested lists of them."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, list | tuple):
@@ -84,7 +84,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    """Shape and numbers, without trailing zeros along any axis."""
+    """Serialise shape and numbers, without trailing zeros along any axis (padding)."""
     tensor = tensor.detach().cpu()
     for axis in range(tensor.ndim):
         used = (tensor != 0).movedim(axis, 0).reshape(tensor.shape[axis], -1).any(1).nonzero()
@@ -95,7 +95,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _by_sample(name: str, value: Any, counts: list[int]) -> Sequence[Any]:
-    """What belongs to each sample: an entry, or a share in proportion to its image tokens."""
+    """Split an input by sample: an entry each, or rows in proportion to its image tokens."""
     if len(value) == len(counts):
         return list(value)
     shares = [len(value) * count / max(1, sum(counts)) for count in counts]

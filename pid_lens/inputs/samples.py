@@ -1,4 +1,4 @@
-"""Samples: a batch as somebody hands it over, and all that a lens then knows of its rows."""
+"""Samples: a batch's spans, options, labels and ids, stated or found in its inputs."""
 
 from __future__ import annotations
 
@@ -28,22 +28,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Samples:
-    """What an intervention or a readout may know of a batch."""
+    """Metadata of a batch's rows for an intervention or a readout: spans, options, labels, ids.
+
+    Attributes:
+        ids: one name a sample.
+        spans: masks of token positions, [n, tokens] each.
+        options: token id of each option, [n, answers]; -1 where a sample has fewer.
+        labels: index of the right option, [n]; -1 where unknown.
+        contents: a hash of each sample's content; empty where it cannot be made.
+        site: where vectors enter the decoder: "" for its embeddings, or the name of an
+            `ImagePathway`.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[9, 9, 5, 2], [9, 5, 5, 2]])
+        >>> samples = Samples.of_spans(Spans(image=ids == 9, question=ids == 5))
+        >>> samples.n, samples.ids, samples.labels.tolist()
+        (2, ('0', '1'), [-1, -1])
+    """
 
     ids: tuple[str, ...]
     spans: Spans
     options: Int[Tensor, "n answers"]
-    """Token id of each option, -1 where a sample has fewer."""
     labels: Int[Tensor, " n"]
-    """Index of the right option, -1 where unknown."""
     contents: tuple[str, ...] = ()
-    """A hash of each sample's content; empty where it cannot be made."""
     site: str = ""
-    """Where vectors enter the decoder: "" for its embeddings, or the name of an `ImagePathway`."""
 
     @classmethod
     def of_spans(cls, spans: Spans) -> Self:
-        """Samples of which nothing but the spans is known, named by their numbers."""
+        """Build samples of which only the spans are known; their ids are the row numbers."""
         n, _ = spans.shape
         return cls(
             ids=tuple(map(str, range(n))),
@@ -58,17 +71,31 @@ class Samples:
         return len(self.ids)
 
     def extended(self, tokens: int, *, answering: bool = True) -> Samples:
-        """The same with so many tokens: what was generated continues the answer, or no span."""
+        """Extend the spans to ``tokens`` positions: the new ones join the answer, or no span."""
         more = tokens - self.spans.shape[1]
         return self if more <= 0 else replace(self, spans=self.spans.longer(more, answering))
 
 
 def find_spans(batch: Batch, processor: Any = None, image_token: int | None = None) -> Spans:
-    """A batch's spans: those it says, and whatever else can be found in its inputs.
+    """Find the spans of a batch: its own, and image, question and answer from its token ids.
+
+    The answer is each sample's last attended token, unless the batch has such a span.
+
+    Args:
+        batch: the spans that it states are kept.
+        processor: its chat template locates the question; not needed where the batch has spans.
+        image_token: id of the image's placeholder in ``input_ids``.
 
     Raises:
         ValueError: no image in a prompt, a question that cannot be found, or masks of another
             shape than the input.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[1, 9, 9, 5, 2]])
+        >>> batch = Batch(inputs={"input_ids": ids}, spans={"question": ids == 5})
+        >>> find_spans(batch, image_token=9)
+        Spans(question 1, image 2, answer 1 of 5 tokens, 1 samples)
     """
     require_no_videos(batch.inputs, processor)
     input_ids = batch.inputs["input_ids"]
@@ -94,13 +121,28 @@ def resolve_samples(
     image_token: int | None = None,
     choices: Int[Tensor, "1 answers"] | None = None,
 ) -> Samples:
-    """The samples of a batch: whatever it does not say is found from its inputs.
+    """Resolve a batch into `Samples`: what it does not state is found from its inputs.
 
     Options are the batch's own, or the ``choices`` of all, or none ([n, 0]).
+
+    Args:
+        batch: the samples.
+        processor: its chat template locates the question, its tokenizer options that are text.
+        image_token: id of the image's placeholder in ``input_ids``.
+        choices: token ids of the options, [1, answers], where the batch has none.
 
     Raises:
         ValueError: as `find_spans`; ids that cannot be made; ids, options or labels of another
             number than samples, or labels that are none of the options.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[1, 9, 5, 2], [1, 9, 5, 4]])
+        >>> batch = Batch(inputs={"input_ids": ids}, spans={"question": ids == 5},
+        ...               options=torch.tensor([[3, 4]]), labels=[1, 0], ids=("cat", "dog"))
+        >>> samples = resolve_samples(batch, image_token=9)
+        >>> samples.ids, samples.options.tolist(), samples.labels.tolist()
+        (('cat', 'dog'), [[3, 4], [3, 4]], [1, 0])
     """
     spans = find_spans(batch, processor, image_token)
     n = spans.shape[0]
@@ -119,7 +161,7 @@ def resolve_samples(
 
 
 def label_indices(batch: Batch, table: Int[Tensor, "n answers"]) -> Int[Tensor, " n"]:
-    """Labels as indices of options; -1 where unknown.
+    """Return a batch's labels as indices of options, checked; -1 where unknown.
 
     Raises:
         ValueError: too few labels, or one that is none of its sample's options.
@@ -128,7 +170,7 @@ def label_indices(batch: Batch, table: Int[Tensor, "n answers"]) -> Int[Tensor, 
     if batch.labels is None:
         return torch.full((n,), -1)
     labels = torch.as_tensor(batch.labels).cpu()
-    _length("labels", labels, n)
+    _require_length("labels", labels, n)
     known = torch.nn.functional.pad(table.cpu() >= 0, (1, 0), value=True)
     inside = (labels >= -1) & (labels < table.shape[1])
     inside &= known.gather(1, (labels.clamp(-1, table.shape[1] - 1) + 1)[:, None])[:, 0]
@@ -142,7 +184,7 @@ def label_indices(batch: Batch, table: Int[Tensor, "n answers"]) -> Int[Tensor, 
 
 
 def _names(batch: Batch, spans: Spans) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Each sample's id and the hash of its content; without an id the hash is the id."""
+    """Return each sample's id and the hash of its content; without an id the hash is the id."""
     attended = attended_tokens(batch.inputs)
     try:
         contents = content_ids(batch.inputs, attended, spans.get("image"))
@@ -153,7 +195,7 @@ def _names(batch: Batch, spans: Spans) -> tuple[tuple[str, ...], tuple[str, ...]
     given: Any = batch.ids
     given = given.tolist() if hasattr(given, "tolist") else given
     ids = contents if given is None else tuple(map(str, given))
-    _length("ids", ids, len(attended))
+    _require_length("ids", ids, len(attended))
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         warnings.warn(
@@ -164,6 +206,6 @@ def _names(batch: Batch, spans: Spans) -> tuple[tuple[str, ...], tuple[str, ...]
     return ids, contents
 
 
-def _length(name: str, given: Sequence[Any] | Tensor, n: int) -> None:
+def _require_length(name: str, given: Sequence[Any] | Tensor, n: int) -> None:
     if len(given) != n:
         raise ValueError(f"{n} samples need as many {name}; got {len(given)}")

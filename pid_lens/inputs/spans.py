@@ -1,4 +1,4 @@
-"""Spans: named sets of a prompt's positions."""
+"""Spans: boolean masks of token positions by name (image, question, answer)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,32 @@ if TYPE_CHECKING:
 
 
 class UnknownSpan(ValueError, KeyError):  # noqa: N818
-    """A span that is not there: a ValueError for users, a KeyError for mappings."""
+    """An unknown span name: a ValueError for users, a KeyError for mappings.
+
+    Example:
+        >>> import torch
+        >>> spans = Spans(image=torch.tensor([[True, False]]))
+        >>> "car" in spans
+        False
+        >>> spans["car"]
+        Traceback (most recent call last):
+        pid_lens.inputs.spans.UnknownSpan: no span 'car'; there are image
+    """
 
     __str__ = ValueError.__str__
 
 
 class Spans(Mapping[str, Tensor]):
-    """Boolean masks [n, tokens] by name: ``image``, ``question``, ``answer``, a user's own.
+    """Boolean masks of token positions, [n, tokens], by name: ``image``, ``question``, ``answer``.
 
-    ``answer`` is the one position a sample's answer is read at: its last attended token,
-    unless given. Masks are plain tensors, so ``&``, ``|`` and ``~`` make new ones of them, and
-    ``spans | {name: mask}`` makes new spans with more names (or a name's new mask). Every sample
-    has a token in every span: what is done to an empty one would do nothing, unnoticed.
+    ``answer`` is the one position at which a sample's answer is read: its last attended token,
+    unless given. Further names are the user's own. Masks are plain tensors, so ``&``, ``|`` and
+    ``~`` make new ones of them, and ``spans | {name: mask}`` makes new spans with more names (or
+    a name's new mask). Every sample has a token in every span: an intervention on an empty one
+    would do nothing, unnoticed.
+
+    Args:
+        **masks: one boolean mask [n, tokens] a name.
 
     Raises:
         TypeError: a mask is not boolean.
@@ -43,7 +57,7 @@ class Spans(Mapping[str, Tensor]):
     """
 
     def __init__(self, **masks: Bool[Tensor, "n tokens"]) -> None:
-        """Takes one mask a name."""
+        """See the class."""
         self._masks = {name: torch.as_tensor(mask) for name, mask in masks.items()}
         if not masks:
             raise ValueError("spans need at least one mask [n, tokens]; got none")
@@ -73,12 +87,12 @@ class Spans(Mapping[str, Tensor]):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Samples and tokens of every mask."""
+        """Number of samples and of tokens, [n, tokens] of every mask."""
         n, tokens = next(iter(self._masks.values())).shape
         return n, tokens
 
     def __or__(self, more: Mapping[str, Tensor]) -> Spans:
-        """New spans with more masks; a name that is there already gets the new mask."""
+        """Return new spans with more masks; a name that is there already gets the new mask."""
         if not isinstance(more, Mapping):
             return NotImplemented
         return Spans(**{**self._masks, **more})
@@ -86,7 +100,7 @@ class Spans(Mapping[str, Tensor]):
     def pick(
         self, name: str, ranks: Sequence[int] | Sequence[Sequence[int]]
     ) -> Bool[Tensor, "n tokens"]:
-        """The mask of some tokens of a span, by their rank in it: an object's patches, say.
+        """Select tokens of a span by their rank in it (an object's image patches, say), as a mask.
 
         Args:
             name: the span.
@@ -118,11 +132,11 @@ class Spans(Mapping[str, Tensor]):
         return picked
 
     def to(self, device: torch.device) -> Spans:
-        """The same masks on another device."""
+        """Move the masks to another device."""
         return Spans(**{name: mask.to(device) for name, mask in self._masks.items()})
 
     def longer(self, more: int, answering: bool = True) -> Spans:
-        """The masks with so many more tokens, which continue the answer, or no span."""
+        """Append ``more`` token positions to each mask: they continue the answer, or no span."""
         pad = torch.nn.functional.pad
         masks = {
             name: pad(mask, (0, more), value=answering and name == "answer")
@@ -131,7 +145,7 @@ class Spans(Mapping[str, Tensor]):
         return Spans(**masks)
 
     def positions(self, name: str) -> Int[Tensor, " n"]:
-        """The last position of a span in each sample."""
+        """Find the last position of a span in each sample."""
         mask = self[name]
         steps = torch.arange(mask.shape[1], device=mask.device)
         return (mask * steps).amax(-1)

@@ -1,10 +1,22 @@
-"""What is ablated, or masked, in a forward pass; one kind of intervention a file.
+"""Interventions on a forward pass: ablations and attention knockouts, one kind a file.
 
-In come spans and, for noise and resampling, what was measured on a model (`calibrate`, `collect`).
-Out go frozen records that say their settings: an `EmbeddingIntervention` edits the embeddings at
-the decoder's input, an `AttentionIntervention` names query and key positions that attention is
-masked between. `conditions` puts them together, one `Variation` for each row block of a pass.
-Nothing here hooks a model but calibration, which stops where the decoder begins.
+In come names of spans (named sets of token positions) and, for some kinds, what was measured on
+the model. Out go frozen records that say their settings, for a Lens or `pid_lens.intervene`:
+
+- `Zero` and `Mean`: zero ablation and mean ablation of a span's embeddings;
+- `Noise`: noise ablation, Gaussian with the span's own mean and deviation (`calibrate` measures
+  these `Moments`);
+- `Resample`: resample ablation, that is activation patching of the embeddings with those of
+  another sample (`collect` records these `Donors`);
+- `Remove`: tokens removed from the attention mask and from the position ids;
+- `Knockout`: attention knockout between query positions and key positions.
+
+`Zero`, `Mean`, `Noise` and `Resample` edit the embeddings at the decoder's input, where images
+are merged in (`EmbeddingIntervention`); `Knockout` and `Remove` name query and key positions for
+the attention mask (`AttentionIntervention`). `Conditions` holds the interventions of every
+condition, and gives one `Variation` for each block of batch rows in a forward pass. The hooks
+that apply them are in `pid_lens.forward`; here `calibrate` and `collect` alone hook a model, and
+stop its forward pass where the decoder begins.
 """
 
 from pid_lens.interventions.ablations import Mean, Zero

@@ -1,4 +1,4 @@
-"""Ablations without chance: a span's embeddings replaced by their mean, or by 0."""
+"""Zero ablation and mean ablation: a span's embeddings replaced by 0, or by their mean."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Zero(Deterministic):
-    """Zeros in place of a span, at the decoder's input.
+    """Zero ablation: zeros in place of a span's embeddings, at the decoder's input.
 
-    They hide the span, and are like nothing that the model has ever seen there: what it answers
-    may be due to that. `Noise` looks like the span.
+    Zeros are unlike any embedding that the model was trained on: what it answers may be due to
+    that. `Noise` keeps the mean and the deviation of the span.
+
+    Attributes:
+        span: name of the span to ablate.
 
     Example:
-        >>> Zero("image")
-        Zero(span='image')
+        >>> import torch
+        >>> from pid_lens import Spans
+        >>> from pid_lens.inputs import Samples
+        >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, True, False]])))
+        >>> Zero("image").edit(torch.ones(1, 3, 2), samples, draw=0)
+        tensor([[[0., 0.],
+                 [0., 0.],
+                 [1., 1.]]])
     """
 
     span: str
@@ -33,32 +42,41 @@ class Zero(Deterministic):
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings with the span's tokens 0."""
+        """Ablate the span's embeddings with zeros."""
         mask = samples.spans[self.span].to(embeddings.device)
         return embeddings.masked_fill(mask[..., None], 0.0)
 
 
 @dataclass(frozen=True)
 class Mean(Deterministic):
-    """The mean embedding of a span in place of each of its tokens, at the decoder's input.
+    """Mean ablation: a span's mean embedding in place of each of its embeddings.
 
-    As published ablations have it. All tokens of the span become one, at the centre of where
-    embeddings lie and nearer to 0 than any of them.
+    At the decoder's input, as in published mean ablations. All tokens of the span get one and the
+    same embedding: the centre of the span's distribution, nearer to 0 than its embeddings are on
+    average.
 
-    Args:
-        span: what to hide.
-        moments: its statistics; by default the Lens's.
+    Attributes:
+        span: name of the span to ablate.
+        moments: mean and deviation of its embeddings, of `calibrate`; by default the Lens's.
 
     Example:
-        >>> Mean("image")
-        Mean(span='image')
+        >>> import torch
+        >>> from pid_lens import Moments, Spans
+        >>> from pid_lens.inputs import Samples
+        >>> from pid_lens.interventions import Moment
+        >>> measured = Moment.of(torch.tensor([[0., 2.], [4., 4.]]))
+        >>> mean = Mean("image", Moments(model="m", site="s", spans={"image": measured}))
+        >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, False]])))
+        >>> mean.edit(torch.ones(1, 2, 2), samples, draw=0)
+        tensor([[[2., 3.],
+                 [1., 1.]]])
     """
 
     span: str
     moments: Moments | None = field(default=None, repr=False, compare=False)
 
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """Fills in what was left to the Lens.
+        """Fill in the moments that were left to the Lens.
 
         Raises:
             ValueError: there are no moments at all, or none for this span.
@@ -70,7 +88,7 @@ class Mean(Deterministic):
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings with the span's tokens at their mean."""
+        """Ablate the span's embeddings with their mean."""
         mask = samples.spans[self.span].to(embeddings.device)
         if not bool(mask.any()):
             return embeddings

@@ -1,4 +1,4 @@
-"""Calibration: what a model's embeddings look like at the decoder's input, measured on data."""
+"""Calibration: moments and copies of embeddings, measured at the decoder's input on data."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def collect(
     processor: Any = None,
     anatomy: Anatomy | None = None,
 ) -> Donors:
-    """The embeddings of the first samples' spans, for `Resample`.
+    """Record the embeddings of the first samples' spans: the donors of `Resample`.
 
-    The decoder itself does not run.
+    The forward pass stops at the decoder's input; the decoder itself does not run.
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         batches: `Batch` records, or mappings of the model's inputs; one or many.
-        spans: which to keep.
-        limit: of how many samples; an image of 576 tokens and width 4096 takes 4.7 MB.
+        spans: names of the spans to record.
+        limit: samples to record; an image of 576 tokens and width 4096 takes 4.7 MB (float16).
         processor: needed where a batch does not say its spans.
-        anatomy: the model's parts, for a model that `dissect` does not know.
+        anatomy: the model's modules, for a model that `dissect` does not know.
 
     Returns:
         `Donors`, in the model's precision, on the CPU.
@@ -99,7 +99,7 @@ def collect(
 
 
 class _Reached(Exception):  # noqa: N818
-    """The decoder's input was seen: the rest of the forward pass is not needed."""
+    """The decoder's input was captured: the rest of the forward pass is not needed."""
 
 
 def calibrate(
@@ -109,16 +109,17 @@ def calibrate(
     processor: Any = None,
     anatomy: Anatomy | None = None,
 ) -> Moments:
-    """Per-dimension mean and standard deviation of each span's embeddings.
+    """Measure the mean and standard deviation of each span's embeddings, per dimension.
 
-    Measured where the images are already merged in: at the decoder's input. The decoder itself
-    does not run. Use the data the noise is to look like: the training split of your task.
+    At the decoder's input, where the images are already merged in. The forward pass stops there;
+    the decoder itself does not run. Use the data that the noise is to be like: the training split
+    of your task.
 
     Args:
         model: a vision-language model, or pass its ``anatomy``.
         batches: `Batch` records, or mappings of the model's inputs; one or many.
         processor: needed where a batch does not say its spans; the model's own by default.
-        anatomy: the model's parts, for a model that `dissect` does not know.
+        anatomy: the model's modules, for a model that `dissect` does not know.
 
     Returns:
         `Moments` of every span of the batches but ``answer``; float64.
@@ -138,6 +139,7 @@ def calibrate(
     require_uncompiled(anatomy.model)
     model_hash, site, total = anatomy.fingerprint(), anatomy.site, None
     for given in tqdm(as_batches(batches), "calibrating", delay=2, leave=False):
+        # One pass over the data: the moments of a batch, merged into the total (Chan's update)
         found = _moments_of_spans(anatomy, as_batch(given), processor)
         measured = Moments(model=model_hash, site=site, spans=found)
         total = measured if total is None else total + measured
@@ -155,7 +157,7 @@ def calibrate(
 
 
 def _moments_of_spans(anatomy: Anatomy, batch: Batch, processor: Any) -> dict[str, Moment]:
-    """The moment of each span of one batch, at each site where it enters the decoder."""
+    """Compute the moment of each span of one batch, at each site where it enters the decoder."""
     samples = Samples.of_spans(find_spans(batch, processor, anatomy.image_token))
     return {
         span_at_site(name, entry.samples.site): Moment.of(
@@ -168,7 +170,7 @@ def _moments_of_spans(anatomy: Anatomy, batch: Batch, processor: Any) -> dict[st
 
 
 def _require_deviations(moments: Moments) -> None:
-    """A ValueError where a span has one token in all."""
+    """Require that every span has two tokens or more, so that there is a deviation."""
     for name, moment in moments.items():
         if moment.count < 2:
             raise ValueError(
@@ -178,7 +180,7 @@ def _require_deviations(moments: Moments) -> None:
 
 
 def _is_constant(moments: Moments, span: str) -> bool:
-    """Whether all embeddings of a span are one and the same, at every site."""
+    """Return whether all embeddings of a span are equal, at every site."""
     sites = [one for name, one in moments.items() if name.split("@")[0] == span]
     return not any(bool(one.std.any()) for one in sites)
 
@@ -187,7 +189,10 @@ def _is_constant(moments: Moments, span: str) -> bool:
 def capture_decoder_inputs(
     anatomy: Anatomy, inputs: Mapping[str, Any], samples: Samples
 ) -> list[Entry]:
-    """Whatever enters the decoder for a batch, and the words that image features depend on."""
+    """Capture the vectors that enter the decoder for a batch, site by site.
+
+    Where the question enters the image features (Q-Former), its embeddings there come last.
+    """
     arguments = _decoder_input(anatomy, inputs)
     aware = anatomy.question_aware
     more = [] if aware is None else [aware.entry(inputs, samples)]
@@ -195,18 +200,18 @@ def capture_decoder_inputs(
 
 
 def _decoder_input(anatomy: Anatomy, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the decoder is given for a batch; nothing after it runs."""
-    seen: list[dict[str, Any]] = []
+    """Capture the decoder's arguments for a batch, by a pre-hook that ends the forward pass."""
+    captured: list[dict[str, Any]] = []
 
     def stop(module: Any, args: tuple, kwargs: dict) -> None:
-        seen.append(embed_arguments(module, named_arguments(module, args, kwargs)))
+        captured.append(embed_arguments(module, named_arguments(module, args, kwargs)))
         raise _Reached
 
     with hooked(before=[(anatomy.decoder, stop)]):
         try:
             anatomy.model(**inputs)
         except _Reached:
-            return seen[0]
+            return captured[0]
     raise ValueError(
         f"the model's forward never reached its decoder at {anatomy.site}: is the anatomy right?"
     )

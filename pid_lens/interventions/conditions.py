@@ -1,4 +1,4 @@
-"""Conditions: what is ablated in each of the passes that a decomposition needs."""
+"""Conditions: the interventions in each forward pass that a decomposition needs."""
 
 from __future__ import annotations
 
@@ -26,29 +26,41 @@ CONDITIONS: Mapping[str, tuple[Intervention, ...]] = {
     "vision": (Noise("question"),),
     "language": (Noise("image"),),
 }
-"""What each default condition hides: what is left gives it its name."""
+"""What each default condition ablates; it is named after the modality that is left."""
 
 
 def as_conditions(conditions: Mapping[str, Any]) -> dict[str, tuple[Intervention, ...]]:
-    """Conditions by name, each with a tuple of interventions.
+    """Require conditions by name, each with a list of interventions; return these as tuples.
 
     Raises:
-        TypeError: a condition is no list of interventions.
+        TypeError: the interventions of a condition are not a list of such.
         ValueError: there is no condition.
     """
     if not conditions:
-        raise ValueError("a Lens needs at least one condition; {'full': []} hides nothing")
+        raise ValueError("a Lens needs at least one condition; {'full': []} ablates nothing")
     return {
-        str(name): as_interventions(f"condition {name!r}", hidden)
-        for name, hidden in conditions.items()
+        str(name): as_interventions(f"condition {name!r}", interventions)
+        for name, interventions in conditions.items()
     }
 
 
 def as_interventions(name: str, interventions: Any) -> tuple[Intervention, ...]:
-    """A list of interventions.
+    """Require a list of interventions whose reprs say their settings; return it as a tuple.
+
+    Args:
+        name: what the list is called in an error.
+        interventions: the list as the user gave it.
 
     Raises:
-        TypeError: it is none, or they do not say their settings.
+        TypeError: it is not a list of interventions, or the repr of one does not say its settings.
+
+    Example:
+        >>> as_interventions("interventions", [Noise("image", draws=4)])
+        (Noise(span='image', seed=None, draws=4),)
+        >>> as_interventions("interventions", Noise("image"))
+        Traceback (most recent call last):
+            ...
+        TypeError: interventions must be a list of interventions, [] for none; got Noise(...)
     """
     kinds = EmbeddingIntervention, AttentionIntervention
     sound = isinstance(interventions, list | tuple)
@@ -64,27 +76,45 @@ def as_interventions(name: str, interventions: Any) -> tuple[Intervention, ...]:
 def complete_each(
     interventions: Iterable[Intervention], *, moments: Moments | None, seed: int, draws: int
 ) -> tuple[Intervention, ...]:
-    """Interventions with nothing left open.
+    """Fill in the settings that interventions left open.
+
+    Args:
+        interventions: as the user made them.
+        moments: mean and deviation of embeddings, for noise and mean ablation.
+        seed: for random interventions without one.
+        draws: for random interventions that do not say how many.
 
     Raises:
-        ValueError: no moments for the noise of one.
+        ValueError: an intervention needs moments of a span, and there are none.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens.interventions import Moment, Moments
+        >>> moments = Moments(model="m", site="s", spans={"image": Moment.of(torch.eye(2))})
+        >>> noise = Noise("image"), Noise("image", draws=5)
+        >>> complete_each(noise, moments=moments, seed=7, draws=2)
+        (Noise(span='image', seed=7, draws=2), Noise(span='image', seed=7, draws=5))
     """
     return tuple(one.complete(moments=moments, seed=seed, draws=draws) for one in interventions)
 
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """All conditions of a reading, with nothing left open in their interventions.
+    """The interventions of every condition of a reading, with no setting left open.
+
+    Attributes:
+        named: condition -> the interventions that it adds to those in ``always``.
+        always: the interventions in force in every condition.
 
     Example:
-        >>> Conditions.of({"blind": [], "full": []}).drawn
-        {'blind': 1, 'full': 1}
+        >>> from pid_lens.interventions import Zero
+        >>> conditions = Conditions.of({"blind": [Zero("image")], "full": []})
+        >>> conditions.named["blind"], conditions.drawn
+        ((Zero(span='image'),), {'blind': 1, 'full': 1})
     """
 
     named: dict[str, tuple[Intervention, ...]]
-    """What each of them ablates beyond what is always in force."""
     always: tuple[Intervention, ...] = ()
-    """What is in force in every one of them."""
 
     @classmethod
     def of(
@@ -96,43 +126,47 @@ class Conditions:
         seed: int = 0,
         draws: int = 1,
     ) -> Self:
-        """Conditions as a user gives them, completed.
+        """Complete the conditions that a user gives.
 
         Args:
             conditions: name -> interventions; None for ``full``, ``vision`` and ``language``.
             always: interventions in force in every condition.
-            moments: what noise looks like, where an intervention does not say.
-            seed: of the noise.
-            draws: how often noise is drawn.
+            moments: mean and deviation of embeddings, for interventions without their own.
+            seed: of the noise, for interventions without their own.
+            draws: how often noise is drawn, for interventions that do not say.
 
         Raises:
-            TypeError: no lists of interventions.
+            TypeError: not lists of interventions.
             ValueError: no condition, or no moments for the noise.
         """
         complete = partial(complete_each, moments=moments, seed=seed, draws=draws)
         completed = complete(as_interventions("interventions", always))
         given = as_conditions(CONDITIONS if conditions is None else conditions)
-        return cls({name: complete(hidden) for name, hidden in given.items()}, completed)
+        return cls({name: complete(ablations) for name, ablations in given.items()}, completed)
 
     @property
     def every(self) -> tuple[Intervention, ...]:
-        """All interventions."""
+        """All interventions: those always in force, then those of each condition."""
         return (*self.always, *chain(*self.named.values()))
 
     @property
     def drawn(self) -> dict[str, int]:
-        """How often each condition is drawn.
+        """Number of draws of each condition.
 
         Raises:
             ValueError: interventions of one condition with different numbers of draws.
         """
         return {
-            name: draws_of(name, (*self.always, *hidden)) for name, hidden in self.named.items()
+            name: draws_of(name, (*self.always, *ablations))
+            for name, ablations in self.named.items()
         }
 
     @property
     def variations(self) -> tuple[Variation, ...]:
-        """Every condition and draw, one that ablates nothing first: its rows are the caller's.
+        """Every condition and draw, one block of batch rows each.
+
+        First comes one that ablates nothing: its rows are those that the caller's forward pass
+        returns. It is a condition without interventions of its own, or else a nameless one.
 
         Raises:
             ValueError: as `drawn`.
@@ -144,8 +178,8 @@ class Conditions:
         """
         drawn = self.drawn
         every = [
-            Variation(name, draw, (*self.always, *hidden))
-            for name, hidden in self.named.items()
+            Variation(name, draw, (*self.always, *ablations))
+            for name, ablations in self.named.items()
             for draw in range(drawn[name])
         ]
         plain = next((v for v in every if v.interventions == self.always), None)
@@ -154,14 +188,18 @@ class Conditions:
 
     @property
     def moments(self) -> list[str]:
-        """Fingerprints of the moments behind interventions, whose reprs do not say them."""
+        """Fingerprints of the moments that interventions use, which their reprs leave out."""
         found = (getattr(one, "moments", None) for one in self.every)
         return sorted({moments.fingerprint for moments in found if moments is not None})
 
 
-def draws_of(name: str, hidden: tuple[Intervention, ...]) -> int:
-    """How often a condition is drawn: what all its random interventions ask for."""
-    counts = {i.draws or 1 for i in hidden} - {1}
+def draws_of(name: str, interventions: tuple[Intervention, ...]) -> int:
+    """Return a condition's number of draws: the one that its random interventions ask for.
+
+    Raises:
+        ValueError: they ask for different numbers.
+    """
+    counts = {i.draws or 1 for i in interventions} - {1}
     if len(counts) > 1:
         raise ValueError(
             f"condition {name!r} has interventions of {sorted(counts)} draws: give them the same "
@@ -173,15 +211,24 @@ def draws_of(name: str, hidden: tuple[Intervention, ...]) -> int:
 def require_same_model(
     interventions: Iterable[Intervention], anatomy: Anatomy, fingerprint: str | None = None
 ) -> None:
-    """Moments and donors must come from this model.
+    """Require that the moments and donors of interventions were measured on this model.
 
     Args:
-        interventions: which may have some.
-        anatomy: the model's.
-        fingerprint: the model's, where it is known; else it is taken if it is needed.
+        interventions: with moments, donors or neither.
+        anatomy: the model's modules.
+        fingerprint: the model's, where it is known; else it is computed if it is needed.
 
     Raises:
-        ValueError: they come from another one.
+        ValueError: they come from another model, or from another site of this one.
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> elsewhere = Noise("image", pid_lens.Moments(model="another", site="s"))
+        >>> require_same_model([elsewhere], pid_lens.dissect(model))
+        Traceback (most recent call last):
+            ...
+        ValueError: these moments belong to model another at s, not to ...
     """
     found = [getattr(one, name, None) for one in interventions for name in ("moments", "donors")]
     measured = [one for one in found if one is not None]

@@ -1,4 +1,4 @@
-"""Deterministic: what all interventions share in which nothing is random and nothing left open."""
+"""Base class of deterministic interventions: one draw, and no setting left to the Lens."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ if TYPE_CHECKING:
 
 
 class Deterministic:
-    """An intervention that is the same in every draw.
+    """A deterministic intervention: the same in every draw. Add `edit` or `ends` (`protocol`).
 
     Example:
-        >>> Deterministic().draws
-        1
+        >>> from pid_lens.interventions import Zero
+        >>> zero = Zero("image")
+        >>> isinstance(zero, Deterministic), zero.draws
+        (True, 1)
+        >>> zero.complete(moments=None, seed=0, draws=8) is zero
+        True
     """
 
     @property
     def draws(self) -> int | None:
-        """Nothing is random."""
+        """Number of draws: 1, for nothing is random."""
         return 1
 
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """Nothing is left open."""
+        """Return the intervention itself: no setting is left to the Lens."""
         return self

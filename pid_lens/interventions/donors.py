@@ -1,4 +1,4 @@
-"""Donors: the embeddings of some samples' spans, to be put in the place of others'."""
+"""Donors of a resample ablation: embeddings of spans, to be patched into other samples."""
 
 from __future__ import annotations
 
@@ -18,20 +18,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Donors:
-    """What spans of some samples look like at the decoder's input; made by `collect`."""
+    """Embeddings of some samples' spans at the decoder's input, for `Resample`.
+
+    Made by `collect`. They belong to one model (its fingerprint) and one site.
+
+    Attributes:
+        model: fingerprint of the model that they come from.
+        site: the decoder's path and argument that they were recorded at.
+        ids: names of the samples, or hashes of their content.
+        spans: span -> its embeddings [tokens, width], one tensor a sample; named ``span@site``
+            for what enters the decoder elsewhere than in its embeddings.
+
+    Example:
+        >>> import torch
+        >>> images = torch.zeros(2, 3), torch.ones(2, 3)
+        >>> donors = Donors(model="m", site="s", ids=("a", "b"), spans={"image": images})
+        >>> donors.choose("image", "a", tokens=1, key=0)
+        tensor([[1., 1., 1.]])
+    """
 
     model: str
-    """Fingerprint of the model they come from."""
     site: str
-    """Where: the decoder's path and argument."""
     ids: tuple[str, ...]
-    """Names of the samples, or hashes of their content."""
     spans: dict[str, tuple[Float[Tensor, "tokens width"], ...]] = field(default_factory=dict)
-    """The embeddings of each sample's span, one tensor a sample; ``span@site`` where a decoder
-    has further entrances."""
 
     def of(self, span: str, site: str = "") -> tuple[Float[Tensor, "tokens width"], ...]:
-        """The embeddings of a span.
+        """Look up a span's embeddings, one tensor a sample.
 
         Raises:
             UnknownSpan: it was not collected.
@@ -47,17 +59,18 @@ class Donors:
     def choose(
         self, span: str, name: str, tokens: int, key: int, site: str = ""
     ) -> Float[Tensor, "tokens width"]:
-        """The first tokens of a donor's span, the donor being chosen by a key.
+        """Choose a donor by a key; return the embeddings of its span's first tokens.
 
         Args:
-            span: of which.
-            name: of the sample that is given; it is not its own donor.
-            tokens: how many are needed. Donors with the same number are preferred.
-            key: any number.
-            site: another entrance than the embeddings.
+            span: name of the span.
+            name: id of the sample to be patched; it is not its own donor.
+            tokens: how many are needed. Donors with exactly as many are preferred.
+            key: a random whole number, 0 or more, which selects the donor.
+            site: where the vectors enter the decoder; "" for its embeddings.
 
         Raises:
-            ValueError: nobody else has as many tokens.
+            ValueError: no other donor has at least this many tokens, or donors have other numbers
+                of vectors at the site than in the prompt.
         """
         lengths = [len(one) for one in self.of(span, site)]
         if site and len({*lengths, tokens}) > 1 and lengths != [len(one) for one in self.of(span)]:
@@ -65,6 +78,7 @@ class Donors:
                 f"donors have other numbers of vectors of {span!r} at {site} than in the prompt, "
                 "so that one and the same donor cannot be taken for both: use Noise"
             )
+        # Candidates: not the sample itself; of the same length, or else longer
         others = [row for row, donor in enumerate(self.ids) if donor != name]
         same = [row for row in others if lengths[row] == tokens]
         fitting = same or [row for row in others if lengths[row] > tokens]
@@ -77,7 +91,7 @@ class Donors:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of all numbers."""
+        """A short hash of model, site, ids and all embeddings."""
         digest = hashlib.sha256(f"{self.model}{self.site}{self.ids}".encode())
         for name in sorted(self.spans):
             for one in self.spans[name]:
@@ -85,7 +99,7 @@ class Donors:
         return digest.hexdigest()[:16]
 
     def check(self, model: str, site: str) -> None:
-        """Refuses to serve another model than the one they come from."""
+        """Raise a ValueError unless they come from this model and site."""
         if (self.model, self.site) != (model, site):
             raise ValueError(
                 f"these donors come from model {self.model} at {self.site}, not from {model} at "

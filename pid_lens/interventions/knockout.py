@@ -1,4 +1,4 @@
-"""Knockout: one span may no longer look at another."""
+"""Attention knockout: queries of one span no longer attend to keys of another."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Knockout(Deterministic):
-    r"""Attention from a target span to a source span closed, in some layers and heads.
+    r"""Attention knockout: queries of a target span do not attend to keys of a source span.
 
-    Scores are set to minus infinity before the softmax,
+    In some layers and heads, or in all. Scores are set to minus infinity before the softmax,
 
     .. math::  a_{qk} = -\infty \quad\text{for}\quad q \in \text{target},\; k \in \text{source},
 
     so that the source's information reaches the target by other positions or not at all:
-    ``Knockout("image", "question")`` closes Image->Question, the direction in which information
-    flows. A token always sees itself. In `intervene` with ``generate``, tokens that are
-    generated continue the ``answer``, and no other span.
+    ``Knockout("image", "question")`` blocks image -> question, the direction in which information
+    flows. A token always attends to itself. In `pid_lens.intervene` with ``generate``, tokens
+    that are generated continue the ``answer``, and no other span.
 
-    Args:
-        source: the span that is not to be seen, ``"image"``, ``"question"`` or one of your own.
-        target: the span that is not to see it; ``"answer"`` is the last token of the prompt.
-        layers: numbers of layers, negative ones counted from the last; all by default.
-        heads: numbers of query heads; all by default.
+    Attributes:
+        source: the span of the key positions, ``"image"``, ``"question"`` or one of your own.
+        target: the span of the query positions; ``"answer"`` is the last token of the prompt.
+        layers: numbers of layers, negative ones counted from the last; None for all.
+        heads: numbers of query heads; None for all.
 
     Source:
         Dissecting recall of factual associations in auto-regressive language models (Geva et
@@ -56,17 +56,20 @@ class Knockout(Deterministic):
 
     @classmethod
     def window(cls, source: str, target: str, layer: int, *, of: int, width: int = 9) -> Self:
-        """A knockout in the layers around one, as many on either side; fewer at either end.
+        """Make a knockout in a window of layers around one.
+
+        As many layers below the middle as above, or one more above where the width is even;
+        fewer at the first and the last layers.
 
         Args:
-            source: see the class.
-            target: see the class.
+            source: the span of the key positions.
+            target: the span of the query positions.
             layer: the middle of the window.
-            of: how many layers the model has, ``len(pid_lens.dissect(model).layers)``.
-            width: how many layers.
+            of: number of the model's layers, ``len(pid_lens.dissect(model).layers)``.
+            width: number of layers in the window.
 
         Raises:
-            ValueError: a middle that is no layer, or no width.
+            ValueError: a middle that is not a layer, or a width below 1.
 
         Example:
             >>> Knockout.window("image", "question", layer=5, of=6, width=3).layers
@@ -81,16 +84,21 @@ class Knockout(Deterministic):
         return cls(source, target, layers=range(max(first, 0), min(first + width, of)))
 
     def ends(self, samples: Samples) -> tuple[Bool[Tensor, "n tokens"], Bool[Tensor, "n tokens"]]:
-        """Which tokens may not see, and which may not be seen by them.
+        """Return the query positions (target) and the key positions (source).
 
         Raises:
-            UnknownSpan: a sample's spans do not have this one.
+            UnknownSpan: the samples have no span of this name.
         """
         return samples.spans[self.target], samples.spans[self.source]
 
 
 def as_list(numbers: Iterable[int] | int | None) -> Iterable[int] | None:
-    """One number as a list of one; lists, and None for all, as they are."""
+    """Return one number as a list of one; lists, and None for all, as they are.
+
+    Example:
+        >>> as_list(3), as_list([1, 2]), as_list(None)
+        ([3], [1, 2], None)
+    """
     return [numbers] if isinstance(numbers, int) else numbers
 
 

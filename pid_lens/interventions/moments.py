@@ -1,4 +1,4 @@
-"""Moments: mean and deviation of a span's embeddings, so that noise looks like them."""
+"""Moments: mean and variance of embeddings, which calibrate noise and mean ablation."""
 
 from __future__ import annotations
 
@@ -18,36 +18,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """Running mean and variance of vectors, float64, by Chan's pairwise update."""
+    """Running mean and variance of vectors, float64, by Chan's pairwise update.
+
+    Attributes:
+        count: number of vectors.
+        mean: their mean in each dimension, [width].
+        square: sum of squared deviations from the mean in each dimension, [width].
+
+    Example:
+        >>> import torch
+        >>> both = Moment.of(torch.tensor([[0.], [2.]])) + Moment.of(torch.tensor([[7.]]))
+        >>> both.count, both.mean, both.square
+        (3, tensor([3.], dtype=torch.float64), tensor([26.], dtype=torch.float64))
+    """
 
     count: int
     mean: Float[Tensor, " width"]
     square: Float[Tensor, " width"]
-    """Sum of squared deviations from the mean."""
 
     @classmethod
     def of(cls, vectors: Float[Tensor, "tokens width"]) -> Moment:
-        """The moment of some vectors."""
+        """Compute the moment of some vectors, in two passes over them."""
+        # Mean, then M2 = sum_i (x_i - mean)^2
         vectors = vectors.detach().cpu().double()
         mean = vectors.mean(0)
         return cls(len(vectors), mean, (vectors - mean).square().sum(0))
 
     def __add__(self, other: Moment) -> Moment:
-        """The moment of both together.
+        """Merge two moments into that of both sets of vectors.
 
         Source:
             Updating formulae and a pairwise algorithm for computing sample variances (Chan,
             Golub, LeVeque, 1979), https://doi.org/10.1007/978-3-642-51461-6_3
         """
+        # Chan's update of the mean: d = mean_b - mean_a, mean = mean_a + d n_b / n
         count = self.count + other.count
         step = other.mean - self.mean
         mean = self.mean + step * (other.count / count)
+        # ... and of the squares: M2 = M2_a + M2_b + d^2 n_a n_b / n
         spread = step.square() * (self.count * other.count / count)
         return Moment(count, mean, self.square + other.square + spread)
 
     @property
     def std(self) -> Float[Tensor, " width"]:
-        """Population standard deviation."""
+        """Population standard deviation in each dimension."""
         return (self.square / self.count).sqrt()
 
 
@@ -55,7 +69,14 @@ class Moment:
 class Moments(Mapping[str, Moment]):
     """Per-dimension moments of the embeddings at the decoder's input, span by span.
 
-    Made by `calibrate`. They belong to one model (its fingerprint) and one site.
+    A mapping span -> `Moment`, made by `calibrate`. They belong to one model (its fingerprint) and
+    one site.
+
+    Attributes:
+        model: fingerprint of the model that they were measured on.
+        site: the decoder's path and argument that they were measured at.
+        spans: span -> the moment of its embeddings; named ``span@site`` for what enters the
+            decoder elsewhere than in its embeddings.
 
     Example:
         >>> import torch
@@ -66,9 +87,7 @@ class Moments(Mapping[str, Moment]):
     """
 
     model: str
-    """Fingerprint of the model they were measured on."""
     site: str
-    """Where: the decoder's path and argument."""
     spans: dict[str, Moment] = field(default_factory=dict)
 
     def __getitem__(self, span: str) -> Moment:
@@ -86,7 +105,7 @@ class Moments(Mapping[str, Moment]):
         return len(self.spans)
 
     def __add__(self, other: Moments) -> Moments:
-        """The moments of both samples together; ValueError if model or site differ."""
+        """Merge the moments of two data sets; ValueError if model or site differ."""
         other.check(self.model, self.site)
         names = dict.fromkeys((*self.spans, *other.spans))
         merged = {
@@ -98,7 +117,7 @@ class Moments(Mapping[str, Moment]):
         return Moments(model=self.model, site=self.site, spans=merged)
 
     def check(self, model: str, site: str) -> None:
-        """Refuses to serve another model than the one they were measured on."""
+        """Raise a ValueError unless they were measured on this model and site."""
         if (self.model, self.site) != (model, site):
             raise ValueError(
                 f"these moments belong to model {self.model} at {self.site}, not to {model} at "
@@ -108,7 +127,7 @@ class Moments(Mapping[str, Moment]):
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of all numbers."""
+        """A short hash of model, site and all means and squares."""
         digest = hashlib.sha256(f"{self.model}{self.site}".encode())
         for name in sorted(self.spans):
             digest.update(name.encode() + self.spans[name].mean.numpy().tobytes())
@@ -116,7 +135,7 @@ class Moments(Mapping[str, Moment]):
         return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file."""
+        """Write a safetensors file."""
         tensors = {f"{name}.mean": moment.mean for name, moment in self.spans.items()}
         tensors |= {f"{name}.square": moment.square for name, moment in self.spans.items()}
         counts = {name: moment.count for name, moment in self.spans.items()}
@@ -125,7 +144,7 @@ class Moments(Mapping[str, Moment]):
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """Reads what `save` wrote."""
+        """Load what `save` wrote."""
         tensors, about = load_record(path, "pid_lens.Moments")
         spans = {
             name: Moment(count, tensors[f"{name}.mean"], tensors[f"{name}.square"])
@@ -139,12 +158,12 @@ class Moments(Mapping[str, Moment]):
 
 
 def span_at_site(span: str, site: str) -> str:
-    """What a span is called at an entrance of the decoder; "" is that of its embeddings."""
+    """Name a span at a site where vectors enter the decoder; "" for its embeddings."""
     return f"{span}@{site}" if site else span
 
 
 def moments_of(asking: Any, moments: Moments | None, span: str, site: str = "") -> Moment:
-    """The moment of a span at a site.
+    """Look up the moment of a span at a site, for the intervention that asks.
 
     Raises:
         ValueError: there are no moments at all, or none for this span.

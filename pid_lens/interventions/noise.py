@@ -1,4 +1,4 @@
-"""Noise: a span replaced by draws that look like it and know nothing of it."""
+"""Noise ablation: calibrated Gaussian noise in place of a span's embeddings."""
 
 from __future__ import annotations
 
@@ -21,22 +21,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Noise:
-    """Calibrated Gaussian noise in place of a span, at the decoder's input.
+    """Noise ablation: calibrated Gaussian noise in place of a span, at the decoder's input.
+
+    The noise has the embeddings' mean and deviation in each dimension, and carries no information
+    about this sample's.
 
     ::
 
         e[token] <- mu + sigma * z,    z ~ N(0, I)
 
     with mu, sigma the span's per-dimension moments (`calibrate`). z is a function of (seed,
-    sample id, span, rank of the token in its span, draw) alone: never of the batch, the order,
-    the padding or the device. What a Lens averages over draws is p(y | the other modality), an
-    expectation over this noise.
+    sample id, span, site, rank of the token in its span, draw) alone: never of the batch, the
+    order, the padding or the device. What a Lens averages over draws is p(y | the other modality),
+    an expectation over this noise.
 
-    Args:
-        span: what to hide, ``"image"`` or ``"question"`` or a span of your own.
-        moments: its statistics; by default the Lens's.
-        seed: by default the Lens's.
+    Attributes:
+        span: name of the span to ablate, ``"image"``, ``"question"`` or one of your own.
+        moments: mean and deviation of its embeddings, of `calibrate`; by default the Lens's.
+        seed: of the noise; by default the Lens's.
         draws: independent draws to average over; by default the Lens's.
+
+    Raises:
+        ValueError: fewer than one draw.
 
     Source:
         A comprehensive information-decomposition analysis of large vision-language models (ICLR
@@ -67,7 +73,7 @@ class Noise:
             raise ValueError(f"noise needs at least one draw; got draws={self.draws}")
 
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """Fills in what was left to the Lens.
+        """Fill in the moments, seed and draws that were left to the Lens.
 
         Raises:
             ValueError: there are no moments at all, or none for this span.
@@ -84,17 +90,19 @@ class Noise:
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings with the span's tokens drawn anew."""
+        """Ablate the span's embeddings with a draw of the noise."""
         mask = samples.spans[self.span]
         if not bool(mask.any()):
             return embeddings
         span = span_at_site(self.span, samples.site)
         moment = moments_of(self, self.moments, self.span, samples.site)
+        # z ~ N(0, I) for each sample's tokens, keyed by the sample and not by its row
         width = embeddings.shape[-1]
         z = [
             gaussian_noise(f"{self.seed}/{name}/{span}/{draw}", count, width)
             for name, count in zip(samples.ids, mask.sum(-1).tolist(), strict=True)
         ]
+        # mu + sigma z, written to the span's positions
         noise = moment.mean + moment.std * torch.from_numpy(np.concatenate(z))
         edited = embeddings.clone()
         edited[mask.to(embeddings.device)] = noise.to(embeddings)
@@ -102,10 +110,10 @@ class Noise:
 
 
 def gaussian_noise(key: str, tokens: int, width: int) -> np.ndarray:
-    """Standard normal numbers [tokens, width] that depend on the key alone.
+    """Draw standard normal numbers [tokens, width] that depend on the key alone.
 
     Row r is the same however many rows are asked for. The generator is counter-based (Philox),
-    keyed by a hash, and runs on the CPU, so that every device sees the same numbers.
+    keyed by a hash, and runs on the CPU, so that models on all devices get the same numbers.
 
     Source:
         Parallel random numbers: as easy as 1, 2, 3 (Salmon, Moraes, Dror, Shaw, 2011),
@@ -115,6 +123,7 @@ def gaussian_noise(key: str, tokens: int, width: int) -> np.ndarray:
         >>> bool((gaussian_noise("a", 3, 8)[:2] == gaussian_noise("a", 2, 8)).all())
         True
     """
+    # Philox is keyed by 128 bits: the first half of SHA-256(key)
     digest = hashlib.sha256(key.encode()).digest()
     stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
     return stream.standard_normal((tokens, width), dtype=np.float32)

@@ -1,7 +1,8 @@
-"""Interventions: the extension points; anything with the methods of one plugs in.
+"""Protocols of interventions: edited embeddings, or query positions and key positions masked.
 
-Nothing is registered. The ``repr`` must say the settings: it is how reads and results tell what
-they depend on. Frozen dataclasses do that by themselves.
+An object with the methods of one plugs in; nothing is registered. The ``repr`` must say the
+settings, because reads and results record it as what they depend on. That of a frozen dataclass
+does.
 """
 
 from __future__ import annotations
@@ -20,29 +21,80 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Intervention(Protocol):
-    """What is hidden from the model: an `EmbeddingIntervention` or `AttentionIntervention`."""
+    """An intervention on the forward pass: ablates embeddings or masks attention.
+
+    One of its two kinds, `EmbeddingIntervention` or `AttentionIntervention`, has the method that
+    does it.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Nothing:
+        ...     draws: int = 1
+        ...
+        ...     def complete(self, *, moments, seed, draws):
+        ...         return self
+        >>> isinstance(Nothing(), Intervention), isinstance("image", Intervention)
+        (True, False)
+    """
 
     @property
     def draws(self) -> int | None:
-        """How many independent draws to average over; 1 for a deterministic intervention."""
+        """Independent draws to average over: 1 if deterministic, None if left to the Lens."""
 
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """The same intervention with whatever it left open filled in from its Lens."""
+        """Return the intervention with the settings that it left open filled in from its Lens."""
 
 
 @runtime_checkable
 class EmbeddingIntervention(Intervention, Protocol):
-    """What is hidden at the decoder's input."""
+    """An ablation of embeddings at the decoder's input.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from pid_lens.interventions import Deterministic
+        >>> @dataclass(frozen=True)
+        ... class Halve(Deterministic):
+        ...     span: str
+        ...
+        ...     def edit(self, embeddings, samples, draw):
+        ...         mask = samples.spans[self.span].to(embeddings.device)[..., None]
+        ...         return embeddings.where(~mask, embeddings / 2)
+        >>> isinstance(Halve("image"), EmbeddingIntervention)
+        True
+    """
 
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings with something hidden; they are a copy and may be changed in place."""
+        """Ablate the embeddings, which are a copy and may be changed in place.
+
+        Args:
+            embeddings: of the batch rows of one condition and draw.
+            samples: their ids, spans, options and labels.
+            draw: number of the draw, 0 first.
+
+        Returns:
+            Embeddings of the same shape.
+        """
 
 
 @runtime_checkable
 class AttentionIntervention(Intervention, Protocol):
-    """What some tokens may not see of others, in some layers and heads."""
+    """An attention knockout: queries that do not attend to keys, in some layers and heads.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from pid_lens.interventions import Deterministic
+        >>> @dataclass(frozen=True)
+        ... class BlindAnswer(Deterministic):
+        ...     layers = heads = None
+        ...
+        ...     def ends(self, samples):
+        ...         return samples.spans["answer"], samples.spans["image"]
+        >>> isinstance(BlindAnswer(), AttentionIntervention)
+        True
+    """
 
     @property
     def layers(self) -> Iterable[int] | None:
@@ -53,4 +105,7 @@ class AttentionIntervention(Intervention, Protocol):
         """Numbers of query heads; None for all."""
 
     def ends(self, samples: Samples) -> tuple[Bool[Tensor, "n tokens"], Bool[Tensor, "n tokens"]]:
-        """Which tokens may not see, and which they may not see."""
+        """Return query positions and key positions: no such query attends to such a key.
+
+        Except to its own: a token always attends to itself.
+        """

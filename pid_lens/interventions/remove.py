@@ -1,4 +1,4 @@
-"""Remove: a prompt without a span, as if it had never been there."""
+"""Removal of tokens from the attention mask and the position ids: a prompt without a span."""
 
 from __future__ import annotations
 
@@ -16,39 +16,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Remove(Deterministic):
-    """A span taken out of the prompt: nobody sees it, and what follows closes up to it.
+    """Removal of a span's tokens, from the attention mask and from the position ids.
 
-    Equal to a prompt without these tokens, in one pass with the whole one: attention to them is
-    closed everywhere, and the positions of all other tokens are counted without them. It is
-    the condition behind published "accuracy without the image"; unlike `Noise` it does not keep
-    the prompt's length, which a model may know its images by. In layers with a sliding window
-    shorter than the prompt what is removed still fills the window, seen by nobody.
+    Equal to a prompt without these tokens, in one forward pass with the whole prompt: in every
+    layer and head attention from all other tokens to them is masked, and position ids are counted
+    without them. It is the condition behind published "accuracy without the image";
+    unlike `Noise` it changes the prompt's length, from which a model may know whether there is an
+    image. In layers with a sliding window shorter than the prompt, removed tokens still count
+    towards the window, though no other token attends to them.
 
-    Args:
-        span: what to remove, such as ``"image"``.
+    Attributes:
+        span: name of the span to remove, such as ``"image"``.
 
     Example:
-        >>> Remove("image")
-        Remove(span='image')
+        >>> import torch
+        >>> from pid_lens import Spans
+        >>> from pid_lens.inputs import Samples
+        >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, True, False]])))
+        >>> queries, keys = Remove("image").ends(samples)
+        >>> queries.tolist(), keys.tolist()
+        ([[False, False, True]], [[True, True, False]])
     """
 
     span: str
 
     @property
     def layers(self) -> None:
-        """All."""
+        """None: all layers."""
         return
 
     @property
     def heads(self) -> None:
-        """All."""
+        """None: all heads."""
         return
 
     def ends(self, samples: Samples) -> tuple[Bool[Tensor, "n tokens"], Bool[Tensor, "n tokens"]]:
-        """Everybody else, and what is removed."""
+        """Return query positions (all other tokens) and key positions (the removed ones)."""
         mask = samples.spans[self.span]
         return ~mask, mask
 
     def removed(self, samples: Samples) -> Bool[Tensor, "n tokens"]:
-        """The tokens that positions are counted without."""
+        """Return the mask of the tokens that position ids are counted without."""
         return samples.spans[self.span]

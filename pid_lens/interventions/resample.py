@@ -1,4 +1,4 @@
-"""Resample: another sample's image or question in a span's place."""
+"""Resample ablation: activation patching of a span's embeddings with another sample's."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Resample:
-    """Another sample's embeddings in place of a span, at the decoder's input.
+    """Resample ablation: activation patching of a span's embeddings with another sample's.
 
-    The model sees a real image (or question), and not this one's. Donors come from a fixed
-    collection (`Donors`) and are chosen by (seed, sample id, span, draw): never from the batch,
-    so that results do not depend on its company. A sample is never its own donor. A donor has
-    as many tokens as the span, or more, of which the first ones are taken.
+    At the decoder's input: the model gets a real image (or question), but not this sample's.
+    Donors come from a fixed collection (`Donors`) and are chosen by (seed, sample id, span, draw):
+    never from the batch, so that results do not depend on its other rows. A sample is never its
+    own donor. Donors with as many tokens as the span are preferred; else the first tokens of a
+    longer one are taken.
 
-    Args:
-        span: what to replace.
-        donors: where from, of `pid_lens.collect`.
-        seed: by default the Lens's.
+    Attributes:
+        span: name of the span to ablate.
+        donors: embeddings of other samples, of `pid_lens.collect`.
+        seed: of the choice of donors; by default the Lens's.
         draws: independent donors to average over; by default the Lens's.
+
+    Raises:
+        TypeError: donors that are not of `pid_lens.collect`.
+        ValueError: fewer than one draw, or donors without this span.
 
     Source:
         Interpretability in the wild: a circuit for indirect object identification in GPT-2 small
@@ -57,7 +62,7 @@ class Resample:
         self.donors.of(self.span)
 
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """Fills in what was left to the Lens."""
+        """Fill in the seed and draws that were left to the Lens."""
         return replace(
             self,
             seed=seed if self.seed is None else self.seed,
@@ -67,7 +72,7 @@ class Resample:
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings with the span's tokens those of other samples.
+        """Patch the span's embeddings with those of other samples, one donor a sample.
 
         Raises:
             ValueError: no donor has as many tokens as a sample's span.
@@ -75,6 +80,7 @@ class Resample:
         mask = samples.spans[self.span].cpu()
         if not bool(mask.any()):
             return embeddings
+        # One donor a sample, and as many of its embeddings as the span has tokens
         counts = mask.sum(-1).tolist()
         given = [
             self.donors.choose(self.span, name, count, self._key(name, draw), samples.site)

@@ -1,4 +1,4 @@
-"""Scoped: an intervention that holds for some rows of a batch."""
+"""Scoped interventions: in force for some batch rows only, as those of one nnsight invoke."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scoped:
-    """What an intervention hides, in rows ``first`` to ``first + count - 1`` alone."""
+    """An intervention in force for the batch rows ``first`` to ``first + count - 1`` alone."""
 
     inner: Intervention
     first: int
@@ -34,62 +34,75 @@ class Scoped:
 
     @property
     def draws(self) -> int | None:
-        """Those of the intervention."""
+        """Number of draws of the intervention."""
         return self.inner.draws
 
     def complete(self, *, moments: Moments | None, seed: int, draws: int) -> Self:
-        """The same with what was left open filled in."""
+        """Fill in the settings that the intervention left open."""
         return replace(self, inner=self.inner.complete(moments=moments, seed=seed, draws=draws))
 
     def rows(self, of: Tensor) -> Bool[Tensor, " n"]:
-        """Which rows it holds for."""
+        """Return the mask of the batch rows that it is in force for."""
         at = torch.arange(len(of), device=of.device)
         return (at >= self.first) & (at < self.first + self.count)
 
 
 class ScopedEmbedding(Scoped):
-    """One that edits embeddings."""
+    """A scoped intervention that edits embeddings."""
 
     inner: EmbeddingIntervention
 
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings, in the other rows as they were."""
+        """Ablate the embeddings of the scoped rows; those of all other rows stay."""
         edited = self.inner.edit(embeddings.clone(), samples, draw)
         return torch.where(self.rows(embeddings)[:, None, None], edited, embeddings)
 
 
 class ScopedAttention(Scoped):
-    """One that closes attention."""
+    """A scoped intervention that masks attention."""
 
     inner: AttentionIntervention
 
     @property
     def layers(self) -> Iterable[int] | None:
-        """Those of the intervention."""
+        """Layers of the intervention."""
         return self.inner.layers
 
     @property
     def heads(self) -> Iterable[int] | None:
-        """Those of the intervention."""
+        """Query heads of the intervention."""
         return self.inner.heads
 
     def ends(self, samples: Samples) -> tuple[Bool[Tensor, "n tokens"], Bool[Tensor, "n tokens"]]:
-        """Its ends; nothing in the other rows."""
+        """Return query and key positions of the scoped rows; none in all other rows."""
         target, source = self.inner.ends(samples)
         return target & self.rows(target)[:, None], source & self.rows(source)[:, None]
 
 
 def scope(intervention: Intervention, first: int, count: int) -> Scoped:
-    """An intervention for some rows alone.
+    """Restrict an intervention to some batch rows.
+
+    Args:
+        intervention: to be restricted.
+        first: the first row.
+        count: number of rows.
 
     Raises:
-        ValueError: `Remove`, which closes up the positions of a whole batch.
+        ValueError: `Remove`, which changes the position ids of a whole batch.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens import Spans, Zero
+        >>> from pid_lens.inputs import Samples
+        >>> samples = Samples.of_spans(Spans(image=torch.ones(3, 1, dtype=torch.bool)))
+        >>> scope(Zero("image"), first=1, count=1).edit(torch.ones(3, 1, 1), samples, 0).flatten()
+        tensor([1., 0., 1.])
     """
     if isinstance(intervention, Remove):
         raise ValueError(
-            f"{intervention!r} closes up the positions of a whole batch, so it cannot hold for "
+            f"{intervention!r} changes the position ids of a whole batch, so it cannot hold for "
             "one invoke of several: trace its prompts by themselves, or knock the span out, "
             "Knockout(span, target)"
         )
@@ -101,9 +114,22 @@ def scope(intervention: Intervention, first: int, count: int) -> Scoped:
 def place_among(
     samples: Samples, first: int, n: int, image: Bool[Tensor, "n tokens"] | None = None
 ) -> Samples:
-    """Samples as rows ``first`` on of a batch of n, of which no more is known than its images.
+    """Place samples as rows ``first`` on of a batch of n, whose other rows are unknown.
 
-    The other rows are taken to look like the first of these: what is `Scoped` leaves them alone.
+    The other rows get the spans of the first sample: a `Scoped` intervention leaves them alone.
+
+    Args:
+        samples: of some rows.
+        first: the row of the first sample.
+        n: number of the batch's rows.
+        image: image positions of all n rows, where they are known.
+
+    Example:
+        >>> from pid_lens.inputs import Samples
+        >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, False]])))
+        >>> placed = place_among(samples, first=1, n=3)
+        >>> placed.ids, placed.spans["image"].shape
+        (('other row 0', '0', 'other row 2'), torch.Size([3, 2]))
     """
     at = slice(first, first + samples.n)
     masks = {}

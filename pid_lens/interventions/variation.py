@@ -1,4 +1,4 @@
-"""Variation: one copy of a batch in a forward pass, a condition and a draw of its noise."""
+"""Variation: one block of batch rows in a forward pass, under a condition and one draw."""
 
 from __future__ import annotations
 
@@ -23,31 +23,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variation:
-    """One copy of a batch in a forward pass: a condition, and a draw of its noise."""
+    """One copy of the batch's rows in a forward pass, under a condition and one draw.
+
+    Attributes:
+        condition: name of the condition.
+        draw: number of the draw, 0 first.
+        interventions: what is ablated or masked in these rows.
+        probe: whether these rows test a property of the model, and are in no reads.
+
+    Example:
+        >>> from pid_lens import Knockout, Noise
+        >>> blind = Variation("blind", 0, (Noise("image"), Knockout("image", "answer", [5])))
+        >>> blind.embedding
+        (Noise(span='image', seed=None, draws=None),)
+        >>> blind.attention
+        (Knockout(source='image', target='answer', layers=(5,), heads=None),)
+    """
 
     condition: str
     draw: int
     interventions: tuple[Intervention, ...] = ()
     probe: bool = False
-    """Whether it is carried along to prove something of the model, and is in no reads."""
 
     @property
     def embedding(self) -> tuple[EmbeddingIntervention, ...]:
-        """What is hidden at the decoder's input."""
+        """The interventions that ablate embeddings at the decoder's input."""
         return tuple(i for i in self.interventions if isinstance(i, EmbeddingIntervention))
 
     @property
     def attention(self) -> tuple[AttentionIntervention, ...]:
-        """What may not be seen."""
+        """The interventions that mask attention."""
         return tuple(i for i in self.interventions if isinstance(i, AttentionIntervention))
 
     @property
     def edits_arguments(self) -> bool:
-        """Whether the decoder is given something else in this variation."""
+        """Whether the decoder gets edited embeddings or position ids in this variation."""
         return bool(self.embedding) or any(isinstance(i, Remove) for i in self.attention)
 
     def removed(self, samples: Samples) -> Bool[Tensor, "n tokens"]:
-        """The tokens that are taken out of the prompt."""
+        """Return the mask of the tokens that are removed from the prompt."""
         out = torch.zeros(samples.spans.shape, dtype=torch.bool)
         for one in self.attention:
             if isinstance(one, Remove):
@@ -57,9 +71,9 @@ class Variation:
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples
     ) -> Float[Tensor, "n tokens width"]:
-        """The embeddings with everything hidden that this condition hides.
+        """Apply the condition's embedding interventions in order, on a copy of the embeddings.
 
-        Interventions work on a copy: what other conditions and the caller see stays as it is.
+        Those of other conditions and of the caller stay as they are.
 
         Raises:
             ValueError: an intervention returned embeddings of another shape.

@@ -1,13 +1,14 @@
-"""What a model is made of: its plain modules, and how image and question come into its decoder.
+"""Model anatomy: decoder layers, final norm, unembedding, and all inputs of the decoder.
 
-In comes a model of any framework; out goes its `Anatomy`, and beside it what is asked of a
-module's call: its arguments by name, hooks that do not stay, masks of token pairs. Families differ
-here and in `pid_lens.adapters`, nowhere else. Nothing here knows an intervention or a readout.
+In comes a model of transformers, nnsight or TransformerLens; out goes its `Anatomy`, the plain
+modules to hook. Besides there are tools for a module's forward call: its arguments by name,
+hooks as a context manager, causal and attention masks. Model families differ here and in
+`pid_lens.adapters`, nowhere else. Nothing here knows an intervention or a readout.
 
-`dissect` asks the framework's adapter (`frameworks`); `decoder_inputs` are the ways into a
-decoder, `families` those besides its embeddings; `hooks`, `call_arguments`, `masks`, `indices`
-are tools for one module's call; `preconditions` says which models cannot be hooked, `precision`
-how far rounding may move what they compute.
+`dissect` asks the framework's adapter (`frameworks`); `decoder_inputs` are the entries into a
+decoder (embeddings, image features), `families` those besides its embeddings (DeepStack,
+cross-attention, Q-Former); `hooks`, `call_arguments`, `masks`, `indices` serve one module's call;
+`preconditions` rejects models that cannot be hooked, `precision` bounds rounding errors by dtype.
 """
 
 from pid_lens.model.anatomy import Anatomy

@@ -1,4 +1,4 @@
-"""Where a model keeps its parts: the plain modules that every framework wraps."""
+"""Anatomy: a model's decoder, layers, attention, final norm and unembedding, as plain modules."""
 
 from __future__ import annotations
 
@@ -23,16 +23,31 @@ SAMPLED = 257
 """Values of each parameter that enter a model's fingerprint."""
 
 ATTENTIONS = ("self_attn", "attn", "self_attention", "attention")
-"""Names under which layers keep their attention."""
+"""Names under which layers keep their self-attention."""
 CROSSINGS = ("cross_attn", "cross_attention")
-"""Names under which they keep their attention to the image, where no tokens hold it."""
+"""Names under which they keep their cross-attention to image features."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Anatomy:
-    """The modules of one model that a Lens hooks and reads.
+    """The modules of one model that a Lens hooks and reads: layers, final norm, unembedding.
 
-    `dissect` finds them; for a model that nobody knows, build one by hand.
+    `dissect` finds them; for a model that no adapter knows, build one by hand.
+
+    Attributes:
+        model: the whole model: its forward takes ``input_ids`` and the pixels.
+        decoder: the language tower: its forward takes ``inputs_embeds``, images merged in.
+        layers: the decoder's blocks, in order; each returns the residual stream (first, if a
+            tuple).
+        norm: the final norm, between the last layer and the unembedding.
+        unembed: the unembedding, with ``weight`` [vocabulary, width] and perhaps ``bias``.
+        attentions: each layer's attention module, called with an ``attention_mask``; None: found
+            by its name in the layer.
+        image_token: the id that holds an image's place in ``input_ids``.
+        entrances: how image features enter the decoder besides its embeddings (`ImagePathway`).
+        question_aware: how the question enters the image features, where it does (Q-Former).
+        softcap: c of a final soft-capping c tanh(logits / c), where the model applies one.
+        scale: factor on the logits, where the model has one.
 
     Example:
         >>> from torch import nn
@@ -44,49 +59,38 @@ class Anatomy:
     """
 
     model: nn.Module
-    """The whole model: its forward sees ``input_ids`` and the pixels."""
     decoder: nn.Module
-    """The language tower: its forward sees ``inputs_embeds``, images merged in."""
     layers: Sequence[nn.Module]
-    """The decoder's blocks, in order; each returns the residual stream (first, if a tuple)."""
     norm: nn.Module
-    """The final norm, between the last layer and the unembedding."""
     unembed: nn.Module
-    """The unembedding, with ``weight`` [vocabulary, width] and perhaps ``bias``."""
     attentions: Sequence[nn.Module] | None = None
-    """Each layer's attention module, called with an ``attention_mask``; found by its name in
-    the layer where they are not given."""
     image_token: int | None = None
-    """The id that holds an image's place in ``input_ids``."""
     entrances: Sequence[ImagePathway] = ()
-    """How image features come into the decoder besides its embeddings (`ImagePathway`)."""
     question_aware: QuestionAwareImage | None = None
-    """How the question comes into the image's features, where it does."""
     softcap: float | None = None
-    """c of a final soft-capping c tanh(logits / c), where the model applies one."""
     scale: float = 1.0
-    """Factor on the logits, where the model has one."""
 
     def logits(self, state: Float[Tensor, "n width"]) -> Float[Tensor, "n vocabulary"]:
-        """The model's own last step on a raw layer output, float32.
+        """Compute logits from the residual stream after a layer: final norm, unembedding, float32.
 
-        Nobody's hooks fire again, and no framework takes the call for the model's own.
+        scale unembed(norm(h)), and c tanh(logits / c) where the model soft-caps. No hook fires
+        again, and no framework takes the call for the model's own.
         """
         normed = forward_without_hooks(self.norm)(state).to(self.unembed.weight.dtype)
         logits = self.scale * forward_without_hooks(self.unembed)(normed).float()
         return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
     def attention(self, layer: int) -> nn.Module | None:
-        """The module of a layer in which tokens look at each other.
+        """Find a layer's self-attention, in which tokens attend to each other.
 
-        None where they look at the image alone (`crossing`).
+        None where they attend to image features alone (`crossing`).
 
         Raises:
             ValueError: there is none to be found.
         """
         if self.attentions is not None:
             return self.attentions[layer]
-        found = _named(self.layers[layer], ATTENTIONS)
+        found = _find_module(self.layers[layer], ATTENTIONS)
         if found is None and self.crossing(layer) is None:
             raise ValueError(
                 f"layer {layer} ({type(self.layers[layer]).__name__}) has none of "
@@ -97,8 +101,8 @@ class Anatomy:
         return found
 
     def crossing(self, layer: int) -> nn.Module | None:
-        """The module of a layer in which tokens look at image states that no token holds."""
-        return _named(self.layers[layer], CROSSINGS)
+        """Find a layer's cross-attention, to image features at no token position; else None."""
+        return _find_module(self.layers[layer], CROSSINGS)
 
     @property
     def heads(self) -> int:
@@ -118,40 +122,40 @@ class Anatomy:
 
     @property
     def site(self) -> str:
-        """Where embeddings are measured and replaced, as a name."""
+        """Hook point at which embeddings are read and replaced, as a path in the model."""
         named = self.model.named_modules(remove_duplicate=False)
         path = next((name for name, module in named if module is self.decoder), "decoder")
         return f"{path}.inputs_embeds"
 
     @property
     def known_ways(self) -> tuple[str, ...]:
-        """Arguments of the decoder that its entrances take care of."""
+        """Arguments of the decoder that its ``entrances`` cover."""
         return tuple(one.argument for one in self.entrances)
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its inputs."""
+        """Device on which the model takes its inputs."""
         devices = (parameter.device for parameter in self.model.parameters())
         return next((one for one in devices if one.type != "meta"), torch.device("cpu"))
 
     def fingerprint(self) -> str:
-        """A short hash that tells this model from any other, trained a step further included.
+        """Hash the weights: it differs from any other model's, be it trained one step further.
 
         It covers every parameter's name, shape and dtype, and up to 257 of its values; what a
         framework puts around modules does not count.
         """
         digest = hashlib.sha256()
-        elsewhere = _offloaded(self.model)
-        for name, parameter in sorted(self.model.named_parameters(), key=_plainly):
+        offloaded = _offloaded_weights(self.model)
+        for name, parameter in sorted(self.model.named_parameters(), key=_plain_key):
             digest.update(f"{plain_name(name)}{tuple(parameter.shape)}{parameter.dtype}".encode())
-            weight = parameter if parameter.device.type != "meta" else elsewhere.get(name)
+            weight = parameter if parameter.device.type != "meta" else offloaded.get(name)
             if weight is not None:
-                digest.update(_sampled(weight.detach()).numpy().tobytes())
+                digest.update(_sample(weight.detach()).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @property
     def versions(self) -> tuple[int, str]:
-        """What changes when a weight is changed in place or cast, at next to no cost."""
+        """Version counters and dtypes: they change when a weight is edited in place or cast."""
         parameters = list(self.model.parameters())
         dtypes = " ".join(sorted({str(parameter.dtype) for parameter in parameters}))
         return sum(0 if p.is_inference() else p._version for p in parameters), dtypes
@@ -163,13 +167,13 @@ class Anatomy:
         return f"Anatomy({name}, {len(self.layers)} layers, width {width}, {tokens} tokens)"
 
 
-def _named(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
+def _find_module(module: nn.Module, names: Sequence[str]) -> nn.Module | None:
     found = (getattr(module, name, None) for name in names)
     return next((one for one in found if isinstance(one, nn.Module)), None)
 
 
-def _offloaded(model: nn.Module) -> dict[str, Tensor]:
-    """Weights that accelerate keeps elsewhere while they are not needed, by their names."""
+def _offloaded_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Collect the weights that accelerate offloads while they are not needed, by their names."""
     found: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         weights = getattr(getattr(module, "_hf_hook", None), "weights_map", None)
@@ -179,10 +183,10 @@ def _offloaded(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _plainly(parameter: tuple[str, nn.Parameter]) -> str:
+def _plain_key(parameter: tuple[str, nn.Parameter]) -> str:
     return plain_name(parameter[0])
 
 
-def _sampled(parameter: Tensor) -> Tensor:
+def _sample(parameter: Tensor) -> Tensor:
     flat = parameter.reshape(-1)
     return flat[:: max(1, flat.numel() // SAMPLED)][:SAMPLED].float().cpu()

@@ -1,4 +1,4 @@
-"""Arguments of a module's call: by name, and what image or question could come in by."""
+"""Arguments of a module's forward call: by name, and those that carry image or question."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ HARMLESS = frozenset(
         *("cross_attention_mask", "full_text_row_masked_out_mask"),
     }
 )
-"""Floating arguments of a decoder that tell nothing of image or question but by embeddings."""
+"""Floating-point arguments of a decoder that carry nothing about image or question themselves."""
 
 
 def unknown_pathways(arguments: Mapping[str, Any], known: Collection[str] = ()) -> list[str]:
-    """Arguments by which image or question could reach a decoder besides its embeddings.
+    """List arguments by which image or question could reach a decoder besides its embeddings.
 
-    DeepStack's features, per-layer embeddings, cross-attention states: whatever carries
-    floating-point numbers and is neither embedding, mask, position nor cache.
+    DeepStack's features, per-layer embeddings, cross-attention states: all that carry
+    floating-point numbers and are neither embeddings, mask, positions nor KV cache.
 
     Example:
         >>> import torch
@@ -33,7 +33,19 @@ def unknown_pathways(arguments: Mapping[str, Any], known: Collection[str] = ()) 
 
 
 def require_known_pathways(arguments: Mapping[str, Any], known: Collection[str] = ()) -> None:
-    """A ValueError where what is hidden could reach the decoder in an argument not known."""
+    """Require that no unknown argument of the decoder could carry what a condition ablates.
+
+    Raises:
+        ValueError: floating-point numbers come in an argument that is not known.
+
+    Example:
+        >>> import torch
+        >>> arguments = {"inputs_embeds": torch.zeros(1, 3, 2), "deepstack": [torch.zeros(2, 2)]}
+        >>> require_known_pathways(arguments, known=["deepstack"])
+        >>> require_known_pathways(arguments)
+        Traceback (most recent call last):
+        ValueError: this model's decoder is given deepstack besides its embeddings: ...
+    """
     found = unknown_pathways(arguments, known)
     if found:
         raise ValueError(
@@ -43,7 +55,13 @@ def require_known_pathways(arguments: Mapping[str, Any], known: Collection[str] 
 
 
 def has_floats(value: Any) -> bool:
-    """Whether floating-point numbers come with an argument."""
+    """Return whether an argument carries floating-point tensors, in nested containers too.
+
+    Example:
+        >>> import torch
+        >>> has_floats({"features": [torch.zeros(2)]}), has_floats([torch.zeros(2).long()])
+        (True, False)
+    """
     if isinstance(value, Tensor):
         return value.is_floating_point()
     if isinstance(value, Mapping):
@@ -54,13 +72,27 @@ def has_floats(value: Any) -> bool:
 
 
 def cached_tokens(arguments: Mapping[str, Any]) -> int:
-    """How many tokens the handed-over KV cache already holds."""
+    """Count the tokens that the call's KV cache already holds.
+
+    Example:
+        >>> import torch
+        >>> from transformers import DynamicCache
+        >>> cache = DynamicCache()
+        >>> keys = cache.update(torch.zeros(1, 2, 5, 4), torch.zeros(1, 2, 5, 4), layer_idx=0)
+        >>> cached_tokens({"past_key_values": cache}), cached_tokens({})
+        (5, 0)
+    """
     cache = arguments.get("past_key_values")
     return 0 if cache is None else int(cache.get_seq_length())
 
 
 def named_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The call's arguments by name, whether they came by position or by keyword."""
+    """Bind a call's arguments to their names, whether they came by position or by keyword.
+
+    Example:
+        >>> named_arguments(nn.Linear(2, 3), (7,), {})
+        {'input': 7}
+    """
     if not args:
         return dict(kwargs)
     signature = inspect.signature(module.forward)

@@ -1,4 +1,4 @@
-"""Decoder inputs: every way by which image and question come into a decoder."""
+"""Decoder inputs: embeddings, and image features that enter the decoder besides them."""
 
 from __future__ import annotations
 
@@ -22,28 +22,59 @@ EMBEDDINGS = "inputs_embeds"
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """Vectors that enter at one site, and how edited ones are put in their place."""
+    """Embeddings or image features that enter the decoder at one site, and their setter.
+
+    Attributes:
+        vectors: what enters, [n, tokens, width].
+        samples: with the spans of these tokens: empty where a span does not enter here.
+        put: writes vectors, of any number of rows, into arguments of as many.
+
+    Example:
+        >>> from pid_lens.inputs import Samples
+        >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, False]])))
+        >>> arguments = {"states": torch.zeros(1, 2, 3)}
+        >>> entry = Entry(arguments["states"], samples, lambda call, new: call.update(states=new))
+        >>> entry.put(arguments, entry.vectors + 1)
+        >>> arguments["states"].sum().item()
+        6.0
+    """
 
     vectors: Float[Tensor, "n tokens width"]
     samples: Samples
-    """With the spans of these tokens: empty where a span does not enter here."""
     put: Callable[[dict[str, Any], Tensor], None]
-    """Puts vectors, of any number of rows, into arguments of as many."""
 
 
 class ImagePathway(Protocol):
-    """A way into the decoder besides its embeddings."""
+    """Protocol of image features that enter the decoder besides its embeddings.
+
+    Attributes:
+        argument: the decoder's argument that holds them.
+
+    Example:
+        >>> class Side:
+        ...     argument = "states"
+        ...     def entries(self, arguments, samples):
+        ...         def put(given, vectors):
+        ...             given["states"] = vectors
+        ...         inside = spans_beside_tokens(samples.spans)
+        ...         return [Entry(arguments["states"], replace(samples, spans=inside), put)]
+        >>> from pid_lens.inputs import Samples
+        >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, False]])))
+        >>> [entry] = Side().entries({"states": torch.zeros(1, 1, 3)}, samples)
+        >>> entry.samples.spans["image"]
+        tensor([[True]])
+    """
 
     @property
     def argument(self) -> str:
-        """The decoder's argument that holds it."""
+        """The decoder's argument that holds them."""
 
     def entries(self, arguments: Mapping[str, Any], samples: Samples) -> list[Entry]:
-        """What enters, site by site."""
+        """List the features that enter, site by site."""
 
 
 def embeddings_of(arguments: Mapping[str, Any], samples: Samples) -> Entry:
-    """The main entrance, where images are merged in already."""
+    """Return the entry of ``inputs_embeds``, where image features are merged in already."""
 
     def put(arguments: dict[str, Any], vectors: Tensor) -> None:
         arguments[EMBEDDINGS] = vectors
@@ -52,7 +83,16 @@ def embeddings_of(arguments: Mapping[str, Any], samples: Samples) -> Entry:
 
 
 def embed_arguments(decoder: nn.Module, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A decoder's arguments with embeddings in place of token ids, where it was given those."""
+    """Replace ``input_ids`` among a decoder's arguments by embeddings, where they were given.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> table = torch.nn.Embedding(10, 4)
+        >>> decoder = SimpleNamespace(get_input_embeddings=lambda: table)
+        >>> arguments = embed_arguments(decoder, {"input_ids": torch.tensor([[3, 7]])})
+        >>> arguments["input_ids"], arguments["inputs_embeds"].shape
+        (None, torch.Size([1, 2, 4]))
+    """
     ids = arguments.get("input_ids")
     if arguments.get(EMBEDDINGS) is not None or ids is None:
         return arguments
@@ -63,24 +103,47 @@ def embed_arguments(decoder: nn.Module, arguments: dict[str, Any]) -> dict[str, 
 def entries_of(
     entrances: Sequence[ImagePathway], arguments: Mapping[str, Any], samples: Samples
 ) -> list[Entry]:
-    """Everything that enters, the embeddings first."""
+    """List all entries of a decoder call: the embeddings, then image features besides them.
+
+    Example:
+        >>> from pid_lens.inputs import Samples
+        >>> from pid_lens.model import CrossAttention
+        >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, False]])))
+        >>> call = {"inputs_embeds": torch.zeros(1, 2, 4),
+        ...         "cross_attention_states": torch.zeros(1, 6, 4)}
+        >>> [(entry.samples.site, entry.vectors.shape[1])
+        ...  for entry in entries_of([CrossAttention()], call, samples)]
+        [('', 2), ('cross_attention_states', 6)]
+    """
     given = [one for one in entrances if arguments.get(one.argument) is not None]
     sides = [entry for one in given for entry in one.entries(arguments, samples)]
     return [embeddings_of(arguments, samples), *sides]
 
 
 def spans_beside_tokens(spans: Spans, seen: Bool[Tensor, "n states"] | None = None) -> Spans:
-    """The spans of states that no token holds: all of them the image's."""
+    """Make the spans of image features at no token position: all of them are the image's.
+
+    Args:
+        spans: the spans of the tokens.
+        seen: the features that are no padding; all by default, as one vector a sample.
+
+    Example:
+        >>> ids = torch.tensor([[9, 5]])
+        >>> spans = Spans(image=ids == 9, question=ids == 5)
+        >>> beside = spans_beside_tokens(spans, torch.tensor([[True, True, False]]))
+        >>> {name: mask.int().tolist() for name, mask in beside.items()}
+        {'image': [[1, 1, 0]], 'question': [[0, 0, 0]]}
+    """
     n, _ = spans.shape
     seen = torch.ones(n, 1, dtype=torch.bool) if seen is None else seen
     return spans_of_whole("image", spans, seen)
 
 
 def spans_of_whole(whole: str, spans: Spans, inside: Bool[Tensor, "n vectors"]) -> Spans:
-    """Spans of vectors that stand for all of one span, and for nothing else.
+    """Make the spans of vectors that stand for all of one span, and for nothing else.
 
-    A span that covers that one is as good as it; of one that covers a part nobody knows which
-    vectors are its: asking for it is a ValueError.
+    A span that covers that one has all the vectors; for one that covers a part of it, it is not
+    known which vectors are its: asking for it is a ValueError.
     """
     known = spans.get(whole)
     masks, parts = {}, []
@@ -90,28 +153,34 @@ def spans_of_whole(whole: str, spans: Spans, inside: Bool[Tensor, "n vectors"]) 
             parts.append(name)
         else:
             masks[name] = inside & (covered or name == whole)
-    return _Entering(masks, whole, tuple(parts))
+    return _SiteSpans(masks, whole, tuple(parts))
 
 
 def samples_at_site(samples: Samples, site: str, entering: Bool[Tensor, "n tokens"]) -> Samples:
-    """The samples at a site where some tokens alone enter."""
+    """Restrict the samples' spans to the tokens that enter at a site."""
     masks = {name: mask & entering.to(mask.device) for name, mask in samples.spans.items()}
-    return replace(samples, spans=_Entering(masks), site=site)
+    return replace(samples, spans=_SiteSpans(masks), site=site)
 
 
-class _Entering(Spans):
-    """Spans of which some may have no token, and some are not known."""
+class _SiteSpans(Spans):
+    """Spans at one site, of which some may have no token, and some are not known.
+
+    Args:
+        masks: masks of the vectors that enter, by name.
+        whole: the span all of which the vectors stand for.
+        parts: names of spans that are parts of the whole one.
+    """
 
     def __init__(
         self, masks: Mapping[str, Tensor], whole: str = "", parts: tuple[str, ...] = ()
     ) -> None:
-        """Takes masks, and the names of spans that are parts of the whole one."""
+        """See the class."""
         self._masks, self._whole, self._parts = dict(masks), whole, parts
 
     def __getitem__(self, name: str) -> Bool[Tensor, "n tokens"]:
         if name in self._parts:
             raise ValueError(
-                f"span {name!r} is a part of the {self._whole}, which reaches this decoder in "
-                f"another way too, where its parts cannot be told apart: take {self._whole!r}"
+                f"span {name!r} is a part of the {self._whole}, which reaches this decoder by "
+                f"another path too, where its parts are not known: take {self._whole!r}"
             )
         return super().__getitem__(name)

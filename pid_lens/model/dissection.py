@@ -1,4 +1,4 @@
-"""Dissection: the plain modules of a model, whichever framework it comes in."""
+"""Dissection: find a model's plain modules, in transformers, nnsight or TransformerLens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def dissect(model: Any) -> Anatomy:
-    """Finds the parts of a model, whichever framework it comes from.
+    """Find a model's decoder, layers, final norm and unembedding, in any known framework.
 
     Args:
         model: a vision-language model of transformers, or one that nnsight (`NNsight`,
@@ -24,7 +24,7 @@ def dissect(model: Any) -> Anatomy:
 
     Raises:
         TypeError: no adapter knows the model's class.
-        ImportError: a framework of a version that was not tried.
+        ImportError: a framework of a version that was not tested.
         ValueError: an adapter knows it but misses a part, or the family cannot be measured
             without a leak.
 
@@ -48,6 +48,14 @@ def dissect(model: Any) -> Anatomy:
 
 
 def dissect_plain(model: Any) -> Anatomy:
-    """The same for the plain model that a framework wraps."""
+    """Find the parts of a plain model of transformers, as `dissect` does.
+
+    Example:
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> anatomy = dissect_plain(model)
+        >>> anatomy.decoder is model.model.language_model, anatomy.unembed is model.lm_head
+        (True, True)
+    """
     find: Callable[[Any], Anatomy] = import_module(ADAPTERS[TRANSFORMERS]).dissect
     return find(model)

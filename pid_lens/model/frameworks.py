@@ -1,4 +1,4 @@
-"""Frameworks: which adapter knows a thing, what it takes a model apart into, what it wraps."""
+"""Frameworks: the adapter of a model's framework, and calls of modules without its hooks."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ WRAPPINGS = ("_original_component",)
 class Adapter(Protocol):
     """What a framework's module in `pid_lens.adapters` defines, as plain functions.
 
-    Every adapter has `dissect`. The others are for frameworks that run something of their users'
-    around modules; one that does not leaves them out.
+    Every adapter has `dissect`. The rest is for frameworks that run their users' code (hooks,
+    traces) around modules; an adapter of any other framework leaves it out.
     """
 
     def dissect(self, model: Any) -> Any:
-        """The `pid_lens.Anatomy` of the plain model that a thing of the framework wraps."""
+        """Find the `pid_lens.Anatomy` of the plain model that an object of the framework wraps."""
 
     def forward_without_hooks(self, thing: Any) -> Callable[..., Any]:
-        """A module's forward of which the framework's users notice nothing."""
+        """Return a module's forward without the hooks and traces of the framework's users."""
 
     def guard_user_hooks(self, decoder: nn.Module, guard: Any) -> AbstractContextManager[None]:
-        """Has users see a fork of this decoder by a `pid_lens.forward.UserHookGuard` alone."""
+        """Guard user hooks in a fork of this decoder by a `pid_lens.forward.UserHookGuard`."""
 
     def is_user_call(self, module: nn.Module) -> bool:
-        """Whether a module is called by a user, beside the pass that runs."""
+        """Return whether a user calls a module, apart from the forward pass that runs."""
 
     def name_of(self, module: nn.Module) -> str | None:
-        """What the framework calls a module; None where it is the path in the plain model."""
+        """Return the framework's name of a module; None where it is the plain model's path."""
 
 
 def adapter_of(thing: Any) -> Adapter | None:
-    """The adapter of the framework that a thing's class comes from, None if nobody knows it.
+    """Look up the adapter of the framework that defines an object's class, or None.
 
     Example:
         >>> adapter_of(3) is None
@@ -59,10 +59,10 @@ def adapter_of(thing: Any) -> Adapter | None:
 
 
 def forward_without_hooks(module: nn.Module) -> Callable[..., Any]:
-    """A module's forward without anybody's hooks, and without what frameworks put around it.
+    """Return a module's forward without hooks, and without what frameworks put around it.
 
-    Who calls a module a second time in a pass must not be taken for the model: a read of
-    somebody's would be served what was computed for us.
+    A second call of a module in a forward pass must not be taken for the model's own: a user's
+    trace or cache would record it.
 
     Example:
         >>> import torch
@@ -77,7 +77,14 @@ def forward_without_hooks(module: nn.Module) -> Callable[..., Any]:
 
 
 def is_user_call(module: nn.Module) -> bool:
-    """Whether a call of a module is a framework's user's own, beside the pass that runs."""
+    """Return whether a framework's user calls a module, apart from the forward pass that runs.
+
+    nnsight runs modules at a user's request within a trace; a plain module is never called so.
+
+    Example:
+        >>> is_user_call(nn.Linear(2, 2))
+        False
+    """
     adapter = adapter_of(module.__dict__.get("forward"))
     if adapter is None or not hasattr(adapter, "is_user_call"):
         return False
@@ -85,19 +92,31 @@ def is_user_call(module: nn.Module) -> bool:
 
 
 def name_of(module: nn.Module, path: str) -> str:
-    """What a module is called, by its framework or by its path in the plain model."""
+    """Return a module's name: its framework's, or its path in the plain model.
+
+    Example:
+        >>> name_of(nn.Linear(2, 2), "layers.0._original_component.mlp")
+        'layers.0.mlp'
+    """
     adapter = adapter_of(module)
     own = None if adapter is None or not hasattr(adapter, "name_of") else adapter.name_of(module)
     return own or plain_name(path) or "the decoder"
 
 
 def processor_of(model: Any, given: Any = None) -> Any:
-    """The processor that was given, or the one that a wrapped model brings along; None if none."""
+    """Return the given processor, or the one that a wrapped model brings along; None if none.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> wrapped = SimpleNamespace(processor="its own")
+        >>> processor_of(wrapped), processor_of(wrapped, "the user's"), processor_of(nn.Identity())
+        ('its own', "the user's", None)
+    """
     return getattr(model, "processor", None) if given is None else given
 
 
 def plain_name(parameter: str) -> str:
-    """A parameter's name as the plain model has it.
+    """Strip a framework's wrappings from a parameter's name.
 
     Example:
         >>> plain_name("model.layers.0._original_component.mlp.weight")

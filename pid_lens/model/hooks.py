@@ -1,4 +1,4 @@
-"""Hooks as a context manager: whatever happens inside, none is left behind."""
+"""Forward hooks as a context manager: all are removed at its end, after an error too."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def hooked(
     always: Sequence[tuple[nn.Module, After]] = (),
     unless: Callable[[nn.Module], bool] = lambda module: False,
 ) -> Iterator[None]:
-    """Hooks the modules, before and after their forward, for the length of a block.
+    """Register hooks before and after the modules' forward, for the length of a block.
 
-    What is ``always`` to run after a module runs when it has raised, too; its output is None then.
-    No hook runs in calls of a module of which ``unless`` is true.
+    Hooks of ``always`` run after a module that raised, too; its output is None then. No hook runs
+    in calls of a module of which ``unless`` is true.
 
     Example:
         >>> import torch
@@ -54,7 +54,17 @@ def hooked(
 
 @contextmanager
 def without_method(module: nn.Module, method: str, reason: str) -> Iterator[None]:
-    """Makes a method of a module refuse to run, for the length of a block."""
+    """Make a method of a module raise a ValueError, for the length of a block.
+
+    Example:
+        >>> layer = nn.Identity()
+        >>> with without_method(layer, "eval", "not during a forward pass"):
+        ...     layer.eval()
+        Traceback (most recent call last):
+        ValueError: not during a forward pass
+        >>> layer.eval()
+        Identity()
+    """
     if not callable(getattr(module, method, None)):
         yield
         return

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 def resolve_indices(
     given: Iterable[int] | int | None, count: int, name: str = "layers", of: object = None
 ) -> tuple[int, ...]:
-    """Numbers in order, each once, negative ones counted from the last; all for None.
+    """Resolve numbers: sorted, each once, negative ones counted from the last; all for None.
 
     Args:
         given: one number, or several, or None.
         count: how many there are.
         name: of what, in the plural, for errors.
-        of: whose they are, for errors; nobody's in particular by default.
+        of: whose they are, for errors; left out by default.
 
     Raises:
         TypeError: a text in place of numbers.

@@ -1,4 +1,4 @@
-"""Precision: how far apart rounding may move two computations of one number, dtype by dtype."""
+"""Precision: tolerances for rounding errors between two computations of a number, by dtype."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ import torch
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far apart numbers of one dtype may be that would be equal without rounding."""
+    """Tolerances of one dtype: differences that rounding alone may make between equal numbers.
+
+    Attributes:
+        last_layer: nats: the log-probability of an option, from the last layer's residual stream
+            through final norm and unembedding, against the model's own. More means that the
+            anatomy is wrong.
+        cached_prompt: nats: the log-probability of a token after a prompt whose KV cache is
+            reused, against that after the prompt run anew. More means that it cannot be reused.
+        unseen_text: share of its norm: an image token's hidden state before two texts. More means
+            that it attends to the text.
+        roundings: roundings of the largest logit, eps each: one logit by two computations. More
+            means that something leaks from the one into the other.
+    """
 
     last_layer: float
-    """Nats: the log-probability of an option, read off the last layer through final norm and
-    unembedding, beside the model's own. More means that the anatomy is wrong."""
     cached_prompt: float
-    """Nats: the log-probability of a token after a prompt whose keys and values are reused,
-    beside that after the prompt run anew. More means that they cannot be reused."""
     unseen_text: float
-    """Share of its norm: an image token's hidden state before two texts. More means that it
-    attends to the text."""
     roundings: int
-    """Roundings of the largest logit, eps each: one logit computed in two ways. More means that
-    something leaks from the one into the other."""
 
 
 TOLERANCES = {
@@ -32,12 +36,12 @@ TOLERANCES = {
 """Of a model's dtype. Reads are float32 at best, so float64 is held to no more than float32; its
 ``last_layer``, by which reads are checked in passing, is as wide as that of half precision."""
 HALF_TOLERANCES = Tolerances(last_layer=0.5, cached_prompt=0.05, unseen_text=1e-2, roundings=4)
-"""Of bfloat16, float16 and whatever is narrower. Their sums are made in float32, so that few
+"""Of bfloat16, float16 and narrower dtypes. Their sums are made in float32, so that few
 roundings, large ones, come together."""
 
 
 def tolerances_of(dtype: torch.dtype) -> Tolerances:
-    """The tolerances of a dtype, those of half precision for every one that is not listed.
+    """Look up the tolerances of a dtype: those of half precision for any that is not listed.
 
     Example:
         >>> tolerances_of(torch.float32).last_layer, tolerances_of(torch.bfloat16).last_layer

@@ -1,8 +1,10 @@
-"""From a layer's residual stream to an answer.
+"""Readouts of a layer's residual stream: logit lens, tuned lens, pooled hidden states.
 
-In comes the residual stream at the answer position, with an `Anatomy`; out go log-probabilities
-of the options (`LogitLens`, `TunedLens`), or a state that is kept as it is (`Pooled`). `tune`
-trains a tuned lens on batches. A readout of your own needs one method (`protocol`).
+In comes the residual stream after a layer, [n, width] at the answer position, with an `Anatomy`
+(the model's modules); out go log-probabilities of the options, [n, answers]: by the final norm
+and the unembedding (`LogitLens`), or by these behind an affine translator (`TunedLens`, trained
+by `tune` on batches). `Pooled` keeps a span's hidden states instead, as one vector a sample, for
+estimators that work on vectors. A readout of your own needs one method (`Readout`).
 """
 
 from pid_lens.readouts.logit_lens import LogitLens

@@ -1,4 +1,4 @@
-"""LogitLens: what a layer would answer if the model stopped there."""
+"""Logit lens: final norm and unembedding, applied to an intermediate residual stream."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LogitLens:
-    """The final norm and the unembedding, applied to a raw layer output.
+    """Logit lens: the final norm and the unembedding, applied to a layer's residual stream.
+
+    It reads what the model would answer if it stopped there.
 
     ::
 
         log p_l(option) = W[option] norm(h_l) - logsumexp_v W[v] norm(h_l)
 
-    At the last layer this is the model's own answer. It says what later layers would make of the
-    state if they added nothing; it does not say that nothing else is in there.
+    At the last layer this is the model's own answer. At an earlier layer it is the answer if all
+    later layers added nothing; the residual stream may carry information that it does not decode.
 
     Source:
         interpreting GPT: the logit lens (nostalgebraist, 2020),
@@ -47,7 +49,15 @@ class LogitLens:
         anatomy: Anatomy,
         layer: int,
     ) -> Float[Tensor, "n answers"]:
-        """Full-vocabulary log-probabilities of the options, natural log, float32."""
+        """Compute full-vocabulary log-probabilities of the options, natural log, float32.
+
+        Args:
+            state: the residual stream after a layer.
+            options: token id of each option, -1 where a sample has fewer: there they are -inf.
+            anatomy: the model's modules.
+            layer: number of the layer; the logit lens is the same for all.
+        """
+        # log softmax over the whole vocabulary, at the options' ids
         logits = anatomy.logits(state)
         options = options.to(logits.device)
         chosen = logits.gather(-1, options.clamp(min=0)) - logits.logsumexp(-1, keepdim=True)

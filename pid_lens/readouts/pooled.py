@@ -1,4 +1,4 @@
-"""Pooled: one state for a span, for estimators that work on states instead of answers."""
+"""Pooled hidden states: one vector a span, for estimators that work on vectors, not answers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pooled:
-    """The mean of a span's states, or that of its last token; kept in half precision.
+    """The mean of a span's hidden states, or that of its last token; kept in half precision.
 
     Summed in float32, because a bfloat16 sum of 2,000 values stalls. What exceeds 65,504, the
     largest float16, becomes infinite, which estimators refuse: ask for ``dtype="float32"`` then.
-    Tokens outside the span play no part, whatever their states are. The last token of the image
-    is what the image says by itself, if it does not see the text: a Lens that keeps
-    ``Pooled("image", token="last")`` proves that in its first pass and refuses the model
-    otherwise.
+    Tokens outside the span play no part, even where their states are not finite. The state of the
+    last image token carries information about the image alone, if image tokens do not attend to
+    the text: a Lens that keeps ``Pooled("image", token="last")`` tests that in its first pass, and
+    raises a ValueError where they do.
+
+    Attributes:
+        span: name of the span.
+        token: ``"last"`` for the span's last token; None for the mean over all of its tokens.
+        dtype: what states are kept in; ``"float16"`` takes half the memory, and rounds to 1 part
+            in 2,048.
+
+    Raises:
+        ValueError: another token or dtype than these.
 
     Example:
         >>> import torch
@@ -36,9 +45,7 @@ class Pooled:
 
     span: str
     token: Literal["last"] | None = None
-    """``"last"`` takes the span's last token instead of the mean over all."""
     dtype: Literal["float16", "float32"] = "float16"
-    """What is kept takes half the memory in half precision, and rounds to 1 part in 2,048."""
 
     def __post_init__(self) -> None:
         if self.token not in ("last", None):
@@ -48,21 +55,22 @@ class Pooled:
 
     @property
     def name(self) -> str:
-        """What the state is called in `Reads`: ``image``, ``image_last``."""
+        """Name of the pooled state in `Reads`: ``image``, ``image_last``."""
         return self.span if self.token is None else f"{self.span}_{self.token}"
 
     def __call__(
         self, states: Float[Tensor, "n tokens width"], spans: Spans
     ) -> Float[Tensor, "n width"]:
-        """The span's state in each sample."""
+        """Pool the span's hidden states in each sample, rounded to ``dtype``."""
         return self.unrounded(states, spans).to(getattr(torch, self.dtype))
 
     def unrounded(
         self, states: Float[Tensor, "n tokens width"], spans: Spans
     ) -> Float[Tensor, "n width"]:
-        """The span's state in each sample, in float32 whatever ``dtype`` is."""
+        """Pool the span's hidden states in each sample, in float32 for any ``dtype``."""
         if self.token == "last":
             at = spans.positions(self.span).to(states.device)
             return states[torch.arange(len(at), device=at.device), at].float()
+        # Masked mean; `where`, for an infinite state outside the span times 0 would be NaN
         mask = spans[self.span].to(states.device)[..., None]
         return states.float().where(mask, 0.0).sum(1) / mask.sum(1)

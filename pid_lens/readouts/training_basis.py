@@ -1,4 +1,4 @@
-"""The basis in which a layer's translator is trained."""
+"""Training basis of a tuned lens: a layer's residual stream centred and scaled per dimension."""
 
 from __future__ import annotations
 
@@ -14,27 +14,40 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NARROW_BASIS = 1e-2
-"""A dimension counts as at least this wide, in shares of the typical one."""
+"""Least deviation that a dimension is divided by, in shares of the typical one."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingBasis:
-    """A layer's own scale, in which every dimension is about as wide as any other."""
+    """Mean and deviation of a layer's residual stream, by which its dimensions are standardised.
+
+    ::
+
+        z = (h - mean) / width
+        h + A h + b = h + typical (M z + c)
+
+    M and c are trained, with dimensions of about the same scale, and turned into A and b.
+
+    Attributes:
+        mean: mean of each dimension, [width].
+        width: deviation of each dimension, at least `NARROW_BASIS` times the typical one, [width].
+        typical: root mean square of the deviations, the scale of what a translator adds.
+    """
 
     mean: Float[Tensor, " width"]
     width: Float[Tensor, " width"]
-    """Deviation of each dimension, none far below the typical one."""
     typical: Float[Tensor, ""]
 
     @classmethod
     def of(cls, states: Float[Tensor, "n width"]) -> TrainingBasis:
-        """The basis of some states."""
+        """Measure the basis on hidden states of a layer."""
+        # Population deviation; dimensions that hardly vary are not blown up
         spread, mean = torch.std_mean(states.float(), 0, correction=0)
         typical = spread.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
         return cls(mean, spread.maximum(NARROW_BASIS * typical), typical)
 
     def zeros(self) -> tuple[Tensor, Tensor]:
-        """Weights of the identity, to be trained."""
+        """Make M = 0 and c = 0, the weights of the identity, to be trained."""
         size = len(self.mean)
         device = self.mean.device
         return (
@@ -45,6 +58,7 @@ class TrainingBasis:
     def translator(
         self, matrix: Float[Tensor, "width width"], bias: Float[Tensor, " width"]
     ) -> Translator:
-        """The weights of this basis as those of plain states."""
+        """Convert weights M and c of this basis into A and b on plain hidden states."""
+        # typical (M (h - mean) / width + c) = A h + b
         plain = self.typical * matrix / self.width
         return Translator(plain, self.typical * bias - plain @ self.mean)

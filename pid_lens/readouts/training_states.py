@@ -1,4 +1,4 @@
-"""The states that translators are tuned on: every layer's, where they count, on the CPU."""
+"""Hidden states that a tuned lens is trained on: of every layer, at chosen positions."""
 
 from __future__ import annotations
 
@@ -30,16 +30,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TrainingStates:
-    """The states of every layer at the positions that count, on the CPU, sample by sample."""
+    """Hidden states of every layer at the chosen positions, on the CPU, sample by sample.
+
+    Attributes:
+        states: the residual stream after each layer, one tensor [rows, width] a layer.
+        sample: number of the sample that each row is of, in the order of their names, [rows].
+        device: where to train.
+    """
 
     states: tuple[Float[Tensor, "rows width"], ...]
     sample: Int[Tensor, " rows"]
-    """Which sample each row is of, in the order of their names."""
     device: torch.device
-    """Where to train."""
 
     def split(self, held_out: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows to train on, to stop by, and to measure on; no sample is in two of them.
+        """Split the rows into training, stopping and measuring rows; no sample is in two of them.
+
+        Args:
+            held_out: share of the samples that is not trained on, half of it for stopping.
+            seed: of the split.
 
         Raises:
             ValueError: fewer than three samples.
@@ -51,13 +59,14 @@ class TrainingStates:
                 f"{n} samples cannot be split into training and two held-out parts with "
                 f"held_out={held_out}: give more samples"
             )
+        # A random order of samples, cut in three; then the rows of each part's samples
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         parts = order[2 * half :], order[:half], order[half : 2 * half]
         fit, stop, last = (torch.isin(self.sample, one).nonzero().flatten() for one in parts)
         return fit, stop, last
 
     def at(self, layer: int, rows: Int[Tensor, " n"]) -> Float[Tensor, "n width"]:
-        """Some rows of a layer, where they are trained on."""
+        """Move rows of a layer to the device that trains on them."""
         return self.states[layer][rows].to(self.device)
 
 
@@ -65,9 +74,9 @@ class TrainingStates:
 def gather_states(
     anatomy: Anatomy, batches: Any, positions: str, progress: bool
 ) -> TrainingStates:
-    """The states of all batches at ``positions``.
+    """Gather every layer's hidden states of all batches at ``positions``.
 
-    A sample goes by its id, or else by its content. One that comes again replaces the earlier.
+    A sample is identified by its id, or else by its content. A repeated one replaces the earlier.
 
     Raises:
         ValueError: no samples, samples without a name, an image that cannot be found, or states
@@ -106,16 +115,22 @@ def gather_states(
 def _order(
     sample: Int[Tensor, " all"], names: list[str]
 ) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-    """Each row's sample and place, samples in the order of their names, the last of each name."""
+    """Order rows by their samples' names, keeping the last sample of each name.
+
+    Returns:
+        Each row's sample, and its place among all rows.
+    """
+    # Rank of each sample kept: that of its name; -1 for one that was replaced
     last = {name: at for at, name in enumerate(names)}
     rank = torch.full((len(names),), -1)
     rank[[last[name] for name in sorted(last)]] = torch.arange(len(last))
+    # Stable: rows of one sample stay in the order of their positions
     ranks, rows = rank[sample].sort(stable=True)
     return ranks[ranks >= 0], rows[ranks >= 0]
 
 
 def _names(batch: Batch, image_token: int | None) -> list[str]:
-    """Each sample's id, or else a hash of its content."""
+    """Name each sample by its id, or else by a hash of its content."""
     ids = batch.inputs["input_ids"]
     if batch.ids is not None:
         if len(batch.ids) != len(ids):
@@ -128,7 +143,7 @@ def _names(batch: Batch, image_token: int | None) -> list[str]:
 
 
 def _positions(batch: Batch, positions: str, image_token: int | None) -> Bool[Tensor, "n tokens"]:
-    """The answer position, or every attended token that is not the image's."""
+    """Mask the answer position, or every attended token that is not the image's."""
     ids, said = batch.inputs["input_ids"], batch.spans or {}
     attended = attended_tokens(batch.inputs)
     if positions == "answer":
@@ -141,7 +156,7 @@ def _positions(batch: Batch, positions: str, image_token: int | None) -> Bool[Te
 def _states(
     anatomy: Anatomy, inputs: Mapping[str, Any], mask: Bool[Tensor, "n tokens"]
 ) -> list[Float[Tensor, "rows width"]]:
-    """Each layer's raw output where the mask says."""
+    """Record the residual stream after every layer, by hooks, at the positions of the mask."""
     kept: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Any:

@@ -1,4 +1,4 @@
-"""TunedLens: what a layer would answer, its state translated to the last layer's basis first."""
+"""Tuned lens: a layer's residual stream, translated to the last layer's basis, then unembedded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ KIND = "pid_lens.TunedLens"
 
 @dataclass(frozen=True, eq=False)
 class Translator:
-    """An affine map of states that begins as the identity: h -> h + A h + b, float32.
+    """An affine map of the residual stream, h -> h + A h + b, float32; the identity at A, b = 0.
+
+    Attributes:
+        matrix: A, [width, width].
+        bias: b, [width].
+
+    Raises:
+        ValueError: a matrix that is not square, or a bias of another width.
 
     Example:
         >>> Translator(torch.zeros(2, 2), torch.tensor([1., 0.]))(torch.tensor([[5., 5.]]))
@@ -34,9 +41,7 @@ class Translator:
     """
 
     matrix: Float[Tensor, "width width"]
-    """A."""
     bias: Float[Tensor, " width"]
-    """b."""
 
     def __post_init__(self) -> None:
         width = len(self.bias) if self.bias.ndim == 1 else None
@@ -47,30 +52,44 @@ class Translator:
             )
 
     def __call__(self, state: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
-        """The translated state, in the precision in which it came."""
+        """Translate a residual stream, in float32; return it in the precision in which it came."""
+        # h + A h + b, row by row
         matrix, bias = self.matrix.to(state.device), self.bias.to(state.device)
         wide = state.float()
         return (wide + wide @ matrix.T + bias).to(state.dtype)
 
     def to(self, device: torch.device | str) -> Translator:
-        """The same on another device."""
+        """Move the translator to another device."""
         return Translator(self.matrix.to(device), self.bias.to(device))
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class TunedLens(LogitLens):
-    """The logit lens behind an affine translator for each layer; made by `pid_lens.tune`.
+    """Tuned lens: the logit lens behind an affine translator a layer; made by `pid_lens.tune`.
 
     ::
 
         log p_l(option) = W[option] norm(t_l) - logsumexp_v W[v] norm(t_l)
         t_l = h_l + A_l h_l + b_l
 
-    Earlier layers write in another basis than the last, which the logit lens takes for
-    ignorance; the translator undoes what is linear in that. The last layer's is the identity, so
-    there this is the model's own answer. Layers that tuning did not help keep the identity too.
-    It is trained on the model's own answers, never on labels. It serves one model alone and
-    refuses others. Two lenses are equal where their model and their translators are.
+    Earlier layers write in another basis than the last, so that the logit lens may decode nothing
+    where there is information; the translator undoes what is affine in that. The last layer's is
+    the identity, so there this is the model's own answer. Layers that tuning did not help keep the
+    identity too. It is trained on the model's own answers, never on labels. It serves the one
+    model that it was tuned on, and raises a ValueError for any other. Two lenses are equal where
+    their model and their translators are.
+
+    Attributes:
+        model: fingerprint of the model that it was tuned on.
+        translators: layer -> its translator, all of one width, for each layer that tuning helped
+            on the samples that training stopped by; all other layers keep the identity.
+        divergence: KL(model's answer || this lens's answer), full vocabulary, bits, on held-out
+            samples, [layers].
+        untuned: the same of the logit lens, on the same samples, [layers].
+        n: number of samples that these two were measured on.
+
+    Raises:
+        ValueError: fields whose shapes do not fit together.
 
     Source:
         Eliciting latent predictions from transformers with the tuned lens (Belrose et al.,
@@ -86,20 +105,14 @@ class TunedLens(LogitLens):
     """
 
     model: str
-    """Fingerprint of the model that it was tuned on."""
     translators: Mapping[int, Translator]
-    """Of one width, for each layer that tuning helped on the samples that said when to stop; the
-    others, and the last, are the identity."""
     divergence: Float[Tensor, " layers"]
-    """KL(model's answer || this lens's), full vocabulary, bits, on samples held out."""
     untuned: Float[Tensor, " layers"]
-    """The same of the logit lens, on the same samples."""
     n: int
-    """How many samples these two were measured on."""
+    # Anatomies that were found to be this model's, with the versions of their weights then
     _known: WeakKeyDictionary[Anatomy, tuple[Any, ...]] = field(
         default_factory=WeakKeyDictionary, init=False
     )
-    """Anatomies that were found to be this model's, with the state of their weights then."""
 
     def __post_init__(self) -> None:
         last = len(self.divergence) - 1
@@ -125,11 +138,17 @@ class TunedLens(LogitLens):
         anatomy: Anatomy,
         layer: int,
     ) -> Float[Tensor, "n answers"]:
-        """Full-vocabulary log-probabilities of the options, natural log, float32.
+        """Compute full-vocabulary log-probabilities of the options, natural log, float32.
+
+        Args:
+            state: the residual stream after the layer.
+            options: token id of each option, -1 where a sample has fewer: there they are -inf.
+            anatomy: the model's modules.
+            layer: number of the layer.
 
         Raises:
             ValueError: another model, another number of layers, a layer that is none of them, or
-                a state of another width than the translators.
+                a residual stream of another width than the translators.
         """
         self.check(anatomy)
         if not 0 <= layer < len(self.divergence):
@@ -146,7 +165,7 @@ class TunedLens(LogitLens):
         return super().__call__(translated, options, anatomy, layer)
 
     def check(self, anatomy: Anatomy) -> None:
-        """Refuses to serve another model than the one that it was tuned on.
+        """Require the model that the lens was tuned on.
 
         Raises:
             ValueError: another model, or another number of layers.
@@ -167,13 +186,13 @@ class TunedLens(LogitLens):
         self._known[anatomy] = anatomy.versions
 
     def to(self, device: torch.device | str) -> TunedLens:
-        """The same with its translators on another device; else they are sent along each time."""
+        """Move the translators to another device; else they are copied there at every reading."""
         moved = {layer: one.to(device) for layer, one in self.translators.items()}
         return replace(self, translators=moved)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short hash of all weights."""
+        """A short hash of the model's fingerprint and all translators."""
         digest = hashlib.sha256(self.model.encode())
         for layer in sorted(self.translators):
             one = self.translators[layer]
@@ -183,21 +202,21 @@ class TunedLens(LogitLens):
         return digest.hexdigest()[:16]
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other serves the same model with the same translators."""
+        """Return whether another lens has the same model and the same translators."""
         return isinstance(other, TunedLens) and self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the anatomies that it met, which belong to this process."""
+        """Pickle all but the known anatomies, which belong to this process."""
         return {name: value for name, value in self.__dict__.items() if name != "_known"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _known=WeakKeyDictionary())
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the held-out divergence of both lenses over the layers."""
+        """Plot the held-out divergence of tuned lens and logit lens over the layers."""
         import matplotlib.pyplot as plt
 
         if ax is None:
@@ -214,7 +233,7 @@ class TunedLens(LogitLens):
         return ax
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file."""
+        """Write a safetensors file."""
         tensors = {"divergence": self.divergence, "untuned": self.untuned}
         for layer, one in self.translators.items():
             tensors |= {f"{layer}.matrix": one.matrix, f"{layer}.bias": one.bias}
@@ -223,7 +242,7 @@ class TunedLens(LogitLens):
 
     @classmethod
     def load(cls, path: str | Path) -> TunedLens:
-        """Reads what `save` wrote.
+        """Load what `save` wrote.
 
         Raises:
             ValueError: the file holds something else.

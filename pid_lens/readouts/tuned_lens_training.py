@@ -1,4 +1,4 @@
-"""Tuning: translators that bring a layer's answer close to the model's, trained by gradient."""
+"""Training of a tuned lens: translators that minimise the KL from the model's own answers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pid_lens.inputs import Batch
 
 BATCH_SIZE = 64
-"""Positions in a step of training."""
+"""Positions in a step of Adam."""
 CHUNK = 256
-"""Positions whose answers over the full vocabulary are held in memory at once elsewhere."""
+"""Positions whose logits are held in memory at once where a divergence is measured."""
 SLOWER, RESTS = 4, 4
-"""By how much the learning rate falls where nothing is gained, and how often before the end."""
+"""Divisor of the learning rate where nothing is gained, and how often it applies until the end."""
 FEW = 10
 """Samples below which a measured divergence says little."""
 
@@ -45,31 +45,34 @@ def tune(
     progress: bool = True,
     anatomy: Anatomy | None = None,
 ) -> TunedLens:
-    r"""A `TunedLens` for a model, trained on batches of yours.
+    r"""Train a tuned lens for a model, on batches of yours.
 
-    Each layer l gets the affine translator that minimises
+    Each layer l but the last gets the affine translator that minimises
 
     .. math::  \mathrm{KL}\big(\mathrm{softmax}(W\,\mathrm{norm}(h_L)) \,\big\|\,
                \mathrm{softmax}(W\,\mathrm{norm}(h_l + A_l h_l + b_l))\big)
 
-    over the full vocabulary, from the identity on, by Adam in the basis in which the layer's
-    dimensions have mean 0 and deviation 1. The model is not changed; labels are not used. Some
-    samples are held out. One half of those says when a layer slows down and stops, and the best
-    epoch on it is kept (the identity, where nothing was gained there). The other half plays no
-    part in that; on it ``divergence`` and ``untuned`` are measured, and there a translator may
-    turn out worse than the identity, of which a warning tells.
+    over the full vocabulary, with h the residual stream after a layer and L the last one. Adam
+    starts at the identity, in the basis in which the layer's dimensions have mean 0 and deviation
+    1 (below 1 where a dimension hardly varies). The model is not changed; labels are not used.
 
-    Samples go by their ids, or else by a hash of their content. One that comes again replaces the
-    earlier, so that none is both trained and measured on, and their order does not matter.
+    Some samples are held out. One half of them determines when a layer's learning rate falls and
+    when it stops, and the best epoch on it is kept (the identity, where nothing was gained there).
+    The other half plays no part in that; on it ``divergence`` and ``untuned`` are measured. There
+    a translator may turn out worse than the identity, which gives a warning.
 
-    All states are kept in memory, layers x positions x width in the model's precision. For
+    Samples are identified by their ids, or else by a hash of their content. A repeated one
+    replaces the earlier, so that none is both trained and measured on, and their order does not
+    matter.
+
+    All hidden states are kept in memory, layers x positions x width in the model's precision. For
     answers read at the answer position ``"answer"`` is the right choice; ``"text"`` (every token
     that is neither image nor padding) gives more positions from fewer samples.
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         batches: `Batch` records, or mappings of the model's inputs; one or many.
-        positions: where to match the model's answer.
+        positions: token positions where the model's answer is matched.
         epochs: how often to go through the training samples at most.
         patience: epochs without a gain after which the learning rate falls to a quarter; the
             fourth time a layer stops.
@@ -77,7 +80,7 @@ def tune(
         held_out: share of the samples that is not trained on.
         seed: of the split and of the order of training.
         progress: show a bar where it takes longer.
-        anatomy: the model's parts, for a model that `dissect` does not know.
+        anatomy: the model's modules, for a model that `dissect` does not know.
 
     Returns:
         A `TunedLens`: ``Lens(model, ..., readout=tuned)``.
@@ -118,8 +121,10 @@ def tune(
     anatomy = anatomy or dissect(model)
     _require_autograd(anatomy)
     with torch.inference_mode(False):
+        # Hidden states of all layers, and the three parts of the samples
         gathered = gather_states(anatomy, batches, positions, progress)
         parts = gathered.split(held_out, seed)
+        # Train layer by layer; the last one's translator is the identity
         course = TrainingCourse(anatomy, epochs, patience, lr, seed)
         translators: dict[int, Translator] = {}
         layers = range(len(anatomy.layers) - 1)
@@ -127,12 +132,14 @@ def tune(
             translator = course.translator(gathered, layer, *parts[:2])
             if translator is not None:
                 translators[layer] = translator
+        # KL of tuned lens and logit lens on the part that training did not use
         with torch.no_grad():
             last = parts[2]
             tuned, untuned = (
                 torch.tensor([course.divergence(gathered, i, kept.get(i), last) for i in layers])
                 for kept in (translators, {})
             )
+    # Nats to bits; the last layer is the model's own answer, at divergence 0
     own = torch.zeros(1)
     found = TunedLens(
         model=anatomy.fingerprint(),
@@ -146,7 +153,7 @@ def tune(
 
 
 def _warn_of_doubts(found: TunedLens) -> None:
-    """Says where the numbers are not to be trusted, or the translators not to be used."""
+    """Warn of a divergence measured on few samples, and of layers worse than the logit lens."""
     if found.n < FEW:
         warnings.warn(
             f"the divergence is measured on {found.n} samples alone, which says little: give more "
@@ -157,14 +164,14 @@ def _warn_of_doubts(found: TunedLens) -> None:
     if worse:
         warnings.warn(
             f"layers {worse} are further from the model's answer than under the logit lens, on "
-            "samples that training did not see: give more samples, or more positions of each "
+            "samples held out of training: give more samples, or more positions of each "
             "(positions='text')",
             stacklevel=3,
         )
 
 
 def _require_autograd(anatomy: Anatomy) -> None:
-    """Slopes must pass through the final norm and the unembedding."""
+    """Require that gradients pass through the final norm and the unembedding."""
     modules = anatomy.norm, anatomy.unembed
     if any(p.is_inference() for module in modules for p in module.parameters()):
         raise ValueError(
@@ -175,7 +182,15 @@ def _require_autograd(anatomy: Anatomy) -> None:
 
 @dataclass(frozen=True, eq=False)
 class TrainingCourse:
-    """How a layer's translator is trained."""
+    """Training of one layer's translator: Adam, a falling learning rate, early stopping.
+
+    Attributes:
+        anatomy: the model's modules.
+        epochs: passes over the training rows at most.
+        patience: epochs without a gain after which the learning rate falls.
+        lr: first learning rate in units of 1 / width.
+        seed: of the order of rows in each epoch.
+    """
 
     anatomy: Anatomy
     epochs: int
@@ -190,23 +205,34 @@ class TrainingCourse:
         fit: Int[Tensor, " rows"],
         stop: Int[Tensor, " others"],
     ) -> Translator | None:
-        """The translator of the epoch that did best on ``stop``; None where none did better."""
+        """Train a layer's translator; return that of the best epoch, None if none gains anything.
+
+        Args:
+            gathered: hidden states of all layers.
+            layer: number of the layer.
+            fit: rows to train on.
+            stop: rows that determine the learning rate, the best epoch and the end.
+        """
+        # Standardised basis of the training rows; from the identity on
         basis = TrainingBasis.of(gathered.at(layer, fit))
         weights = basis.zeros()
         optimiser = torch.optim.Adam(weights, lr=self.lr / len(basis.mean))
         kept, best = basis.zeros(), self.divergence(gathered, layer, None, stop)
         untuned, idle, rests = best, 0, 0
         for order in self._orders(fit, layer):
+            # One epoch of Adam on minibatches of the KL
             for rows in order.split(BATCH_SIZE):
                 loss = self._loss(gathered, layer, basis.translator(*weights), rows)
                 for one, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                     one.grad = slope
                 optimiser.step()
+            # Keep the best epoch on the stopping rows
             found = self.divergence(gathered, layer, basis.translator(*weights), stop)
             idle = 0 if found < best else idle + 1
             if found < best:
                 best = found
                 _copy(weights, kept)
+            # Without a gain for some epochs: go back to the best weights, at a smaller step
             if idle == self.patience:
                 idle, rests = 0, rests + 1
                 optimiser.param_groups[0]["lr"] /= SLOWER
@@ -220,14 +246,15 @@ class TrainingCourse:
     def divergence(
         self, gathered: TrainingStates, layer: int, translator: Translator | None, rows: Tensor
     ) -> float:
-        """Mean over rows of KL(model's answer || translated layer's answer), nats."""
+        """Compute the mean over rows of KL(model's answer || translated layer's answer), nats."""
         parts = [self._loss(gathered, layer, translator, part) for part in rows.split(CHUNK)]
         return max(float(torch.stack(parts).double().sum()) / len(rows), 0.0)
 
     def _loss(
         self, gathered: TrainingStates, layer: int, translator: Translator | None, rows: Tensor
     ) -> Float[Tensor, ""]:
-        """Sum over rows: half precision has no room for the slopes of a mean."""
+        """Sum the KL over rows: gradients of a mean would underflow in half precision."""
+        # p of the model (last layer), q of the translated layer: KL(p || q)
         state = gathered.at(layer, rows)
         with torch.no_grad():
             own = self._answer(gathered.at(-1, rows))
@@ -238,7 +265,7 @@ class TrainingCourse:
         return self.anatomy.logits(state).log_softmax(-1)
 
     def _orders(self, rows: Tensor, layer: int) -> Iterator[Int[Tensor, " rows"]]:
-        """The rows in another order every epoch."""
+        """Yield the rows in another order every epoch."""
         generator = torch.Generator().manual_seed(self.seed + layer)
         for _ in range(self.epochs):
             yield rows[torch.randperm(len(rows), generator=generator)]

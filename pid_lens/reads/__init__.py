@@ -1,10 +1,11 @@
-"""The durable record of what was read, before any threshold.
+"""Reads: option log-probabilities of every layer, condition and sample, before any threshold.
 
-In come the answers of forward passes; out go `Reads` (ids, conditions, layers, raw option
-log-probabilities, pooled states), which save, load, concatenate and join, and from which every
-number can be computed again. `pass_settings` says what they depend on, `preconditions` which of
-them may be put together; `scores` are accuracy and its kin; `buffer` keeps many of them, beyond a
-limit on disk; `draws` puts noise draws together.
+In come the logit-lens answers of forward passes; out go `Reads` (ids, conditions, layers, raw
+option log-probabilities, pooled hidden states), which save, load, concatenate and join, and from
+which every number can be computed again. `pass_settings` records the settings on which they
+depend, `preconditions` decides which of them may be put together; `scores` are accuracy,
+cross-entropy and calibration error; `buffer` keeps many of them, beyond a limit on disk; `draws`
+averages noise draws.
 """
 
 from pid_lens.reads.buffer import MEMORY, ReadsBuffer

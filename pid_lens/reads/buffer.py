@@ -1,4 +1,4 @@
-"""ReadsBuffer: reads as they come, in memory up to a limit, beyond it on disk."""
+"""ReadsBuffer: buffer of incoming reads, in memory up to a limit, beyond it on disk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from weakref import finalize
 from pid_lens.reads.reads import Reads
 
 MEMORY = 2**30
-"""Bytes that a buffer keeps in memory unless told otherwise."""
+"""Bytes that a buffer keeps in memory by default."""
 
 
 class ReadsBuffer:
-    """Reads that are added one by one and asked for as one.
+    """Buffer of reads that are added one by one and returned as one.
 
-    What exceeds ``memory`` bytes goes to a temporary file, from which it is mapped; the file
-    goes when the buffer does.
+    Parts that exceed ``memory`` bytes are moved to a temporary safetensors file and mapped from
+    it; the file is deleted with the buffer.
+
+    Args:
+        memory: bytes that are kept in memory.
 
     Example:
         >>> import torch
@@ -39,7 +42,7 @@ class ReadsBuffer:
         self._folder: Path | None = None
 
     def add(self, reads: Reads) -> None:
-        """Adds reads; if that fails, the buffer is what it was.
+        """Add reads; if that fails, the buffer is unchanged.
 
         Raises:
             ValueError: they cannot be mixed with those before (`Reads.concat` says why).
@@ -49,10 +52,10 @@ class ReadsBuffer:
         self.parts, self._settled = self._spill([*self.parts, reads]), False
 
     def whole(self) -> Reads:
-        """Everything as one, on the CPU; of a sample that came twice the last record.
+        """Concatenate all parts on the CPU; of a sample added twice the last record stays.
 
         Raises:
-            ValueError: there is nothing.
+            ValueError: nothing was added.
         """
         if self._settled:
             return self.parts[0]
@@ -62,11 +65,11 @@ class ReadsBuffer:
         return whole
 
     def ids(self) -> set[str]:
-        """The names of the samples."""
+        """Return the names of the samples."""
         return {name for part in self.parts for name in part.ids}
 
     def _spill(self, parts: list[Reads]) -> list[Reads]:
-        """The same parts, those in memory moved to a file if they are many and large."""
+        """Move the parts in memory to a file if they are several and exceed ``memory``."""
         kept = [part for part in parts if part.on_disk]
         fresh = [part for part in parts if not part.on_disk]
         if len(fresh) < 2 or sum(part.bytes for part in fresh) <= self.memory:
@@ -80,11 +83,11 @@ class ReadsBuffer:
         return [*kept, replace(Reads.load(path), settings=one.settings)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """The files stay with this buffer."""
+        """Leave the folder of temporary files with this buffer."""
         return {**self.__dict__, "_folder": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A buffer of the same reads, which are frozen; its own files from here on."""
+        """Copy the buffer with the same frozen reads; later files are its own."""
         copy = type(self)(self.memory)
         copy.parts = list(self.parts)
         return copy

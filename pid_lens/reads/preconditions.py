@@ -1,4 +1,4 @@
-"""Preconditions of reads: what may be put together, and what may be counted."""
+"""Preconditions of reads: which may be concatenated or joined, and which can be scored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Readable(Protocol):
-    """What is looked at of `Reads`."""
+    """The part of `Reads` that these preconditions use."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -31,7 +31,7 @@ class Readable(Protocol):
 
     @property
     def log_probs(self) -> Tensor:
-        """Of each option, [layers, conditions, n, answers]."""
+        """Log-probability of each option, [layers, conditions, n, answers]."""
 
     @property
     def labels(self) -> Tensor:
@@ -43,7 +43,7 @@ class Readable(Protocol):
 
     @property
     def states(self) -> Mapping[str, Tensor]:
-        """Pooled states."""
+        """Pooled hidden states."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -51,10 +51,10 @@ class Readable(Protocol):
 
 
 def require_same_kind(one: Readable, other: Readable) -> None:
-    """Reads of other samples may follow one another where all else is the same.
+    """Require reads that may be concatenated: they differ in their samples alone.
 
     Raises:
-        ValueError: they keep other states, or differ in conditions, layers or settings.
+        ValueError: they keep other hidden states, or differ in conditions, layers or settings.
     """
     if set(one.states) != set(other.states):
         raise ValueError(
@@ -70,7 +70,7 @@ def require_same_kind(one: Readable, other: Readable) -> None:
 
 
 def require_joinable(name: str, reads: Readable, first: Readable) -> None:
-    """Reads of one condition each may stand side by side where all else is the same.
+    """Require reads that may be joined: of one condition, and all else as in the first.
 
     Args:
         name: of the condition, for errors.
@@ -104,7 +104,11 @@ def require_joinable(name: str, reads: Readable, first: Readable) -> None:
 
 
 def require_same_options(name: str, reads: Readable, first: Readable) -> None:
-    """A ValueError where samples in the same order have other options, or in another order."""
+    """Require the same options in the same order, of samples in the same order.
+
+    Raises:
+        ValueError: some sample has other options, or in another order.
+    """
     if not torch.equal(reads.options.cpu(), first.options.cpu()):
         raise ValueError(
             f"{name!r}: reads of other options, or in another order, cannot be joined"
@@ -112,7 +116,7 @@ def require_same_options(name: str, reads: Readable, first: Readable) -> None:
 
 
 def join_names(ids: tuple[str, ...], contents: tuple[str, ...]) -> tuple[str, ...]:
-    """A sample that was read under its content's hash and under a name goes by the name.
+    """Rename samples that were read under the hash of their content and under a name, too.
 
     Example:
         >>> join_names(("#1", "cat"), ("#1", "#1"))
@@ -123,7 +127,11 @@ def join_names(ids: tuple[str, ...], contents: tuple[str, ...]) -> tuple[str, ..
 
 
 def require_no_nan(reads: Readable) -> None:
-    """A ValueError that says where the first NaN stands among the log-probabilities."""
+    """Require log-probabilities without NaN.
+
+    Raises:
+        ValueError: there are NaN; the message locates the first.
+    """
     bad = reads.log_probs.isnan()
     if bool(bad.any()):
         layer, condition, row, _ = bad.nonzero()[0].tolist()
@@ -136,7 +144,7 @@ def require_no_nan(reads: Readable) -> None:
 
 
 def require_labels(reads: Readable) -> Int[Tensor, " n"]:
-    """The labels of samples that all have one.
+    """Return the labels, which all samples must have.
 
     Raises:
         ValueError: some have none.
@@ -144,7 +152,7 @@ def require_labels(reads: Readable) -> Int[Tensor, " n"]:
     if bool((reads.labels < 0).any()):
         raise ValueError(
             f"{int((reads.labels < 0).sum())} of {len(reads.ids)} samples have no label: give "
-            "labels= to pid_lens.batch and say the batch, `with lens(batch): ...`, or "
+            "labels= to pid_lens.batch and pass that batch, `with lens(batch): ...`, or "
             "lens(labels=...)"
         )
     return reads.labels

@@ -1,4 +1,4 @@
-"""Reads: the durable record of what was read, from which every number comes."""
+"""Reads: the durable record of option log-probabilities, from which every number is computed."""
 
 from __future__ import annotations
 
@@ -28,19 +28,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_LOG_MASS = 1e-3
-"""Rounding that a sum of probabilities may have above 1."""
+"""Rounding by which the log of a sum of probabilities may exceed 0."""
 TAU = 0.3
-"""Below this mass on the options an answer is taken for no answer, as in: A comprehensive
+"""Mass on the options below which there is no answer yet, as in: A comprehensive
 information-decomposition analysis of large vision-language models (ICLR 2026),
 https://openreview.net/forum?id=6WsBGk4Iag"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reads:
-    """What a model said about its options: every layer, every condition, every sample.
+    """Log-probability of each option at every layer, under every condition, for every sample.
 
-    Nothing is thresholded or normalised here, so that a result can be computed again under
-    other settings without another forward pass.
+    `pid_lens.collect` and `Lens.reads` give them for a model, `from_posteriors` for a table.
+    Nothing is thresholded or normalised here, so that a result can be computed again under other
+    settings without another forward pass.
+
+    ``posteriors()``, ``accuracy()``, ``rows(...)``, ``concat(...)``, ``join(...)``, ``save(path)``
+
+    Attributes:
+        ids: names of the samples; a sample that is read again replaces its record.
+        conditions: names of the conditions.
+        layers: numbers of the layers.
+        log_probs: natural log of the full-vocabulary probability of each option, [layers,
+            conditions, n, answers]; -inf where it is absent.
+        options: token id of each option, [n, answers]; -1 where a sample has fewer.
+        labels: index of the right option, [n]; -1 where unknown.
+        states: pooled hidden states of the untouched pass by name, [layers, n, width], where the
+            user asked for them.
+        spread: variance over noise draws of each option's posterior, [layers, conditions, n,
+            answers]; None where each condition has one draw.
+        on_disk: whether the tensors are mapped from a file.
+        contents: hash of each sample's content, where known, which identifies it under any name.
+        settings: settings on which the reads depend, the record of `PassSettings`; only reads of
+            equal settings mix.
 
     Example:
         >>> import torch
@@ -48,30 +68,24 @@ class Reads:
         >>> reads = Reads.from_posteriors(certain, labels=[0, 1])
         >>> reads
         Reads(2 samples, 1 layers, conditions full vision language, 2 options)
-        >>> reads.accuracy()
+        >>> reads.accuracy(layer=-1, condition="language")
         1.0
+        >>> reads.posteriors()[0, 0].exp()  # layer 0, condition "full"
+        tensor([[0.9000, 0.1000],
+                [0.1000, 0.9000]], dtype=torch.float64)
     """
 
     ids: tuple[str, ...]
-    """One name a sample; a sample read again replaces its record."""
     conditions: tuple[str, ...]
     layers: tuple[int, ...]
     log_probs: Float[Tensor, "layers conditions n answers"]
-    """Natural log of the full-vocabulary probability of each option; -inf where it is absent."""
     options: Int[Tensor, "n answers"]
-    """Token id of each option; -1 where a sample has fewer than the others."""
     labels: Int[Tensor, " n"]
-    """Index of the right option; -1 where unknown."""
     states: dict[str, Float[Tensor, "layers n width"]] = field(default_factory=dict)
-    """Pooled states of the untouched pass, where somebody asked for them."""
     spread: Float[Tensor, "layers conditions n answers"] | None = None
-    """Variance over noise draws of each option's posterior; None where nothing was drawn twice."""
     on_disk: bool = False
-    """Whether the tensors are mapped from a file."""
     contents: tuple[str, ...] = ()
-    """A hash of each sample's content, where known: it knows a sample again by either name."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the reads depend on, the record of `PassSettings`; only reads of equal settings mix."""
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), len(self.conditions), *self.options.shape)
@@ -98,15 +112,15 @@ class Reads:
         present: Bool[Tensor, "n answers"] | None = None,
         settings: dict[str, Any] | None = None,
     ) -> Self:
-        """Reads from log-probabilities that come from anywhere.
+        """Make reads from a table of log-probabilities of any origin.
 
         Args:
             log_p: natural logs, [layers, conditions, n, answers]; -inf is probability 0.
-            conditions: one name each.
-            ids: one name a sample; its number by default.
+            conditions: names of the conditions.
+            ids: names of the samples; their numbers by default.
             labels: indices of the right options.
             present: which options each sample has; all by default.
-            settings: what the reads depend on.
+            settings: settings on which the reads depend.
 
         Raises:
             ValueError: another shape, or logs whose probabilities sum to more than 1.
@@ -140,7 +154,7 @@ class Reads:
             settings=settings or {},
         )
 
-    # ---------------------------------------------------------------- what they say
+    # ---------------------------------------------------------------- scores
 
     @property
     def n(self) -> int:
@@ -149,7 +163,7 @@ class Reads:
 
     @property
     def mask(self) -> Bool[Tensor, "n answers"]:
-        """Which options a sample has."""
+        """Whether a sample has an option, [n, answers] bool."""
         return self.options >= 0
 
     @property
@@ -158,26 +172,26 @@ class Reads:
         return self.log_probs.double().logsumexp(-1).exp()
 
     def fallback(self, tau: float = TAU) -> Float[Tensor, "layers conditions"]:
-        """Share of samples whose mass lies below tau: no answer yet, hence uniform."""
+        """Compute the share of samples whose mass is below tau: no answer yet, hence uniform."""
         return scores.is_unanswered(self.log_probs, tau).double().mean(-1)
 
     def draws_of(self, condition: str) -> int:
-        """How many noise draws a condition is a mean of.
+        """Return the number of noise draws over which a condition is averaged.
 
         Raises:
-            ValueError: the reads do not say.
+            ValueError: it is unknown.
         """
         return PassSettings.of(self.settings).draws_of(condition)
 
     def posteriors(
         self, tau: float = TAU, conditions: Sequence[str] | None = None
     ) -> Float[Tensor, "layers conditions n answers"]:
-        """Log-posterior of each option, given what a condition shows; sums to 1 over a sample's.
+        """Compute the log-posterior over a sample's options under each condition.
 
-        Uniform where the mass lies below tau. float64, -inf where an option is absent.
+        Uniform where the mass is below tau. float64, -inf where an option is absent.
 
         Args:
-            tau: the least mass of an answer.
+            tau: the least mass on the options that counts as an answer.
             conditions: those to return, in this order; all by default.
 
         Raises:
@@ -188,21 +202,21 @@ class Reads:
         return scores.log_posteriors(self.log_probs, self.mask, tau)[:, at]
 
     def accuracy(self, layer: int = -1, condition: str = "full") -> float:
-        """Share of samples whose likeliest option is the right one.
+        """Compute the share of samples whose likeliest option is the label.
 
         ``layer`` is a position among the layers that were read, -1 the last of them.
         """
         return scores.accuracy(self.log_probs[layer, self.index(condition)], require_labels(self))
 
     def cross_entropy(self, layer: int = -1, condition: str = "full", tau: float = TAU) -> float:
-        """Mean of -log2 p(right option), bits."""
+        """Compute the mean of -log2 p(label), bits."""
         log_p = self.posteriors(tau)[layer, self.index(condition)]
         return scores.cross_entropy(log_p, require_labels(self))
 
     def calibration_error(
         self, layer: int = -1, condition: str = "full", tau: float = TAU, bins: int = 10
     ) -> float:
-        """Expected calibration error: mean |confidence - accuracy| over bins of confidence.
+        """Compute the expected calibration error: mean |confidence - accuracy| over bins.
 
         Source:
             On calibration of modern neural networks (Guo, Pleiss, Sun, Weinberger, 2017),
@@ -212,21 +226,21 @@ class Reads:
         return scores.calibration_error(log_p, require_labels(self), bins)
 
     def index(self, condition: str) -> int:
-        """Position of a condition along its axis."""
+        """Look up the position of a condition along its axis."""
         if condition not in self.conditions:
             raise ValueError(
                 f"no condition {condition!r} was read; there are {', '.join(self.conditions)}"
             )
         return self.conditions.index(condition)
 
-    # ---------------------------------------------------------------- putting together
+    # ---------------------------------------------------------------- concatenate and join
 
     @classmethod
     def concat(cls, parts: Iterable[Reads]) -> Reads:
-        """All parts as one; of a sample read more than once the last record stays.
+        """Concatenate along samples; of a sample read more than once the last record stays.
 
         Raises:
-            ValueError: nothing to put together, or parts of other layers, conditions or
+            ValueError: no parts, or parts of other layers, conditions or
                 settings (another model, other noise).
         """
         parts = list(parts)
@@ -253,7 +267,7 @@ class Reads:
 
     @classmethod
     def join(cls, **conditions: Reads) -> Reads:
-        """Reads of the same samples under one condition each, as reads of all of them.
+        """Join reads of the same samples along conditions, each of one condition.
 
         Raises:
             ValueError: nothing to join, or reads of several conditions, other samples, layers,
@@ -288,7 +302,7 @@ class Reads:
         )
 
     def rows(self, keep: Iterable[int]) -> Reads:
-        """The reads of some samples, by position."""
+        """Select samples by position."""
         keep = list(keep)
         at = torch.tensor(keep, dtype=torch.long, device=self.log_probs.device)
         return replace(
@@ -316,17 +330,17 @@ class Reads:
             )
         )
 
-    # ---------------------------------------------------------------- where they lie
+    # ---------------------------------------------------------------- memory and files
 
     @property
     def bytes(self) -> int:
-        """How much memory the tensors take."""
+        """Size of the tensors, bytes."""
         tensors = [self.log_probs, self.options, self.labels, *self.states.values()]
         spread = 0 if self.spread is None else self.spread.nbytes
         return spread + sum(tensor.nbytes for tensor in tensors)
 
     def cpu(self) -> Reads:
-        """The same on the CPU."""
+        """Move the tensors to the CPU."""
         return replace(
             self,
             log_probs=self.log_probs.cpu(),
@@ -337,7 +351,7 @@ class Reads:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file."""
+        """Write a safetensors file, which `load` loads."""
         tensors = {"log_probs": self.log_probs, "options": self.options, "labels": self.labels}
         if self.spread is not None:
             tensors["spread"] = self.spread
@@ -353,7 +367,7 @@ class Reads:
 
     @classmethod
     def load(cls, path: str | Path) -> Reads:
-        """Reads what `save` wrote."""
+        """Load reads that `save` wrote."""
         tensors, about = load_record(path, "pid_lens.Reads")
         states = {
             name.removeprefix("states."): tensors.pop(name)

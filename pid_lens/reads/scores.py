@@ -1,4 +1,4 @@
-"""Scores: how right and how sure answers are, as functions of tensors."""
+"""Scores of answers: posteriors, accuracy, cross-entropy and calibration error of tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def is_unanswered(
     log_probs: Float[Tensor, "*batch answers"], tau: float
 ) -> Bool[Tensor, "*batch"]:
-    """Where the options' mass lies below tau: no answer yet."""
+    """Find answers whose mass on the options is below tau: no answer yet."""
+    # Full-vocabulary probability of all options together, in logs
     mass = log_probs.double().logsumexp(-1)
     return mass < math.log(tau) if tau > 0 else mass == -math.inf
 
@@ -23,7 +24,7 @@ def is_unanswered(
 def log_posteriors(
     log_probs: Float[Tensor, "*batch n answers"], present: Bool[Tensor, "n answers"], tau: float
 ) -> Float64[Tensor, "*batch n answers"]:
-    """Log-probabilities normalised over a sample's options; uniform below tau.
+    """Normalise log-probabilities over a sample's options; uniform below tau.
 
     ::
 
@@ -31,28 +32,38 @@ def log_posteriors(
     """
     logs = log_probs.double()
     mass = logs.logsumexp(-1, keepdim=True)
-    # what stands in for no answer: each of the options that a sample has, alike
+    # No answer: the uniform distribution over the options that a sample has
     uniform = torch.where(present, -present.sum(-1, keepdim=True).double().log(), -math.inf)
+    # Log-softmax over the options, -inf where an option is absent
     return torch.where(is_unanswered(log_probs, tau)[..., None], uniform, logs - mass)
 
 
 def accuracy(log_probs: Float[Tensor, "n answers"], labels: Int[Tensor, " n"]) -> float:
-    """Share of samples whose likeliest option is the right one."""
+    """Compute the share of samples whose likeliest option is the label."""
     return (log_probs.argmax(-1) == labels).double().mean().item()
 
 
 def cross_entropy(log_posterior: Float[Tensor, "n answers"], labels: Int[Tensor, " n"]) -> float:
-    """Mean of -log2 p(right option), bits."""
+    """Compute the mean of -log2 p(label), bits."""
     return -log_posterior.gather(-1, labels[:, None]).mean().item() / math.log(2)
 
 
 def calibration_error(
     log_posterior: Float[Tensor, "n answers"], labels: Int[Tensor, " n"], bins: int
 ) -> float:
-    """Expected calibration error: mean |confidence - accuracy| over bins of confidence."""
+    """Compute the expected calibration error, the mean of |confidence - accuracy| over bins.
+
+    ::
+
+        sum_b |sum over samples of bin b of (confidence - correct)| / n
+
+    with ``bins`` equal bins of confidence.
+    """
     confidence, best = log_posterior.exp().max(-1)
-    # how much surer than right, summed within each bin
+    # Confidence minus correctness of each sample
     surplus = confidence - (best == labels).double()
+    # Equal-width bins of confidence; confidence 1 belongs to the last
     bin_of = (confidence * bins).long().clamp(max=bins - 1)
+    # Sum within each bin: its size times (mean confidence - accuracy)
     sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, surplus)
     return sums.abs().sum().item() / len(labels)

@@ -1,9 +1,11 @@
-"""What an estimator returns: atoms and curves, with unit, errors, proof and doubts.
+"""Results of the estimators: values of every layer with unit, standard errors and diagnostics.
 
 In come numbers of each layer; out go frozen records that print, plot, save, load and subtract.
-`Atoms` are a decomposition, `LayerAtoms` one a layer with its errors and doubts, a `Spectrum` one
-that an estimator made of reads, a `Curve` one quantity. `pairing` and `difference` compare two
-results over the same samples. Nothing here computes one from answers or states.
+`Atoms` are the four atoms of a partial information decomposition (PID); `LayerAtoms` are those of
+every layer, with confidence intervals and diagnostics; a `Spectrum` is the PID that an estimator
+computed from `pid_lens.Reads`; a `Curve` is one quantity over the layers. `pairing` and
+`difference` subtract two results over the same samples, with a paired standard error. No
+estimator is here: these records are computed from logits and hidden states elsewhere.
 """
 
 from pid_lens.results.atoms import ATOMS, FIELDS, NATS, Atoms, Unit, require_unit

@@ -1,4 +1,4 @@
-"""Atoms: a decomposition's four parts, the informations behind them, and their unit."""
+"""Partial information decomposition: the four atoms, their mutual informations, their unit."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from torch import Tensor
 
 Unit = Literal["bits", "nats"]
 NATS = {"bits": math.log(2), "nats": 1.0}
-"""How many nats a unit is."""
+"""Nats in one unit."""
 ATOMS = ("redundancy", "unique_vision", "unique_language", "synergy")
 FIELDS = ("information", "information_vision", "information_language", "union", "gap")
-"""The tensors that atoms consist of."""
+"""Names of the tensors that `Atoms` consist of."""
 LEAST_SHARED = 1e-6
-"""Below this information there are no shares."""
+"""Information up to which shares are not defined."""
 
 
 def require_unit(unit: str) -> None:
-    """A ValueError unless it is a unit of information.
+    """Raise unless ``unit`` is a unit of information.
+
+    Raises:
+        ValueError: it is neither ``"bits"`` nor ``"nats"``.
 
     Example:
         >>> require_unit("bits")
+        >>> require_unit("bytes")
+        Traceback (most recent call last):
+        ValueError: unit must be one of ('bits', 'nats'); got 'bytes'
     """
     if unit not in NATS:
         raise ValueError(f"unit must be one of {tuple(NATS)}; got {unit!r}")
@@ -31,7 +37,7 @@ def require_unit(unit: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Atoms:
-    """A partial information decomposition of I(X1, X2; Y), any number of them at once.
+    """Atoms of a partial information decomposition of I(X1, X2; Y), any number of them at once.
 
     Source 1 is vision, source 2 is language, Y is the answer. With ``union`` the least
     information that any joint with the same (X1, Y) and (X2, Y) marginals has about Y::
@@ -44,6 +50,16 @@ class Atoms:
     All fields are float64 tensors of one shape ``[...]``, in ``unit``. The true union lies
     within ``gap / 2`` of the reported one, and so does every atom. Atoms are never clipped: a
     value below 0 is a finite-sample or solver effect that the reader should see.
+
+    Attributes:
+        information: I(X1, X2; Y), of image and question together about the answer.
+        information_vision: I(X1; Y), of the image alone.
+        information_language: I(X2; Y), of the question alone.
+        union: the least I(X1, X2; Y) that the two pairwise marginals allow, middle of its
+            certified interval.
+        gap: width of the certified interval around ``union``; an atom is right to half of it.
+            NaN where nothing is certified.
+        unit: ``"bits"`` or ``"nats"``.
 
     Source:
         Quantifying unique information (Bertschinger, Rauh, Olbrich, Jost, Ay, 2014),
@@ -61,20 +77,14 @@ class Atoms:
     """
 
     information: Tensor
-    """I(X1, X2; Y): what image and question tell together."""
     information_vision: Tensor
-    """I(X1; Y): what the image tells by itself."""
     information_language: Tensor
-    """I(X2; Y): what the question tells by itself."""
     union: Tensor
-    """The least I(X1, X2; Y) that the two pairwise marginals allow, middle of its interval."""
     gap: Tensor
-    """Width of the certified interval around ``union``; an atom is right to half of it. NaN where
-    nothing is certified."""
     unit: Unit = "bits"
 
     def to(self, unit: Unit) -> Self:
-        """The same in another unit, ``"bits"`` or ``"nats"``; whatever it holds with it.
+        """Convert to another unit, ``"bits"`` or ``"nats"``, with all that the record holds.
 
         Raises:
             ValueError: an unknown unit.
@@ -83,28 +93,28 @@ class Atoms:
         return self if unit == self.unit else replace(self, unit=unit, **self._in_unit(unit))
 
     def _in_unit(self, unit: Unit) -> dict[str, Any]:
-        """The fields that have a unit, in another one; a subclass adds its own."""
+        """Convert the fields that have a unit; a subclass adds its own."""
         factor = NATS[self.unit] / NATS[unit]
         return {name: factor * getattr(self, name) for name in FIELDS}
 
     @property
     def redundancy(self) -> Tensor:
-        """What either source tells alone, [...]."""
+        """Information that either source alone carries about the answer, [...]."""
         return self.information_vision + self.information_language - self.union
 
     @property
     def unique_vision(self) -> Tensor:
-        """What only vision tells, [...]."""
+        """Information that only vision carries about the answer, [...]."""
         return self.union - self.information_language
 
     @property
     def unique_language(self) -> Tensor:
-        """What only language tells, [...]."""
+        """Information that only language carries about the answer, [...]."""
         return self.union - self.information_vision
 
     @property
     def synergy(self) -> Tensor:
-        """What only both together tell, [...]."""
+        """Information that only both sources together carry about the answer, [...]."""
         return self.information - self.union
 
     @property
@@ -114,7 +124,7 @@ class Atoms:
 
     @property
     def shares(self) -> dict[str, Tensor]:
-        """Each atom as a share of the information, [...]; NaN below 1e-6, nothing to share."""
+        """Each atom divided by the information, [...]; NaN where that is 1e-6 or less."""
         whole = self.information.where(self.information > LEAST_SHARED, torch.nan)
         return {name: getattr(self, name) / whole for name in ATOMS}
 

@@ -1,4 +1,4 @@
-"""Compare: two spectra of the same samples, paired."""
+"""Paired comparison of two spectra over the same samples."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pid_lens.results.spectrum import Spectrum
 
 
 def compare(changed: Spectrum, baseline: Spectrum) -> Spectrum:
-    """What changed from a baseline, with the error of the change.
+    """Subtract a baseline from a spectrum, sample by sample, with the paired standard error.
 
-    ``changed - baseline``, sample by sample: what both spectra owe to the draw of the samples
-    cancels, so that the error of the change is that of the differences of influences, mostly far
-    below the two errors' sum. With a knockout as ``changed`` the three figures of the PID Flow
-    paper are its ``unique_vision`` (trapped visual-unique information), ``synergy``
+    ``changed - baseline``: the sampling error that both spectra have in common cancels, so that
+    the error of the change is that of the differences of influences, mostly far below the sum of
+    the two errors. With an attention knockout as ``changed`` the three figures of the PID Flow
+    paper are the change's ``unique_vision`` (trapped visual-unique information), ``synergy``
     (compensatory synergy) and ``information`` (total information cost);
     `Spectrum.effects` lists them.
 

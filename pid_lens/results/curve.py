@@ -1,4 +1,4 @@
-"""Curve: one quantity at every layer, with its unit, its error and what it cannot exceed."""
+"""Curve: one quantity at every layer, with its unit, its standard error and its upper bound."""
 
 from __future__ import annotations
 
@@ -21,18 +21,36 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEAR_CAP = 0.9
-"""From this share of its cap on a value says no more than that it is large."""
+"""Share of its cap above which a value says only that it is large."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Curve:
-    """One quantity at every layer: a mean over samples, with what each of them contributes.
+    """One quantity at every layer: a mean over samples, with the contribution of each sample.
 
-    Tensors are float64 on the CPU, in ``unit``. ``a - b`` of two curves over the same samples is
-    paired: its error is that of the mean difference.
+    The result of `InfoNCE`, `ContextualContribution` and `ConceptBottleneck`. Tensors are float64
+    on the CPU, in ``unit``. ``a - b`` of two curves over the same samples is paired: its error is
+    that of the mean difference.
+
+    ``value``, ``error``, ``near_cap``: [layers]; ``n``: number of samples
+
+    ``interval()``, ``to("nats")``, ``to_pandas()``, ``plot()``, ``save(path)``, ``load(path)``
+
+    Attributes:
+        name: name of the quantity, as an axis shows it.
+        pointwise: contribution of each sample, [layers, n] in the order of ``ids``.
+        layers: numbers of the layers.
+        ids: names of the samples behind it: those on which the estimator was not trained.
+        estimator: class name of the estimator; "difference of ..." after ``a - b``.
+        unit: ``"bits"`` or ``"nats"``.
+        settings: settings of the reads and of the estimator.
+        cap: upper bound of what the estimator can report, [layers], such as the log of the number
+            of samples among which a critic chooses; None where there is none.
+        groups: group of each sample, [n]; None where the samples are independent.
+        parts: the curves of which it is made, by name.
 
     Raises:
-        ValueError: pointwise values of another shape or not finite, or a sample that stands
+        ValueError: pointwise values of another shape or not finite, or a sample that occurs
             twice.
 
     Example:
@@ -43,25 +61,20 @@ class Curve:
         (tensor([2., 2.], dtype=torch.float64), tensor([1., 0.], dtype=torch.float64))
         >>> curve
         Curve(information, layer 1: 2.000±0.000 bits; n=2, 2 layers, Mine())
+        >>> (curve - curve).value.tolist(), curve.to_pandas()["value"].tolist()
+        ([0.0, 0.0], [2.0, 2.0])
     """
 
     name: str
-    """What it is, as an axis would say it."""
     pointwise: Tensor
-    """What each sample contributes, [layers, n] in the order of ``ids``."""
     layers: tuple[int, ...]
     ids: tuple[str, ...]
-    """The samples behind it: those that the estimator was not trained on."""
     estimator: str
     unit: Unit = "bits"
     settings: dict[str, Any] = field(default_factory=dict)
     cap: Tensor | None = None
-    """The most that the estimator can say, [layers], e.g. the log of the number of samples that
-    a critic tells apart."""
     groups: Tensor | None = None
-    """The cluster of each sample, where they are not independent."""
     parts: dict[str, Curve] = field(default_factory=dict)
-    """What it is made of."""
 
     def __post_init__(self) -> None:
         expected = [len(self.layers), len(self.ids)]
@@ -85,17 +98,17 @@ class Curve:
 
     @property
     def value(self) -> Tensor:
-        """The mean over samples, [layers]."""
+        """Mean over samples, [layers]."""
         return self.pointwise.mean(1)
 
     @property
     def error(self) -> Tensor:
-        """The standard error of the value over samples or clusters, [layers]."""
+        """Standard error of the value over samples or clusters, [layers]."""
         return standard_error(self.pointwise - self.value[:, None], self.groups)
 
     @property
     def near_cap(self) -> Tensor:
-        """Where the cap squeezes the value, [layers] bool: it or one of its parts is near.
+        """Whether the value, or one of its parts, is above 90 % of its cap, [layers] bool.
 
         Within 10 % of its cap a value says only that it is large, and a difference with such a
         part says little.
@@ -113,7 +126,7 @@ class Curve:
         return len(self.ids)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """A confidence interval of the value, [layers] each; sampling error alone.
+        """Compute a confidence interval of the value, [layers] each, from sampling error alone.
 
         Raises:
             ValueError: a level that is no probability.
@@ -123,7 +136,7 @@ class Curve:
         )
 
     def to(self, unit: Unit) -> Self:
-        """The same in another unit, ``"bits"`` or ``"nats"``.
+        """Convert to another unit, ``"bits"`` or ``"nats"``.
 
         Raises:
             ValueError: an unknown unit.
@@ -139,7 +152,7 @@ class Curve:
         )
 
     def __sub__(self, other: Curve) -> Curve:
-        """The change from ``other`` to this one, sample by sample; both are its parts.
+        """Subtract ``other``, sample by sample; both curves become parts of the difference.
 
         Raises:
             ValueError: another quantity, or other samples, layers, unit, estimator or settings.
@@ -158,7 +171,7 @@ class Curve:
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a layer: value, error, near_cap, cap, and the same of every part."""
+        """Return a table, a row per layer: value, error, near_cap, cap; those of each part."""
         import pandas as pd
 
         columns = {"value": self.value, **self._columns("")}
@@ -168,28 +181,28 @@ class Curve:
         return pd.DataFrame({k: v.numpy() for k, v in columns.items()}, index=rows)
 
     def _columns(self, prefix: str) -> dict[str, Tensor]:
-        """What a table says beside the value."""
+        """Collect the columns of a table that go with the value."""
         columns = {"error": self.error, "near_cap": self.near_cap}
         columns |= {} if self.cap is None else {"cap": self.cap}
         return {f"{prefix}{name}": column for name, column in columns.items()}
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the value over the layers with its 95 % band and its cap."""
+        """Plot the value over the layers with its 95 % interval and its cap."""
         return plot_curve(self, ax)
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file."""
+        """Write a safetensors file, which `load` loads."""
         tensors: dict[str, Tensor] = {}
         save_record(path, "pid_lens.Curve", tensors, self._record("", tensors))
 
     @classmethod
     def load(cls, path: str | Path) -> Curve:
-        """Reads what `save` wrote."""
+        """Load a curve that `save` wrote."""
         tensors, about = load_record(path, "pid_lens.Curve")
         return cls._recalled("", tensors, about)
 
     def _record(self, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Everything but the tensors, which are added to those given, names prefixed."""
+        """Return all but the tensors, which are added to those given, names prefixed."""
         for name in _TENSORS:
             if getattr(self, name) is not None:
                 tensors[prefix + name] = getattr(self, name)
@@ -221,10 +234,17 @@ _ABOUT = ("name", "unit", "layers", "ids", "estimator", "settings")
 
 
 def plot_curve(curve: Curve, ax: Axes | None = None) -> Axes:
-    """Draws one quantity over the layers, what it is made of, and the cap of its estimator.
+    """Plot one quantity over the layers, its parts, and the cap of its estimator.
 
     Bands are 95 % intervals of the mean over samples; where a marker is hollow the value, or one
     of its parts, lies within 10 % of its cap and says only that it is large.
+
+    Example:
+        >>> values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
+        >>> curve = Curve(name="information", pointwise=values, layers=(0, 1), ids=("a", "b"),
+        ...               estimator="Mine")
+        >>> plot_curve(curve).get_ylabel()
+        'information (bits)'
     """
     ax = layer_axes(ax)
     lines = {curve.name: curve, **curve.parts}

@@ -1,4 +1,4 @@
-"""Differences: what changed from one result to another over the same samples."""
+"""Differences of two results over the same samples, with the parts of a paired error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pid_lens.results.pairing import DIFFERENCE, align_rows, common_groups, requ
 Kind = TypeVar("Kind", bound=LayerAtoms)
 
 BY_SAMPLE = ("pointwise", "influence")
-"""The parts with one entry a sample."""
+"""The parts with one entry per sample."""
 
 
 def difference(one: Kind, other: Kind) -> Kind:
-    """`Spectrum.__sub__`: the change from the other to the one.
+    """Subtract the other result from the one: `Spectrum.__sub__`.
 
     Raises:
         ValueError: they are no spectra of one quantity over the same samples.
@@ -53,7 +53,7 @@ def difference(one: Kind, other: Kind) -> Kind:
 
 
 def _parts(one: LayerAtoms, other: LayerAtoms) -> dict[str, Any]:
-    """The change of whatever both hold; of brackets all ends, and no floor."""
+    """Subtract all parts that both results have; cross the ends of brackets, drop the floor."""
     rows = align_rows(one, other)
     parts: dict[str, Any] = dict.fromkeys(PARTS)
     for name in ("sensitivity", *BY_SAMPLE):
@@ -65,13 +65,13 @@ def _parts(one: LayerAtoms, other: LayerAtoms) -> dict[str, Any]:
 
 
 def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
-    """The fields of a difference; the widths of both intervals add up."""
+    """Subtract the fields; the widths of both certified intervals add up."""
     changed = {name: getattr(one, name) - getattr(other, name) for name in FIELDS}
     return changed | {"gap": one.gap + other.gap}
 
 
 def _cross_ends(one: LayerAtoms, other: LayerAtoms) -> Atoms | None:
-    """Every end of one minus every end of the other, [ends, layers]."""
+    """Subtract every end of the other from every end of the one, [ends, layers]."""
     if one.bracket is None and other.bracket is None:
         return None
     pairs = [_change(a, b) for a in one.ends for b in other.ends]
@@ -80,5 +80,5 @@ def _cross_ends(one: LayerAtoms, other: LayerAtoms) -> Atoms | None:
 
 
 def _rows(atoms: Atoms, rows: list[int]) -> Atoms:
-    """Per-sample atoms in another order of samples."""
+    """Reorder the samples of per-sample atoms."""
     return replace(atoms, **{name: getattr(atoms, name)[:, rows] for name in FIELDS})

@@ -1,4 +1,4 @@
-"""Pictures of spectra; matplotlib is imported when one is drawn."""
+"""Plots of spectra over the layers; matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ STYLE = {
     "unique_language": ("#E69F00", "D", "unique language"),
     "synergy": ("#CC3311", "^", "synergy: only both"),
 }
-"""Colour (told apart by colour-blind readers and in grey), marker and label of each atom."""
+"""Colour (distinct in grey and to colour-blind readers), marker and label of each atom."""
 
 
 def plot_spectrum(spectrum: LayerAtoms, ax: Axes | None = None) -> Axes:
-    """Draws the four atoms and their sum over the layers.
+    """Plot the four atoms and their sum over the layers.
 
     The darker band around a line is its 95 % interval (`Spectrum.interval`: sampling error,
     certified gap, and the bracket of the bias), the lighter one reaches to the other repair's
-    result, where there is one. A dotted line is what chance alone reads as unique (`floor`).
-    Hollow markers: not to be relied on (`Spectrum.doubtful`).
+    result, where there is one. A dotted line is the unique information of the permutation test's
+    null (``floor``). Hollow markers: layers not to be relied on (``doubtful``).
 
     Example:
         >>> import pid_lens
@@ -56,7 +56,19 @@ def plot_spectrum(spectrum: LayerAtoms, ax: Axes | None = None) -> Axes:
 
 
 def plot_spectra(spectra: Mapping[str, LayerAtoms], title: str | None = None) -> Figure:
-    """Several spectra side by side, one panel each, one scale, one legend."""
+    """Plot several spectra side by side, one panel each, with one scale and one legend.
+
+    Args:
+        spectra: title of the panel -> spectrum.
+        title: of the figure.
+
+    Example:
+        >>> import pid_lens, torch
+        >>> even = pid_lens.Reads.from_posteriors(torch.full((2, 3, 4, 2), 0.5).log())
+        >>> found = pid_lens.BROJA().update(even).result()
+        >>> [ax.get_title() for ax in plot_spectra({"before": found, "after": found}).axes]
+        ['before', 'after']
+    """
     import matplotlib.pyplot as plt
 
     width = 2.6 * len(spectra) + 0.6
@@ -81,18 +93,22 @@ def _draw_atom(ax: Axes, spectrum: LayerAtoms, name: str) -> None:
     colour, marker, label = STYLE[name]
     value, half = getattr(spectrum, name), spectrum.gap / 2
     low, high = value - half, value + half
+    # Darker band: the 95 % confidence interval
     if spectrum.influence is not None:
         ax.fill_between(
             spectrum.layers, *spectrum.interval(name), color=colour, alpha=0.3, linewidth=0
         )
+    # Lighter band: from the certified interval to the other repair's value
     if spectrum.sensitivity is not None:
         other = getattr(spectrum.sensitivity, name)
         low, high = low.fmin(other), high.fmax(other)
     ax.fill_between(spectrum.layers, low, high, color=colour, alpha=0.15, linewidth=0)
     ax.plot(spectrum.layers, value, color=colour, linewidth=1.6, zorder=2)
+    # Dotted line: mean of the permutation test's null
     if spectrum.floor is not None and name.startswith("unique"):
         chance = getattr(spectrum.floor, name).mean(0)
         ax.plot(spectrum.layers, chance, color=colour, linestyle=":", linewidth=1.2, zorder=1)
+    # Hollow markers: doubtful layers
     for hollow in (False, True):
         at = (spectrum.doubtful == hollow).nonzero().flatten().tolist()
         ax.plot(
@@ -110,7 +126,7 @@ def _draw_atom(ax: Axes, spectrum: LayerAtoms, name: str) -> None:
 
 
 def layer_axes(ax: Axes | None = None) -> Axes:
-    """Axes for something over the layers, with a line at 0; those given, or new ones."""
+    """Prepare axes over the layers, those given or new ones, with a line at 0."""
     import matplotlib.pyplot as plt
 
     if ax is None:
@@ -120,7 +136,7 @@ def layer_axes(ax: Axes | None = None) -> Axes:
 
 
 def label_layers(ax: Axes, layers: tuple[int, ...], what: str) -> None:
-    """Labels both axes, with at most nine layers evenly, and leaves out what frames nothing."""
+    """Label both axes, at most nine evenly spaced layers, and remove the top and right frame."""
     ax.set_xlabel("layer")
     ax.set_ylabel(what)
     ax.set_xticks(list(layers[:: -(-len(layers) // 9)]))

@@ -1,4 +1,4 @@
-"""LayerAtoms: four atoms a layer, with errors, intervals and reasons for doubt."""
+"""LayerAtoms: the atoms of every layer, with errors, confidence intervals and diagnostics."""
 
 from __future__ import annotations
 
@@ -14,63 +14,80 @@ from pid_lens.results.sampled_atoms import SampledAtoms
 from pid_lens.results.sampling_error import confidence_interval
 
 PARTS = ("sensitivity", "pointwise", "influence", "bracket", "floor")
-"""What a spectrum holds besides its own atoms, as atoms."""
+"""Fields of a spectrum that are themselves `Atoms`."""
 TOO_MUCH = 0.05
-"""So many bits may one modality tell beyond both, or an interval be wide, without doubt."""
+"""Bits by which one modality's information may exceed that of both, or the certified interval be
+wide, before a layer is called doubtful."""
 LOW_ESS = 0.5
-"""Below this share of effective samples a layer is called doubtful."""
+"""Share of effective samples below which a layer is called doubtful."""
 UNANSWERED = 0.5
-"""Above this share of samples without an answer a layer is called doubtful."""
+"""Share of samples without an answer above which a layer is called doubtful."""
 SAME_VALUE = 1e-9
-"""Two values this near are one, bits or nats."""
+"""Rounding within which two values count as equal, bits or nats."""
 UNTOLD: Any = None
-"""Stands for a flag that an estimator says nothing of: the best value is taken."""
+"""Default of a diagnostic that the estimator does not compute: its best value is taken."""
 
 _UNIQUE = ("unique_vision", "unique_language")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class LayerAtoms(SampledAtoms):
-    """The atoms of every layer over the same samples, and what is to be thought of them.
+    """Atoms of every layer over the same samples, with errors, intervals and diagnostics.
 
-    All tensors are float64 ``[layers]`` unless said otherwise.
+    All tensors are float64 ``[layers]`` unless another shape is given. Unless the estimator sets
+    it, a layer is ``doubtful``, not to be relied on, where
+
+    - the three conditions disagree on the answers' marginal, so that the atoms rest on the
+      repair: no tilting weights were found, or they keep less than half of the samples;
+    - one modality alone seems to carry over .05 bits more than both, which no one joint
+      distribution allows;
+    - more than half of the samples have no answer yet in the full condition (``fallback``);
+    - the certified interval is wider than .05 bits.
+
+    Attributes:
+        layers: numbers of the layers.
+        ids: names of the samples; only spectra over the same ones are subtracted.
+        conditions: names of the conditions.
+        estimator: class name of the estimator.
+        settings: tau, repair, draws and all else on which the numbers depend.
+        mismatch: largest |mean p_condition - mean p_full| over the options, before the repair;
+            0 is best.
+        ess: effective sample size of the exponential tilting weights over n, in (0, 1]; 1 is
+            best.
+        feasible: whether tilting weights were found, bool.
+        fallback: share of samples whose mass on the options is below tau, [layers, conditions].
+        sensitivity: the same atoms by the other repair; NaN where it is infeasible.
+        doubtful: layers not to be relied on, bool; drawn hollow.
+        draw_bias: upward bias of the information of vision and of language that averaging over
+            finitely many noise draws leaves, [layers, 2]; None for single draws, which carry no
+            information about their own bias.
+        bracket: cross-fitted values: where the plug-in estimate of the union is biased upward,
+            this one is downward. Of a difference all differences of ends, [ends, layers].
+        floor: null of the permutation test: the values when the two modalities are exchanged at
+            random, [permutations, layers].
+
+    Example:
+        >>> bit, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        >>> found = LayerAtoms(information=none, information_vision=bit, information_language=none,
+        ...                    union=bit, gap=none, layers=(7,), ids=("a", "b"), estimator="Mine")
+        >>> found.doubtful, found.n  # vision alone carries more than vision and language
+        (tensor([True]), 2)
     """
 
     layers: tuple[int, ...]
     ids: tuple[str, ...]
-    """The samples behind it, so that only spectra over the same ones are subtracted."""
     conditions: tuple[str, ...] = ("full", "vision", "language")
     estimator: str
     settings: dict[str, Any] = field(default_factory=dict)
-    """tau, repair, draws and whatever else the numbers depend on."""
     mismatch: Tensor = UNTOLD
-    """Largest |mean p_condition - mean p_full| over the options, before repair; 0 is best."""
     ess: Tensor = UNTOLD
-    """Effective sample size of the tilting weights over n, in (0, 1]; 1 is best."""
     feasible: Tensor = UNTOLD
-    """Whether tilting weights were found, bool."""
     fallback: Tensor = UNTOLD
-    """Share of samples below tau, [layers, conditions]."""
     sensitivity: Atoms | None = None
-    """The same atoms by the other repair; NaN where it is infeasible."""
     doubtful: Tensor = UNTOLD
-    """Layers not to be relied on, bool; drawn hollow. Unless said otherwise, where
-
-    - the three conditions disagree on the answers' marginal, so that the atoms rest on the
-      repair: no tilting weights were found, or they keep less than half of the samples;
-    - one modality alone seems to tell over .05 more than both, which no one world allows;
-    - more than half of the samples have no answer yet in the full condition (`fallback`);
-    - the certified interval is wider than .05.
-    """
-
     draw_bias: Tensor | None = None
-    """How much too high finitely many noise draws make what vision and language tell alone,
-    [layers, 2]; None for single draws, which tell nothing about their own bias."""
     bracket: Atoms | None = None
-    """Cross-fitted values: where the plug-in's union is biased upward, this one is downward. Of
-    a difference all differences of ends, [ends, layers]."""
     floor: Atoms | None = None
-    """What the values are when the two modalities are exchanged at random, [draws, layers]."""
 
     def __post_init__(self) -> None:
         count = len(self.layers)
@@ -78,19 +95,21 @@ class LayerAtoms(SampledAtoms):
         self._fill("ess", torch.ones(count, dtype=torch.float64))
         self._fill("feasible", torch.ones(count, dtype=torch.bool))
         self._fill("fallback", torch.zeros(count, len(self.conditions), dtype=torch.float64))
-        if self.doubtful is UNTOLD:  # asked last, as it looks at the others
+        if self.doubtful is UNTOLD:  # last, since it depends on the other fields
             self._fill("doubtful", self._doubts())
 
     def _fill(self, name: str, value: Tensor) -> None:
-        """Gives a field its value, where it has none."""
+        """Set a field that the estimator left at its default."""
         if getattr(self, name) is UNTOLD:
             object.__setattr__(self, name, value)
 
     def _doubts(self) -> Tensor:
-        """Where the layers contradict themselves or their repair decides."""
+        """Find layers whose values contradict one another or rest on the repair."""
+        # One source can carry no more information than both: I(Xi; Y) <= I(X1, X2; Y)
         alone = torch.maximum(self.information_vision, self.information_language)
         too_much = TOO_MUCH * NATS["bits"] / NATS[self.unit]
         contradiction = alone > self.information + too_much
+        # Values that rest on the repair, or are not certified closely
         unsure = ~self.feasible | (self.ess < LOW_ESS) | (self.gap > too_much)
         return unsure | contradiction | (self.unanswered > UNANSWERED)
 
@@ -107,7 +126,7 @@ class LayerAtoms(SampledAtoms):
 
     @property
     def is_difference(self) -> bool:
-        """Whether it is what changed from one result to another."""
+        """Whether this is the difference of two results."""
         return self.estimator.startswith(DIFFERENCE)
 
     @property
@@ -119,7 +138,7 @@ class LayerAtoms(SampledAtoms):
 
     @property
     def ends(self) -> list[Atoms]:
-        """What a bias may lie between: the plug-in, and whatever the bracket has."""
+        """Ends between which the bias puts the truth: plug-in estimate and bracket."""
         if self.bracket is None:
             return [self]
         fields = {name: getattr(self.bracket, name) for name in FIELDS}
@@ -129,7 +148,7 @@ class LayerAtoms(SampledAtoms):
 
     @property
     def shares(self) -> dict[str, Tensor]:
-        """Each atom as a share of the information, [layers]; NaN where there is none.
+        """Each atom divided by the information, [layers]; NaN where there is none.
 
         NaN throughout for a difference, whose parts are no parts of a whole.
         """
@@ -142,41 +161,42 @@ class LayerAtoms(SampledAtoms):
         return len(self.ids)
 
     def interval(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """A confidence interval of one value, [layers] each.
+        """Compute a confidence interval of one atom or information, [layers] each.
 
-        From the plug-in to the cross-fitted end of the `bracket`, where there is one, half the
+        From the plug-in to the cross-fitted end of the ``bracket``, where there is one, half the
         certified gap on either side, and c standard errors beyond, c between 1.64 and 1.96 at
         95 % (`confidence_interval`): the truth lies between the two ends but for chance. Of a
         difference the ends are crossed, plug-in minus cross-fitted and cross-fitted minus
         plug-in, as either side's bias may be anywhere in its bracket. On the recipes of
         `truth.layered_reads` 95 % intervals cover at least 90 %, and at most 98.5 % where every
         atom is above 0 (`tests/estimators/broja/test_coverage.py`); more where some are 0.
-        Without a bracket it knows nothing of the bias of few samples and many answers.
+        Without a bracket it leaves out the bias of few samples and many answers.
         """
         ends = torch.stack([getattr(end, name) for end in self.ends])
         return confidence_interval(ends, self.gap, self.standard_error(name), level)
 
     def p_value(self, name: str) -> Tensor:
-        """How often chance alone reads at least as much, [layers]: (1 + hits) / (1 + draws).
+        """Compute the p-value of a permutation test, [layers]: (1 + hits) / (1 + permutations).
 
-        Chance being the `floor`, where vision and language are exchanged at random: for
-        "unique_vision" and "unique_language", which are equal there on average. What the
-        certified gaps leave open counts as at least as much.
+        The null is the ``floor``, where vision and language are exchanged at random: for
+        "unique_vision" and "unique_language", which are equal there on average. A hit is a null
+        value that is at least as large, or may be within the certified gaps.
 
         Raises:
-            ValueError: there is no floor, or another value.
+            ValueError: there is no floor, or it has no null of this value.
         """
         if self.floor is None:
             raise ValueError("no floor was computed: BROJA(floor=99) exchanges 99 times")
         if name not in _UNIQUE:
-            raise ValueError(f"the floor tells of {' and '.join(_UNIQUE)}; got {name!r}")
+            raise ValueError(f"the floor is a null of {' and '.join(_UNIQUE)} alone; got {name!r}")
         value, null = getattr(self, name), getattr(self.floor, name)
+        # Hits of the null, those counted that the certified gaps and rounding leave open
         proven = (self.gap + self.floor.gap) / 2 + SAME_VALUE
         share = (1 + (null + proven >= value).sum(0)) / (1 + len(null))
         return share.where(value.isfinite(), torch.nan)
 
     def strongest(self, name: str, k: int = 10, layer: int = -1) -> list[tuple[str, float]]:
-        """The samples that contribute most to a value, with how much each contributes.
+        """Find the samples that contribute most to a value, with the contribution of each.
 
         Example:
             >>> import pid_lens

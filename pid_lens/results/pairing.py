@@ -1,4 +1,4 @@
-"""Pairing: whether two results are of the same samples, and which sample is which."""
+"""Pairing of two results: require the same quantity and samples, match their rows and groups."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 DIFFERENCE = "difference of "
-"""How the estimator's name begins in a difference."""
+"""Prefix of the estimator's name in a difference."""
 _DECIDING = (
     *("repair", "tau", "draws", "redundancy", "target", "components", "variance", "joint"),
     *("transforms", "features", "epochs", "batch_size", "constants", "shared", "folds"),
 )
-"""Settings under which a result is another quantity."""
+"""Settings that must be equal: with another value a result is another quantity."""
 
 
 class Paired(Protocol):
-    """What results over samples have in common."""
+    """A result over samples, as far as pairing needs it."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -25,15 +25,15 @@ class Paired(Protocol):
 
     @property
     def groups(self) -> Tensor | None:
-        """The cluster of each sample."""
+        """Group of each sample, [n]; None where the samples are independent."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the numbers depend on."""
+        """Settings on which the numbers depend."""
 
 
 def require_comparable(one: Paired, other: Paired, same: tuple[str, ...]) -> None:
-    """Only results of one quantity over the same samples can be subtracted.
+    """Require two results of one quantity over the same samples, as a difference needs.
 
     Args:
         one: a result.
@@ -41,7 +41,7 @@ def require_comparable(one: Paired, other: Paired, same: tuple[str, ...]) -> Non
         same: names of attributes that must be equal.
 
     Raises:
-        ValueError: it says in what they differ.
+        ValueError: they differ; the message lists in what.
     """
     differing = [name for name in same if getattr(one, name) != getattr(other, name)]
     differing += [k for k in _DECIDING if one.settings.get(k) != other.settings.get(k)]
@@ -56,20 +56,21 @@ def require_comparable(one: Paired, other: Paired, same: tuple[str, ...]) -> Non
 
 
 def align_rows(one: Paired, other: Paired) -> list[int]:
-    """The other's rows in the order of the one's samples."""
+    """Find the rows of the other result in the order of the samples of the one."""
     row_of = {name: row for row, name in enumerate(other.ids)}
     return [row_of[name] for name in one.ids]
 
 
 def common_groups(one: Paired, other: Paired) -> Tensor | None:
-    """The clusters of a difference: those of either result, which must not contradict.
+    """Return the groups of a difference: those of either result, which must not contradict.
 
     Raises:
-        ValueError: both have clusters, and other ones.
+        ValueError: both have groups, but different ones.
     """
     if one.groups is None or other.groups is None:
         known = other.groups
         return one.groups if known is None else known[align_rows(one, other)]
+    # The two groupings are one iff their numbers match one to one
     pairs = torch.stack([one.groups, other.groups[align_rows(one, other)]], 1).unique(dim=0)
     if not len(pairs) == len(one.groups.unique()) == len(other.groups.unique()):
         raise ValueError("these results cluster their samples differently: give both one groups=")

@@ -1,4 +1,4 @@
-"""Sampled: what an estimate over samples says of each of them, and the error that follows."""
+"""Per-sample contributions and influences of an estimate, and the standard error from them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,33 @@ from pid_lens.results.sampling_error import standard_error
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Sampled:
-    """What each sample has to do with a result; a part of every result over samples."""
+    """Per-sample part of a result: contributions, influence function, groups of samples.
+
+    A base class of every result over samples.
+
+    Attributes:
+        pointwise: contribution of each sample, [..., n], whose means are the values.
+        influence: influence function of the values at each sample, [..., n]: how far the sample
+            moves them, times n; mean 0.
+        groups: group of each sample, [n]; None where the samples are independent.
+
+    Example:
+        >>> import torch
+        >>> each = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+        >>> names = ("information", "information_vision", "information_language", "union", "gap")
+        >>> Sampled(influence=Atoms(**dict.fromkeys(names, each))).standard_error("information")
+        tensor(1., dtype=torch.float64)
+    """
 
     pointwise: Atoms | None = None
-    """Each sample's contribution, [..., n]; means are the values."""
     influence: Atoms | None = None
-    """How far each sample moves the values, times n, [..., n]; mean 0."""
     groups: Tensor | None = None
-    """The cluster of each sample, where they are not independent."""
 
     def standard_error(self, name: str) -> Float64[Tensor, "*batch"]:
-        """The sampling error of one value ("synergy", "information", ...), [...].
+        """Compute the standard error of one value ("synergy", "information", ...), [...].
 
-        By the delta method: that of the mean of the influences, clusters counted as one. inf
-        where the value is infinite.
+        By the delta method: that of the mean of the influences, cluster-robust where samples have
+        groups. inf where the value is infinite.
 
         Raises:
             ValueError: there are no influences.
@@ -47,7 +60,17 @@ class Sampled:
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class SampledAtoms(Sampled, Atoms):
-    """Atoms of any shape, with what each sample has to do with them."""
+    """Atoms of any shape, with the per-sample contributions and influences behind them.
+
+    Example:
+        >>> import torch
+        >>> names = ("information", "information_vision", "information_language", "union", "gap")
+        >>> each = Atoms(**dict.fromkeys(names, torch.tensor([0.5, 1.5], dtype=torch.float64)))
+        >>> whole = {name: getattr(each, name).mean() for name in names}
+        >>> found = SampledAtoms(**whole, pointwise=each)
+        >>> found.information, [round(one, 4) for one in found.to("nats").pointwise.union.tolist()]
+        (tensor(1., dtype=torch.float64), [0.3466, 1.0397])
+    """
 
     def _in_unit(self, unit: Unit) -> dict[str, Any]:
         parts = {"pointwise": self.pointwise, "influence": self.influence}

@@ -1,4 +1,4 @@
-"""Sampling error: how far a mean over samples may lie from that of their population."""
+"""Standard error and confidence interval: how far a sample mean may lie from the population's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ _HALVINGS = 50
 def standard_error(
     values: Float64[Tensor, "layers n"], groups: Tensor | None = None
 ) -> Float64[Tensor, " layers"]:
-    """Standard error of a mean of influences, clusters of samples counted as one.
+    """Compute the cluster-robust standard error of a mean of influences.
 
     sqrt(G / (G - 1) sum over clusters of (sum of influences)^2) / n.
 
     Args:
         values: influences, mean 0.
-        groups: the cluster of each sample, 0 to G - 1; each its own by default.
+        groups: the cluster of each sample, 0 to G - 1; by default each sample is its own.
+
+    Returns:
+        One error per layer; inf for fewer than two clusters.
 
     Example:
         >>> values = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
@@ -28,6 +31,7 @@ def standard_error(
         tensor([0.], dtype=torch.float64)
     """
     n = values.shape[1]
+    # Sum the influences within each cluster
     if groups is not None:
         count = int(groups.max()) + 1
         sums = values.new_zeros(len(values), count)
@@ -35,6 +39,7 @@ def standard_error(
     clusters = values.shape[1]
     if clusters < 2:
         return values.new_full((len(values),), torch.inf)
+    # Variance between clusters with its small-sample factor G / (G - 1)
     return (values.square().sum(1) * clusters / (clusters - 1)).sqrt() / n
 
 
@@ -44,14 +49,21 @@ def confidence_interval(
     error: Float64[Tensor, " layers"],
     level: float,
 ) -> tuple[Float64[Tensor, " layers"], Float64[Tensor, " layers"]]:
-    """A confidence interval of a value that lies between two ends, themselves uncertain.
+    """Compute a confidence interval of a partially identified value: one between uncertain ends.
 
-    From the lowest end to the highest, half the gap on either side, and c errors beyond; w is
-    the width of what lies between::
+    From the lowest end to the highest, half the gap on either side, and c standard errors beyond;
+    w is the width of the interval without the errors::
 
         normal(c + w / error) - normal(-c) = level
 
     so that c is 1.96 for one point and 1.64 for distant ends, at a level of 95 %.
+
+    Args:
+        ends: the values between which it lies, such as the plug-in estimate and the cross-fitted
+            one.
+        gap: width of the certified interval around each end.
+        error: standard error of an end.
+        level: probability of coverage.
 
     Source:
         Confidence intervals for partially identified parameters (Imbens, Manski, 2004),
@@ -70,17 +82,22 @@ def confidence_interval(
     """
     if not 0 < level < 1:
         raise ValueError(f"level is a probability such as 0.95; got {level}")
+    # Identified interval: the ends, widened by the certified gap
     low, high = ends.amin(0) - gap / 2, ends.amax(0) + gap / 2
+    # c standard errors beyond it; an undefined width, 0 / 0, counts as 0
     beyond = _reach(((high - low) / error).nan_to_num(nan=0.0), level) * error
+    # Nothing is known where a value or its error is infinite
     known = beyond.isfinite() & (high - low).isfinite()
     return (low - beyond).where(known, -torch.inf), (high + beyond).where(known, torch.inf)
 
 
 def _reach(width: Float64[Tensor, " layers"], level: float) -> Float64[Tensor, " layers"]:
-    """The c with normal(c + width) - normal(-c) = level, by bisection."""
+    """Solve normal(c + width) - normal(-c) = level for c, by bisection."""
     normal = torch.special.ndtr
+    # Brackets of c: the one-sided quantile (width inf) and the two-sided one (width 0)
     ends = torch.special.ndtri(width.new_tensor([level, (1 + level) / 2]))
     low, high = (end.expand_as(width) for end in ends)
+    # Bisection: coverage rises with c
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         short = normal(middle + width) - normal(-middle) < level

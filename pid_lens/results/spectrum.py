@@ -1,4 +1,4 @@
-"""What an estimator returns: four atoms a layer, with their unit, their proof and their doubts."""
+"""Spectrum: the partial information decomposition of every layer, as an estimator returns it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ TOTALS = (
 )
 FLAGS = ("gap", "mismatch", "ess", "feasible", "doubtful")
 SHOWN = ("repair", "tau", "draws", "redundancy", "target", "components")
-"""The settings that a representation names."""
+"""Settings that the repr shows."""
 EFFECTS = {
     "trapped visual-unique information": "unique_vision",
     "compensatory synergy": "synergy",
     "total information cost": "information",
 }
-"""The PID Flow paper's names for what a knockout changes."""
+"""The PID Flow paper's names for the changes that an attention knockout makes."""
 
 
 class Provenance(Protocol):
-    """What a spectrum takes over from the reads that it is of (`pid_lens.Reads`)."""
+    """Fields of `pid_lens.Reads` that its spectrum takes over."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -51,15 +51,61 @@ class Provenance(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the reads depend on."""
+        """Settings on which the reads depend."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Spectrum(LayerAtoms):
-    """The atoms of every layer, with the settings behind them and the reasons for doubt.
+    """Partial information decomposition of every layer, with errors and diagnostics.
 
-    All tensors are float64 ``[layers]``. ``a - b`` of two spectra over the same samples gives
-    the change of every number, for instance what a knockout costs.
+    The result of `pid_lens.spectrum` for a model and its batches, and of ``result()`` of `BROJA`,
+    `FlowPID` and `GaussianPID` for reads. Tensors are float64 ``[layers]`` unless another shape is
+    given; informations and atoms are in ``unit``. ``a - b`` of two spectra over the same samples
+    is the change of every number with its paired error, for instance the cost of a knockout.
+
+    Atoms: ``redundancy``, ``unique_vision``, ``unique_language``, ``synergy``, ``shares``
+
+    Errors: ``standard_error("synergy")``, ``interval("synergy")``, ``p_value("unique_vision")``
+
+    Output: ``to("nats")``, ``to_pandas()``, ``plot()``, ``save(path)``, ``load(path)``
+
+    Attributes:
+        information: I(X1, X2; Y), of image and question together about the answer.
+        information_vision: I(X1; Y), of the image alone.
+        information_language: I(X2; Y), of the question alone.
+        union: the least I(X1, X2; Y) that the pairwise marginals allow.
+        gap: width of the certified interval around ``union``; NaN where nothing is certified.
+        unit: ``"bits"`` or ``"nats"``.
+        layers: numbers of the layers.
+        ids: names of the samples.
+        conditions: names of the conditions.
+        estimator: class name of the estimator.
+        settings: tau, repair, draws and all else on which the numbers depend.
+        doubtful: layers not to be relied on, bool; `LayerAtoms` lists the reasons.
+        mismatch: largest |mean p_condition - mean p_full| over the options, before the repair.
+        ess: effective sample size of the tilting weights over n, in (0, 1]; 1 is best.
+        feasible: whether tilting weights were found, bool.
+        fallback: share of samples without an answer (mass below tau), [layers, conditions].
+        pointwise: contribution of each sample, `Atoms` of [layers, n].
+        influence: influence function at each sample, `Atoms` of [layers, n].
+        groups: group of each sample, [n]; None where the samples are independent.
+        sensitivity: the same atoms by the other repair.
+        bracket: cross-fitted values, `Atoms` of [layers].
+        floor: null of the permutation test, `Atoms` of [permutations, layers].
+        draw_bias: upward bias left by few noise draws, of vision and of language, [layers, 2].
+
+    Example:
+        >>> import torch, pid_lens
+        >>> xor = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> conditions = [xor, torch.full((4, 2), 0.5), torch.full((4, 2), 0.5)]
+        >>> reads = pid_lens.Reads.from_posteriors(torch.stack(conditions)[None].log())
+        >>> found = pid_lens.BROJA().update(reads).result()
+        >>> found
+        Spectrum(layer 0: R=...0.000... S=1.000... of I=1.000 bits; n=4, 1 layers, ...BROJA(...))
+        >>> found.synergy.round(decimals=3)
+        tensor([1.], dtype=torch.float64)
+        >>> found.to("nats").to_pandas()["synergy"].round(3).tolist()
+        [0.693]
     """
 
     @classmethod
@@ -72,14 +118,14 @@ class Spectrum(LayerAtoms):
         settings: Mapping[str, Any],
         **more: Any,
     ) -> Spectrum:
-        """The spectrum that an estimator makes of reads.
+        """Make the spectrum of reads from the atoms that an estimator computed.
 
         Args:
-            reads: `pid_lens.Reads`, or anything with their layers, ids, conditions and settings.
+            reads: `pid_lens.Reads`, or an object with their layers, ids, conditions and settings.
             atoms: of each layer, [layers].
-            estimator: it gives its class's name.
-            settings: its own, beside those of the reads.
-            more: the other fields of a spectrum, as far as the estimator knows them.
+            estimator: the estimator, whose class name is recorded.
+            settings: its own settings, in addition to those of the reads.
+            more: the other fields of a spectrum, as far as the estimator computes them.
 
         Example:
             >>> import torch
@@ -103,11 +149,11 @@ class Spectrum(LayerAtoms):
         )
 
     def __sub__(self, other: Spectrum) -> Spectrum:
-        """The change of the atoms from ``other`` to this, over the same samples.
+        """Subtract another spectrum over the same samples, with paired errors.
 
         Gaps add up; every flag is the worse of the two; the floor of chance is left out. Where
         both informations are infinite their change is NaN, with a warning. Model and noise may
-        differ: that is what is compared. Settings are this one's, the other's stand under
+        differ: that is what is compared. Settings are this spectrum's, with the other's under
         ``minus``.
 
         Raises:
@@ -118,19 +164,19 @@ class Spectrum(LayerAtoms):
         return difference(self, other)
 
     def effects(self) -> pd.DataFrame:
-        """The three figures by which the PID Flow paper sums up a knockout, with errors.
+        """Return the three figures by which the PID Flow paper sums up a knockout, with errors.
 
         =================================== ==================================================
-        trapped visual-unique information   change of U_vision. On answers: below 0, what only
-                                            vision told and no longer reaches them; on states,
-                                            as in the paper, it may rise
+        trapped visual-unique information   change of U_vision. On answers: below 0, information
+                                            that only vision carried and that no longer reaches
+                                            them; on hidden states, as in the paper, it may rise
         compensatory synergy                change of S
         total information cost              change of I(X1, X2; Y) = R + U_vision + U_language
                                             + S
         =================================== ==================================================
 
         Returns:
-            One row a layer: each figure and its paired standard error (``..., error``), in the
+            One row per layer: each figure and its paired standard error (``..., error``), in the
             unit of the spectra.
 
         Raises:
@@ -144,9 +190,9 @@ class Spectrum(LayerAtoms):
             >>> import pid_lens
             >>> model, processor = pid_lens.demo.load()
             >>> batches = pid_lens.demo.batches("vision", n=64)
-            >>> hidden = [pid_lens.Knockout("image", "question")]
-            >>> closed = pid_lens.spectrum(model, batches, interventions=hidden)
-            >>> change = pid_lens.compare(closed, pid_lens.spectrum(model, batches))
+            >>> knockout = [pid_lens.Knockout("image", "question")]
+            >>> masked = pid_lens.spectrum(model, batches, interventions=knockout)
+            >>> change = pid_lens.compare(masked, pid_lens.spectrum(model, batches))
             >>> bool(change.effects()["trapped visual-unique information"].iloc[-1] < -0.9)
             True
         """
@@ -164,7 +210,7 @@ class Spectrum(LayerAtoms):
         return pd.DataFrame(columns, index=pd.Index(self.layers, name="layer"))
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a layer: atoms, information, gap and every flag."""
+        """Return a table with a row per layer: atoms, informations, gap and diagnostics."""
         import pandas as pd
 
         columns = {name: getattr(self, name).numpy() for name in (*ATOMS, *TOTALS, *FLAGS)}
@@ -177,11 +223,11 @@ class Spectrum(LayerAtoms):
         return pd.DataFrame(columns, index=pd.Index(self.layers, name="layer"))
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the atoms over the layers; doubtful layers hollow."""
+        """Plot the atoms over the layers; markers of doubtful layers are hollow."""
         return plot_spectrum(self, ax)
 
     def _errors(self) -> str:
-        """The last layer's atoms, each with its standard error where there is one."""
+        """Format the last layer's atoms, each with its standard error where there is one."""
         if self.influence is None:
             return self._line(-1)
         errors = (float(self.standard_error(name)[-1]) for name in ATOMS)
@@ -189,7 +235,7 @@ class Spectrum(LayerAtoms):
         return " ".join(f"{atom}±{error:.3f}" for atom, error in pairs)
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file."""
+        """Write a safetensors file, which `load` loads."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         for part in PARTS:
             if getattr(self, part) is not None:
@@ -202,7 +248,7 @@ class Spectrum(LayerAtoms):
 
     @classmethod
     def load(cls, path: str | Path) -> Spectrum:
-        """Reads what `save` wrote."""
+        """Load a spectrum that `save` wrote."""
         tensors, about = load_record(path, "pid_lens.Spectrum")
         parts: dict[str, Any] = {}
         for part in PARTS:

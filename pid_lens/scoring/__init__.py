@@ -1,8 +1,9 @@
-"""How probable whole options are, of several tokens, beside the rule of the first token.
+"""Log-probability of whole answer options of several tokens, and of their first token alone.
 
-In come a model, a batch and options of any length; out go `OptionScores`. The prompt runs once
-(`continuation`), options follow on copies of its keys and values where `cache_sharing` has found
-that to be sound, under interventions where asked (`under_interventions`).
+In come a model, a batch and options of any length; out go `OptionScores`. The forward pass of the
+prompt runs once (`continuation`); options continue it on copies of its KV cache where
+`cache_sharing` has measured that to be sound, under interventions where the user gives some
+(`under_interventions`).
 """
 
 from pid_lens.scoring.option_scores import OptionScores

@@ -1,4 +1,4 @@
-"""Cache sharing: whether options may run on the keys and values of their prompt, as measured."""
+"""KV cache sharing: measure whether options may run on the keys and values of their prompt."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ if TYPE_CHECKING:
     from pid_lens.scoring.continuation import PromptRun
 
 STEADY = 10
-"""A model that differs from itself by so many tolerances is too noisy to be judged."""
+"""Tolerances by which a model may differ from itself before it is too noisy to be judged."""
 
 
 class Verdict(NamedTuple):
-    """What was found of one model."""
+    """Result of a trial of one model.
+
+    Attributes:
+        sound: whether sharing the KV cache gives the same log-probabilities.
+        steps: number of tokens of the longest options of the trial.
+    """
 
     sound: bool
     steps: int
-    """Tokens of the longest options that it was found with."""
 
 
 _VERDICTS: PerObject[dict[tuple[Any, ...], Verdict]] = PerObject(dict)
-"""Of each model: what else decides how it computes -> what was found."""
+"""Per model: precision, kind of attention, interventions or none -> verdict."""
 
 
 def may_share(
@@ -40,10 +44,10 @@ def may_share(
     shared: Float[Tensor, "n answers later"],
     intervened: bool,
 ) -> bool:
-    """Whether what was found on the prompts' keys and values is to be trusted.
+    """Return whether log-probabilities on the prompts' KV cache are to be trusted.
 
-    It is measured once for a model in evaluation mode in its precision and with its kind of
-    attention, and again where options are longer than those before.
+    Measured once for a model in evaluation mode in its precision and with its kind of attention,
+    and again where options are longer than those before.
     """
     model, steps = run.anatomy.model, tokens.shape[-1]
     if steps == 1:
@@ -58,7 +62,7 @@ def may_share(
 
 
 def known_verdict(run: PromptRun, intervened: bool) -> Verdict | None:
-    """What was found of this model before; nothing while it is in training mode."""
+    """Look up the verdict on this model; None without one, and in training mode."""
     model = run.anatomy.model
     if model.training:
         return None
@@ -66,7 +70,7 @@ def known_verdict(run: PromptRun, intervened: bool) -> Verdict | None:
 
 
 def _conditions(run: PromptRun, intervened: bool) -> tuple[Any, ...]:
-    """What else decides how a model computes."""
+    """Collect the conditions of a verdict: precision, kind of attention, interventions or none."""
     config = getattr(run.anatomy.model, "config", None)
     attention = getattr(config, "_attn_implementation", None)
     return _dtype(run.anatomy), attention, intervened
@@ -78,29 +82,34 @@ def _is_sound(
     present: Bool[Tensor, "n answers steps"],
     shared: Float[Tensor, "n answers later"],
 ) -> bool:
-    """Whether each sample's longest option is as probable on either way.
+    """Return whether each sample's longest option is as probable with and without the KV cache.
 
-    How far the model differs from itself is seen in the answer to the prompt, which masked tokens
-    behind it cannot change. Where others do, the prompt looks ahead, and sharing alone is right.
+    The noise of the model is measured on the answer to the prompt, which masked tokens after it
+    cannot change. Where unmasked ones do, prompt tokens attend to later ones (no causal mask
+    within the prompt), and sharing alone is right.
     """
+    # The longest option of each sample, with its tokens masked (idle) and present (whole)
     rows = torch.arange(len(tokens), device=tokens.device)
     longest = present.sum(-1).argmax(-1)
     option, there = tokens[rows, longest], present[rows, longest]
     idle = run.compute_logits(option, torch.zeros_like(there))[:, 0].float().log_softmax(-1)
     idle, whole = idle.to(option.device), run.compute_logits(option, there)
     ahead = whole[:, 0].float().log_softmax(-1).to(option.device)
+    # Noise of the model: the answer to the prompt alone, and before masked tokens
     usual = tolerances_of(_dtype(run.anatomy)).cached_prompt
     if not _are_alike(idle, run.log_probs, STEADY * usual):
         return False
     noise = float((idle - run.log_probs).nan_to_num(nan=0.0).abs().max())
+    # An answer to the prompt that changes with its option: prompt tokens attend to it
     if not _are_alike(ahead, idle, usual + noise):
         return True
+    # Compare the log-probabilities of the option's later tokens, without and with the KV cache
     plain, scored = chosen_log_probs(whole, option)[:, 1:], there[:, 1:]
     return _are_alike(plain[scored], shared[rows, longest][scored], usual + noise)
 
 
 def _are_alike(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    """Log-probabilities that hardly differ; infinite ones must be equal, and NaN is like none."""
+    """Compare log-probabilities within a tolerance; infinite ones must be equal, NaN never is."""
     return bool(((one == other) | ((one - other).abs() < tolerance)).all())
 
 

@@ -1,4 +1,4 @@
-"""Continuation: the same prompts with many continuations, which share its keys and values."""
+"""Continuation of prompts: many continuations of the same prompts, which share their KV cache."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def pad_left(batch: Batch) -> Batch:
-    """The same prompts, each one's padding moved to the left, so that more can follow them.
+    """Move the padding of each prompt to the left, so that tokens can follow it.
 
     Raises:
-        ValueError: position ids or a mask of pairs came along, which cannot be moved.
+        ValueError: the batch has position ids or a 4-D attention mask, which cannot be moved.
     """
     mask = batch.inputs.get("attention_mask")
     if batch.inputs.get("position_ids") is not None or (mask is not None and mask.ndim != 2):
@@ -32,6 +32,7 @@ def pad_left(batch: Batch) -> Batch:
             "options continue their prompts, so the model must find positions and masks by "
             "itself: leave position_ids out, and hand over an attention_mask [n, tokens]"
         )
+    # Cyclic shift of each row by the number of padding tokens after its last attended one
     attended = attended_tokens(batch.inputs)
     n, tokens = attended.shape
     steps = torch.arange(tokens, device=attended.device)
@@ -53,35 +54,39 @@ def pad_left(batch: Batch) -> Batch:
 
 @dataclass(frozen=True, eq=False)
 class PromptRun:
-    """Prompts that ran, and how probable what may follow them is.
+    """Forward pass of prompts, and the log-probabilities of their continuations.
 
-    Continuations are token ids [n, k, steps] with a mask of those that are there. Of the model's
-    answers only what these tokens need is kept.
+    Continuations are token ids [n, k, steps] with a mask of those that are present. Of the
+    model's logits only what these tokens need is kept.
+
+    Attributes:
+        anatomy: parts of the model.
+        inputs: inputs of the prompts, padded on the left.
+        log_probs: log-probabilities of the next token after each prompt.
+        cache: KV cache; None where the model gives none that can be copied row by row.
+        positions: position id of the last token, as the decoder received it; None where the
+            decoder counts by itself.
     """
 
     anatomy: Anatomy
     inputs: Mapping[str, Any]
-    """Padded on the left."""
     log_probs: Float[Tensor, "n vocabulary"]
-    """The model's answer to the prompts themselves."""
     cache: Any
-    """Keys and values; None where the model gives none that can be copied row by row."""
     positions: Int[Tensor, "... one"] | None
-    """Where the decoder was told that the last token stands; None where it counts by itself."""
 
     @classmethod
     def run(cls, anatomy: Anatomy, inputs: Mapping[str, Any]) -> PromptRun:
-        """Runs the prompts once.
+        """Run the forward pass of the prompts once.
 
         Raises:
-            ValueError: an answer that is not a number.
+            ValueError: logits that are not a number.
         """
-        told: list[Tensor | None] = []
+        received: list[Tensor | None] = []
 
-        def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            told.append(named_arguments(module, args, kwargs).get("position_ids"))
+        def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            received.append(named_arguments(module, args, kwargs).get("position_ids"))
 
-        with hooked(before=[(anatomy.decoder, see)]):
+        with hooked(before=[(anatomy.decoder, keep)]):
             output = anatomy.model(**{**inputs, "use_cache": True})
         cache = getattr(output, "past_key_values", None)
         log_probs = output.logits[:, -1].float().log_softmax(-1).to(anatomy.device)
@@ -91,23 +96,24 @@ class PromptRun:
             inputs,
             log_probs,
             cache if _can_repeat(cache) else None,
-            None if (at := told[-1]) is None else at[..., -1:],
+            None if (at := received[-1]) is None else at[..., -1:],
         )
 
     def score_first(self, tokens: Int[Tensor, "n k steps"]) -> Float[Tensor, "n k one"]:
-        """Log-probability of each first token, which the prompts' own run says."""
+        """Look up the log-probability of each first token in the prompts' own pass."""
         return self.log_probs.gather(1, tokens[..., 0])[..., None]
 
     def score_on_cache(
         self, tokens: Int[Tensor, "n k steps"], present: Bool[Tensor, "n k steps"]
     ) -> Float[Tensor, "n k later"]:
-        """Log-probability of each token but the first, given all before it.
+        """Compute the log-probability of each token but the first, on the KV cache.
 
-        In one call, on copies of the prompts' keys and values.
+        Given all tokens before it, in one call on copies of the prompts' keys and values.
         """
         fed, wanted, present = tokens[..., :-1], tokens[..., 1:], present[..., :-1]
         if not wanted.numel():
             return wanted.float()
+        # The k continuations of a prompt are k batch rows, each with a copy of its KV cache
         k, steps = fed.shape[1:]
         cache = deepcopy(self.cache)
         cache.batch_repeat_interleave(k)
@@ -121,7 +127,7 @@ class PromptRun:
             **{
                 name: value.repeat_interleave(k, 0)
                 for name, value in self._continue_inputs(steps).items()
-                if value.ndim > 2  # which images a token sees; what kind it is concerns prompts
+                if value.ndim > 2  # cross-attention masks, not the token types of prompts
             },
         }
         with hooked(before=[(self.anatomy.decoder, self._position_hook(k, steps))]):
@@ -130,7 +136,7 @@ class PromptRun:
         return rearrange(found, "(n k) s -> n k s", k=k)
 
     def _position_hook(self, k: int, steps: int) -> Any:
-        """Tells the decoder where the continuation stands, as it was told of the prompt."""
+        """Make a pre-hook that gives the decoder the position ids of the continuation."""
 
         def place(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
             if self.positions is None:
@@ -146,9 +152,9 @@ class PromptRun:
     def score_with_prompt(
         self, tokens: Int[Tensor, "n k steps"], present: Bool[Tensor, "n k steps"]
     ) -> Float[Tensor, "n k later"]:
-        """Log-probability of each token but the first, given all before it.
+        """Compute the log-probability of each token but the first, without a KV cache.
 
-        The whole prompt runs again with every continuation, and without a cache.
+        Given all tokens before it; the whole prompt runs again with every continuation.
         """
         if tokens.shape[-1] == 1:
             return tokens[..., 1:].float()
@@ -161,7 +167,7 @@ class PromptRun:
     def compute_logits(
         self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
     ) -> Float[Tensor, "n steps vocabulary"]:
-        """Logits before each token of one continuation, the prompt run with it."""
+        """Compute the logits before each token of one continuation, run with its prompt."""
         inputs = self._extend_inputs(tokens[:, :-1], present[:, :-1])
         logits: Tensor = self.anatomy.model(**inputs, use_cache=False).logits
         return logits[:, -tokens.shape[1] :]
@@ -169,7 +175,7 @@ class PromptRun:
     def _extend_inputs(
         self, tokens: Int[Tensor, "n steps"], present: Bool[Tensor, "n steps"]
     ) -> dict[str, Any]:
-        """The inputs with tokens at the end; of whatever kind the prompt's last token is."""
+        """Append tokens to the inputs, of the same token type as the prompt's last token."""
         ids = self.inputs["input_ids"]
         attended = attended_tokens(self.inputs)
         ahead = self._continue_inputs(tokens.shape[1])
@@ -181,7 +187,7 @@ class PromptRun:
         }
 
     def _continue_inputs(self, steps: int) -> dict[str, Tensor]:
-        """What else the inputs say of each token, for tokens like the prompt's last one."""
+        """Repeat the other per-token inputs of the prompt's last token for the tokens after it."""
         shape = self.inputs["input_ids"].shape
         return {
             name: repeat(value[:, -1], "n ... -> n s ...", s=steps)
@@ -191,10 +197,10 @@ class PromptRun:
 
 
 def require_finite_answers(broken: Bool[Tensor, " n"]) -> None:
-    """Answers that are no numbers are not passed on.
+    """Require answers that are finite.
 
     Raises:
-        ValueError: a sample is broken.
+        ValueError: some samples are ``broken``.
     """
     if bool(broken.any()):
         raise ValueError(
@@ -206,13 +212,13 @@ def require_finite_answers(broken: Bool[Tensor, " n"]) -> None:
 def chosen_log_probs(
     logits: Float[Tensor, "n steps vocabulary"], tokens: Int[Tensor, "n steps"]
 ) -> Float[Tensor, "n steps"]:
-    """Log-probability of one token a step."""
+    """Compute the log-probability of one token per step, in float32."""
     wide = logits.float()
     found = wide.gather(-1, tokens[..., None].to(wide.device))[..., 0] - wide.logsumexp(-1)
     return found.to(tokens.device)
 
 
 def _can_repeat(cache: Any) -> bool:
-    """Whether it can be repeated row by row: caches of recurrent layers cannot."""
+    """Return whether a cache can be repeated row by row: those of recurrent layers cannot."""
     layers: Any = getattr(cache, "layers", [])
     return bool(layers) and all(hasattr(one, "batch_repeat_interleave") for one in layers)

@@ -1,4 +1,4 @@
-"""Scores of whole options: what `score_options` returns."""
+"""OptionScores: log-probabilities of whole options, as `score_options` returns them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,27 @@ RULES = ("whole", "mean", "first")
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class OptionScores:
-    """How probable every whole option is after its prompt.
+    """Log-probability of every whole option after its prompt.
 
     ::
 
         log p(option | prompt) = sum_j log p(token_j | prompt, token_1 .. token_{j-1})
 
     in natural log, full vocabulary, float32, on the CPU; -inf where a sample has fewer options
-    than others. Three rules read an answer off: the probability of the ``"whole"`` option, which
-    favours short ones; its ``"mean"`` a token, which does not; and that of its ``"first"`` token
-    alone, which is what a Lens reads and which cannot tell options that begin alike.
+    than others. Three rules choose an answer: by the probability of the ``"whole"`` option, which
+    favours short ones; by its ``"mean"`` per token, which does not; and by that of its
+    ``"first"`` token alone, which is what a Lens reads and which cannot distinguish options that
+    begin alike.
+
+    Attributes:
+        log_probs: log-probability of each whole option, [n, answers].
+        first: log-probability of each option's first token, [n, answers].
+        tokens: number of tokens of each option, [n, answers]; 0 where a sample has fewer options.
+        names: the options of each sample: their texts, or their token ids.
+        collisions: for each sample the sets of options that share a first token.
+        shared: whether the options ran on the prompt's KV cache. False: the prompt ran again with
+            every option, as this model needs it or as the caller asked.
+        ids: names of the samples, where the batch had some.
 
     Example:
         >>> import torch
@@ -43,30 +54,22 @@ class OptionScores:
     """
 
     log_probs: Float[Tensor, "n answers"]
-    """Log-probability of each whole option."""
     first: Float[Tensor, "n answers"]
-    """Log-probability of each option's first token."""
     tokens: Int[Tensor, "n answers"]
-    """Number of tokens of each option; 0 where a sample has fewer options."""
     names: tuple[tuple[str, ...], ...]
-    """The options of each sample: their texts, or their token ids."""
     collisions: tuple[tuple[tuple[str, ...], ...], ...]
-    """For each sample the groups of options that share a first token."""
     shared: bool
-    """Whether the options ran on the prompt's keys and values. False: the prompt ran again with
-    every option, as this model needs it or as was asked for."""
     ids: tuple[str, ...] | None = None
-    """Names of the samples, where the batch had some."""
 
     @property
     def mean(self) -> Float[Tensor, "n answers"]:
-        """Length-normalised: log-probability a token."""
+        """Length-normalised log-probability: its mean per token, [n, answers]."""
         return torch.where(self.tokens > 0, self.log_probs / self.tokens.clamp(min=1), -math.inf)
 
     def best(self, rule: Rule = "mean") -> Int[Tensor, " n"]:
-        """Index of each sample's most probable option; -1 where several are so equally.
+        """Find the index of each sample's most probable option; -1 where several are equally so.
 
-        By the ``"first"`` rule that is so, too, where the best first token begins several options.
+        By the ``"first"`` rule -1, too, where the best first token begins several options.
 
         Raises:
             ValueError: an unknown rule.

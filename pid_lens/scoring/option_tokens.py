@@ -1,4 +1,4 @@
-"""Option tokens: whole answers, of however many tokens."""
+"""Tokens of answer options, of any number of tokens each."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ if TYPE_CHECKING:
 
 
 class Option(NamedTuple):
-    """One answer that a model may give."""
+    """An option: one of the answers on offer.
+
+    Attributes:
+        name: its text, or its token ids as text.
+        tokens: its token ids.
+    """
 
     name: str
-    """Its text, or its token ids as text."""
     tokens: tuple[int, ...]
 
 
 Options = tuple[tuple[Option, ...], ...]
-"""Of each sample."""
+"""The options of each sample."""
 
 
 def tokenise_options(options: Sequence[Any], n: int, processor: Any = None) -> Options:
-    """Every sample's options with all their tokens.
+    """Tokenise the options of every sample.
 
     An option is a text, tokenised as it stands without special tokens, or a list of token ids;
-    tensors and arrays do as well as lists.
+    tensors and arrays are accepted in place of lists.
 
     Args:
         options: one list of options for all samples, or one such list a sample.
@@ -60,7 +64,7 @@ def tokenise_options(options: Sequence[Any], n: int, processor: Any = None) -> O
 def stack_tokens(
     options: Options,
 ) -> tuple[Int[Tensor, "n answers steps"], Bool[Tensor, "n answers steps"]]:
-    """Token ids, 0 where there is none, and where there is one.
+    """Stack token ids, 0 where there is none, with the mask of those present.
 
     Example:
         >>> stack_tokens(tokenise_options([[7], [7, 9]], n=1))[0]
@@ -77,7 +81,7 @@ def stack_tokens(
 
 
 def collisions(options: Options) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """For each sample the names of options that share a first token, group by group.
+    """Find for each sample the sets of options that share a first token, by name.
 
     Example:
         >>> collisions(tokenise_options([[7], [8], [7, 9]], n=1))
@@ -93,7 +97,7 @@ def collisions(options: Options) -> tuple[tuple[tuple[str, ...], ...], ...]:
 
 
 def _is_row(row: list[Any]) -> bool:
-    """Whether this is a list of options, and not one option."""
+    """Return whether this is a list of options, and not one option."""
     return not all(isinstance(one, int) for one in row)
 
 

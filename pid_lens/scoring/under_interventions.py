@@ -1,4 +1,4 @@
-"""Interventions in force, for prompts and for prompts with an option behind them."""
+"""Interventions on prompts, and on prompts that an option continues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class UnderInterventions:
-    """Interventions on prompts, whose spans and names do not depend on what follows them."""
+    """Interventions on prompts, whose spans and names do not depend on the option after them.
+
+    Attributes:
+        anatomy: parts of the model.
+        interventions: applied in every forward pass.
+        batch: the prompts, padded on the left.
+        processor: finds the question in prompts of its chat template.
+        moments: means and standard deviations for noise.
+        seed: of the noise.
+    """
 
     anatomy: Anatomy
     interventions: tuple[Intervention, ...]
@@ -28,7 +37,7 @@ class UnderInterventions:
     seed: int
 
     def __call__(self, more: int = 0) -> AbstractContextManager[None]:
-        """In force for prompts with so many more tokens, which continue their answer."""
+        """Apply the interventions in a context, to prompts with ``more`` tokens after them."""
         if not self.interventions:
             return nullcontext()
         return intervene(
@@ -47,7 +56,7 @@ class UnderInterventions:
 
     @cached_property
     def _ids(self) -> tuple[str, ...] | None:
-        """Names of the samples; None where they have none, which only noise would need."""
+        """Names of the samples; None where they have none, which noise alone needs."""
         if self.batch.ids is not None:
             return tuple(self.batch.ids)
         inputs = self.batch.inputs

@@ -1,4 +1,4 @@
-"""Whole options: how probable answers of several tokens are, the prompt read once."""
+"""Whole options: log-probability of answers of several tokens, with one pass of the prompt."""
 
 from __future__ import annotations
 
@@ -40,48 +40,48 @@ def score_options(
     rows: int = 64,
     anatomy: Anatomy | None = None,
 ) -> OptionScores:
-    """Log-probability of every whole option after its prompt.
+    """Compute the log-probability of every whole option after its prompt.
 
     ::
 
         log p(option | prompt) = sum_j log p(token_j | prompt, token_1 .. token_{j-1})
 
-    The prompt runs once; options of all samples then run as rows of a call on copies of its keys
-    and values. Whether a model can be trusted with that is tested in its first call, and again
-    with longer options, another precision, another kind of attention or with interventions: the
-    longest options also run the plain way, prompt and option together without a cache. Where
-    the two differ by more than the precision explains, the plain way is used from then on, and
-    the result says so. (Where a prompt's own tokens look ahead at an option that follows them, as
-    in PaliGemma, the plain way is the wrong one, and sharing is what ``generate`` does.)
+    The prompt runs once; options of all samples then run as batch rows of a call on copies of its
+    KV cache. Whether that is sound for a model is tested in its first call, and again with longer
+    options, another precision, another kind of attention or with interventions: the longest
+    options also run in full, prompt and option together without a cache. Where the two differ by
+    more than the precision explains, options run in full from then on, and ``shared`` of the
+    result is False. (Where a prompt's own tokens attend to an option that follows them, as in
+    PaliGemma, the full run is the wrong one, and sharing is what ``generate`` does.)
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         batch: a `Batch`, or the model's inputs, padded on either side.
         options: texts, or lists of token ids: one list for all samples, or one list a sample.
-            They are tokenised as they stand and put behind the prompt's last token. Where the
+            They are tokenised as they stand and put after the prompt's last token. Where the
             answer begins with a space, as after ``ASSISTANT:``, write ``" A"`` if the tokenizer
             keeps the space in the word (Qwen, Llama 3, Gemma), but ``"A"`` if it puts a space
             before every text by itself (Llama 2, Mistral): ``tokenizer.tokenize("A")`` shows it.
         processor: needed for options that are text, and to find a question for interventions.
-        interventions: in force for prompts and options, which continue the ``answer`` span.
+        interventions: applied to prompts and options, which extend the ``answer`` span.
         spans: masks [n, tokens] by name for the interventions, where the batch has none.
-        moments: what noise looks like, of `calibrate`.
+        moments: means and standard deviations for noise, from `calibrate`.
         seed: of the noise.
-        share: True and False settle which way is taken, without a test.
-        rows: rows of one call on shared keys and values at most, though at least one option of
+        share: True shares the KV cache, False runs in full, both without a test.
+        rows: batch rows of one call on a shared KV cache at most, though at least one option of
             every sample. Memory grows with it: each row has a copy of its prompt's keys and
-            values and an answer over the vocabulary at each of its tokens. Interventions know the
+            values and logits over the vocabulary at each of its tokens. Interventions know the
             prompts' rows, so under them options run one after another.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Returns:
-        `OptionScores`, with the length-normalised and the first-token rule beside the sum.
+        `OptionScores`, with the length-normalised and the first-token rule besides the sum.
 
     Raises:
         TypeError: options that are neither texts nor lists of token ids.
         ValueError: no samples, an empty option, one with an unknown word or no token id of the
-            model, two of the same tokens, sharing asked for from a model that gives no keys and
-            values, or an answer of the model that is not finite.
+            model, two of the same tokens, ``share=True`` for a model that gives no keys and
+            values, or log-probabilities that are not finite.
 
     Warns:
         UserWarning: the model is in training mode.
@@ -135,20 +135,20 @@ def _score_tokens(
     share: bool | None,
     rows: int,
 ) -> tuple[Float[Tensor, "n answers steps"], bool]:
-    """Log-probability of each token, and whether options ran on their prompts' keys and values.
+    """Compute the log-probability of each token, with whether options ran on the KV cache.
 
-    They do if the caller asked for it, or if a trial finds it right (`may_share`). Otherwise each
+    They do if the caller asked for it, or if a trial finds it sound (`may_share`). Otherwise each
     option runs with its prompt, without a cache.
     """
     intervened = bool(scope.interventions)
     together = 1 if intervened else max(1, rows // len(tokens))
-    with scope():  # of prompts, and of options on their keys and values
+    with scope():  # prompts, and options on their KV cache
         run = PromptRun.run(scope.anatomy, scope.batch.inputs)
         _require_shareable(share, run)
         sharing = _is_worth_sharing(share, run, intervened)
         later = _score_together(run, tokens, present, together) if sharing else None
     first = run.score_first(tokens)
-    with scope(tokens.shape[-1] - 1):  # of prompts with an option behind them
+    with scope(tokens.shape[-1] - 1):  # prompts with an option after them
         if later is not None and (share or may_share(run, tokens, present, later, intervened)):
             return torch.cat([first, later], -1), True
         return torch.cat([first, run.score_with_prompt(tokens, present)], -1), False
@@ -163,7 +163,7 @@ def _require_shareable(share: bool | None, run: PromptRun) -> None:
 
 
 def _is_worth_sharing(share: bool | None, run: PromptRun, intervened: bool) -> bool:
-    """Whether sharing can be right, as far as is known before it is tried."""
+    """Return whether sharing can be sound, as far as is known before it is tried."""
     if run.cache is None or share is not None:
         return bool(share)
     known = known_verdict(run, intervened)
@@ -176,7 +176,7 @@ def _score_together(
     present: Bool[Tensor, "n answers steps"],
     together: int,
 ) -> Float[Tensor, "n answers later"]:
-    """Log-probability of each token but the first; so many options in one call."""
+    """Compute the log-probability of each token but the first, ``together`` options a call."""
     parts = zip(tokens.split(together, 1), present.split(together, 1), strict=True)
     return torch.cat([run.score_on_cache(*part) for part in parts], 1)
 
@@ -189,7 +189,7 @@ def _sum_tokens(
 
 
 def _require_known_tokens(options: Options, anatomy: Anatomy) -> None:
-    """Token ids must be the model's."""
+    """Require token ids of the model's vocabulary."""
     weight: Any = anatomy.unembed.weight
     largest = max(max(option.tokens) for row in options for option in row)
     if largest >= len(weight):

@@ -1,8 +1,8 @@
-"""A model's own proof that its results may be trusted, property by property.
+"""Self-check of a model: numerical tests of logit lens, ablations, knockout, batching and hooks.
 
-In come a model and a batch; out goes a report with a line and a measured number a property.
-`trial` is the model with batches that differ in one modality alone, `properties` are what is
-proved, `report` is what was found.
+In come a model and a batch; out goes a report with one line and one measured number per property.
+`trial` is the model with counterfactual batches that differ in one modality alone, `properties`
+are the tests, `report` is the record of their outcomes.
 """
 
 from pid_lens.self_check.properties import check

@@ -1,4 +1,4 @@
-"""What a model is checked for: that nothing leaks, property by property, with numbers."""
+"""Tests of a model: exact logit lens, no leak past ablation or knockout, no hook left."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ def check(
     processor: Any = None,
     anatomy: Anatomy | None = None,
 ) -> Checked:
-    """Proves on a model at hand that its results may be trusted, or says what may not.
+    """Check on a given model that its results may be trusted, property by property.
 
     =========== ===============================================================================
     lens        the last layer, normed and unembedded, is the model's own answer
     untouched   without interventions the logits are what they are without a lens, to the bit
-    fork        one forked pass reads, in nats, what a pass for each condition reads
+    fork        one forked forward pass reads, in nats, what a pass per condition reads
     sighted     other pixels, and other words, do change the answer: else nothing is proved below
     image       with the image noised other pixels change no logit at the answer
-    question    with the question noised other words change none
+    question    with the question noised other words change no logit
     knockout    with attention from all other tokens to the image masked other pixels change none
     batch       a sample's answer does not depend on the batch that it stands in
-    hooks       nothing is left behind in the model
+    hooks       no hook of ours is left in the model
     =========== ===============================================================================
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         inputs: a `Batch`, or a mapping of the model's inputs; two or more samples.
-        spans: masks [n, tokens] by name, where neither the batch nor a processor says them.
+        spans: masks [n, tokens] by name, where neither the batch nor a processor gives them.
         processor: finds the question in prompts of its chat template.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Returns:
-        `Checked`, with ``ok`` and a line a property. A property that cannot be measured has
-        failed, and says why. One exception: where the inputs do not tell which pixels are the
-        first sample's (images in unequal tiles), ``batch`` is neither held nor failed.
+        `Checked`, with ``ok`` and one line per property. A property that cannot be measured has
+        failed, and its line says why. One exception: where the inputs do not determine which
+        pixels are the first sample's (images in unequal tiles), ``batch`` neither holds nor fails.
 
     Raises:
         TypeError: no inputs.
@@ -90,18 +90,19 @@ def _try(name: str, prove: Callable[[Trial], Property], trial: Trial) -> Propert
 
 
 def _prove_lens(trial: Trial) -> Property:
-    seen: list[Tensor] = []
+    states: list[Tensor] = []
 
     def keep(module: Any, args: tuple, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
+        states.append(output[0] if isinstance(output, tuple) else output)
 
     hook = trial.anatomy.layers[-1].register_forward_hook(keep)
     try:
         own = trial.answer(trial.batch)
     finally:
         hook.remove()
-    at = trial.samples.spans.positions("answer").to(seen[0].device)
-    read = trial.anatomy.logits(seen[0][torch.arange(len(at), device=at.device), at])
+    # Logit lens on the last residual stream, against the model's own log-probabilities
+    at = trial.samples.spans.positions("answer").to(states[0].device)
+    read = trial.anatomy.logits(states[0][torch.arange(len(at), device=at.device), at])
     off = largest_change(read.to(own.device).log_softmax(-1) - own.float().log_softmax(-1))
     return Property("lens", off <= trial.close, off, "nats off the model's own answer at most")
 
@@ -123,7 +124,7 @@ def _prove_fork(trial: Trial) -> Property:
             trial.answer(trial.batch)
     one, other = (lens.reads.log_probs for lens in (fork, replay))
     off = largest_change((one - other).masked_fill(one == other, 0.0))
-    return Property("fork", off <= trial.close, off, "nats between both ways to read, at most")
+    return Property("fork", off <= trial.close, off, "nats between fork and single passes at most")
 
 
 def _prove_sighted(trial: Trial) -> Property:
@@ -131,6 +132,7 @@ def _prove_sighted(trial: Trial) -> Property:
         largest_change(trial.answer(other) - trial.plain)
         for other in (trial.other_pixels, trial.other_words)
     ]
+    # A change of a logit must exceed what rounding alone may make
     rounding = 2 * torch.finfo(trial.plain.dtype).eps * largest_change(trial.plain)
     ok = min(moved) > rounding
     return Property("sighted", ok, min(moved), "is what other pixels or words move a logit by")
@@ -151,20 +153,20 @@ def _prove_question(trial: Trial) -> Property:
 
 
 def _change_under(noise: Noise, trial: Trial, other: Batch) -> float:
-    """The most by which a logit differs between two batches, both under the same noise."""
+    """Measure the largest difference of a logit between two batches under the same noise."""
     return largest_change(trial.answer(trial.batch, noise) - trial.answer(other, noise))
 
 
 def _prove_knockout(trial: Trial) -> Property:
     image = trial.samples.spans["image"]
     spans = Spans(image=image, rest=~image)
-    closed = Knockout("image", "rest")
+    knockout = Knockout("image", "rest")
     found = [
-        trial.answer(replace(batch, spans=spans), closed)
+        trial.answer(replace(batch, spans=spans), knockout)
         for batch in (trial.batch, trial.other_pixels)
     ]
     off = largest_change(found[0] - found[1])
-    return Property("knockout", off == 0, off, "is what unseen pixels move a logit by")
+    return Property("knockout", off == 0, off, "is what masked pixels move a logit by")
 
 
 def _prove_batch(trial: Trial) -> Property:

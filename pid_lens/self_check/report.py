@@ -1,24 +1,32 @@
-"""Checked: what a model's self-check found, property by property."""
+"""Report of a model's self-check: `Checked`, with one `Property` per line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 VERDICTS = {True: "ok    ", False: "FAILED", None: "untold"}
-"""How each verdict is printed."""
+"""Printed form of each verdict."""
 
 
 @dataclass(frozen=True)
 class Property:
-    """One property, and what was measured of it."""
+    """Outcome of the test of one property.
+
+    Attributes:
+        name: name of the property, as `check` lists it.
+        ok: whether it holds; None where the inputs do not determine it.
+        measured: the number behind the verdict; None where none could be measured.
+        detail: meaning of the number, or why there is none.
+
+    Example:
+        >>> print(Property("fork", False, 0.25, "nats between fork and single passes"))
+        FAILED fork: 0.25 nats between fork and single passes
+    """
 
     name: str
     ok: bool | None
-    """Whether it holds; None where the inputs do not say how to find out."""
     measured: float | None
-    """The number behind the verdict; None where none could be measured."""
     detail: str
-    """What was measured, or why it could not be."""
 
     def __str__(self) -> str:
         number = "" if self.measured is None else f" {self.measured:.2g}"
@@ -27,7 +35,11 @@ class Property:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found, one line a property.
+    """Report of `check`, printed with one line per property.
+
+    Attributes:
+        model: class name of the model.
+        properties: outcome of each test.
 
     Example:
         >>> print(Checked("Tiny", (Property("lens", True, 1e-7, "nats off the logits"),)))
@@ -40,12 +52,12 @@ class Checked:
 
     @property
     def ok(self) -> bool:
-        """Whether no property fails."""
+        """Whether no property failed."""
         return not self.failed
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """The names of the properties that do not hold."""
+        """Names of the properties that failed."""
         return tuple(one.name for one in self.properties if one.ok is False)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""A trial: a model, a batch, and batches that differ from it in one modality alone."""
+"""Trial of a model: a batch, and counterfactual batches that differ in one modality alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """A model, a batch, and other batches that differ from it in one modality alone."""
+    """A model, a batch, and counterfactual batches that differ from it in one modality alone.
+
+    Attributes:
+        anatomy: parts of the model.
+        batch: the batch, with spans and names.
+        samples: its spans, names and options.
+    """
 
     anatomy: Anatomy
     batch: Batch
@@ -32,7 +38,7 @@ class Trial:
 
     @cached_property
     def moments(self) -> Moments:
-        """What noise looks like, calibrated on the batch."""
+        """Means and standard deviations for noise, calibrated on the batch."""
         return calibrate(None, [self.batch], anatomy=self.anatomy)
 
     @cached_property
@@ -42,14 +48,14 @@ class Trial:
 
     @cached_property
     def close(self) -> float:
-        """How far rounding may move a logit; reads are float32 at best."""
+        """Tolerance: how far rounding may move a logit; reads are float32 at best."""
         dtype = self.plain.dtype
         eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
         return tolerances_of(dtype).roundings * eps * largest_change(self.plain)
 
     @cached_property
     def other_pixels(self) -> Batch:
-        """The values of every pixel tensor in another order."""
+        """The batch with the values of every pixel tensor permuted."""
         inputs = self.batch.inputs
         pixels = [k for k, v in inputs.items() if torch.is_tensor(v) and _is_picture(k, v)]
         if not pixels:
@@ -59,7 +65,8 @@ class Trial:
 
     @cached_property
     def other_words(self) -> Batch:
-        """Another word wherever the question is said."""
+        """The batch with another token at every position of the question."""
+        # A token id from the upper half of the vocabulary that no image or question position has
         ids, vocabulary = self.batch.inputs["input_ids"], len(self.anatomy.unembed.weight)  # type: ignore[arg-type]
         inside = self.samples.spans["question"].to(ids.device)
         words = ids[inside].unique()
@@ -72,7 +79,7 @@ class Trial:
         return replace(self.batch, inputs={**self.batch.inputs, **changed})
 
     def answer(self, batch: Batch, *interventions: Intervention) -> Float[Tensor, "n vocabulary"]:
-        """Logits at the answer position, under interventions."""
+        """Compute the logits at the answer position, under interventions."""
         if interventions:
             how: dict[str, Any] = {"spans": batch.spans, "ids": batch.ids, "moments": self.moments}
             with intervene(None, *interventions, anatomy=self.anatomy, **how):
@@ -82,7 +89,7 @@ class Trial:
         return logits[torch.arange(len(at), device=logits.device), at]
 
     def lens(self) -> Lens:
-        """A lens; without options it reads the first sample's two likeliest tokens."""
+        """Make a lens; without options it reads the first sample's two likeliest tokens."""
         likeliest = self.plain[0].topk(2).indices.tolist()
         choices = likeliest if self.batch.options is None else None
         return Lens(
@@ -94,19 +101,19 @@ class Trial:
 
 
 class UntoldError(ValueError):
-    """The inputs do not say what would have to be known."""
+    """Inputs that do not determine what a property needs."""
 
 
 def largest_change(change: Tensor) -> float:
-    """The largest absolute value."""
+    """Return the largest absolute value."""
     return float(change.float().abs().max())
 
 
 def first_sample(trial: Trial) -> dict[str, Any]:
-    """The first sample's inputs, its pixels included.
+    """Cut the first sample's inputs out of the batch's, its pixels included.
 
     Raises:
-        UntoldError: the inputs do not say which pixels are its own.
+        UntoldError: the inputs do not determine which pixels are its own.
     """
     image, inputs = trial.samples.spans["image"], trial.batch.inputs
     begins = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
@@ -115,7 +122,7 @@ def first_sample(trial: Trial) -> dict[str, Any]:
 
 
 def _is_picture(name: str, value: Tensor) -> bool:
-    """Pixels or features of them, but no mask in floating-point numbers."""
+    """Return whether an input is pixels or features of them, not a floating-point mask."""
     return value.is_floating_point() and "mask" not in name
 
 
@@ -125,9 +132,15 @@ def _shuffle(pixels: Tensor) -> Tensor:
 
 
 def _first_share(name: str, value: Any, images: list[int], tokens: list[int]) -> Any:
-    """The first sample's share of an input, whose samples have so many images and image tokens.
+    """Cut the first sample's rows out of an input.
 
-    Rows are samples, or images, or patches, of which each image token stands for as many.
+    Rows are samples, or images, or patches, with the same number of patches per image token.
+
+    Args:
+        name: of the input.
+        value: of the input.
+        images: number of images of each sample.
+        tokens: number of image tokens of each sample.
     """
     if not _has_rows(value):
         return value
@@ -152,6 +165,6 @@ def _has_rows(value: Any) -> bool:
 
 
 def _is_of_images(name: str, value: Any) -> bool:
-    """Whether rows are images or patches: pixels, and what is said of images one by one."""
+    """Return whether rows are images or patches: pixels, and sizes and lists per image."""
     sizes = name.endswith(("_sizes", "_thw"))
     return sizes or not torch.is_tensor(value) or _is_picture(name, value)

@@ -1,7 +1,8 @@
-"""Distributions whose decomposition is known in closed form, to test with and to teach with.
+"""Ground truth: distributions whose partial information decomposition has a closed form.
 
-In come a name and a size; out go tables, covariances, posteriors or `pid_lens.Reads`, with the
-atoms that a right estimator finds in them. No model runs here.
+In come a name and a size; out go joint tables, covariances, posteriors or `pid_lens.Reads`, with
+the atoms (redundancy, unique informations, synergy) that a right estimator finds in them: to test
+estimators with and to teach with. No model runs here.
 """
 
 from pid_lens.truth.gates import GATES, atoms_of, gate, posteriors_of

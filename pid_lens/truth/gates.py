@@ -1,4 +1,4 @@
-"""Gates: tables of bits whose atoms every paper agrees on."""
+"""Logic gates: joint distributions of fair bits whose atoms every paper agrees on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from pid_lens.truth.known import LEAST_PROBABILITY, known_atoms
 
 @dataclass(frozen=True)
 class _Gate:
-    """Bits that are tossed, what either source and the answer see of them, and the atoms."""
+    """A system of fair bits: the functions of them that are X1, X2 and Y, and its atoms.
+
+    ``flips`` are the flip probabilities of binary symmetric channels behind X1, X2 and Y.
+    """
 
     bits: int
     vision: Callable[[tuple[int, ...]], object]
@@ -25,11 +28,10 @@ class _Gate:
     answer: Callable[[tuple[int, ...]], object]
     atoms: tuple[float, float, float, float]
     flips: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """How often what vision, language and the answer show is flipped."""
 
 
 def _h(p: float) -> float:
-    """Entropy of a coin, bits."""
+    """Compute the binary entropy of a coin, bits."""
     return -p * math.log2(p) - (1 - p) * math.log2(1 - p)
 
 
@@ -74,10 +76,10 @@ GATES = tuple(_GATES)
 
 
 def gate(name: str) -> Float64[Tensor, "n1 n2 answers"]:
-    """The joint distribution p(x1, x2, y) of a named system of fair bits.
+    """Tabulate the joint distribution p(x1, x2, y) of a named system of fair bits.
 
     AND, OR, XOR, SUM, COPY (y = (x1, x2)) and UNQ (y = x1) take two independent bits; RDN is
-    one bit that all see. RDNXOR: x1 = (r, a), x2 = (r, b), y = (r, a xor b). RDNUNQXOR:
+    one bit that x1, x2 and y copy. RDNXOR: x1 = (r, a), x2 = (r, b), y = (r, a xor b). RDNUNQXOR:
     x1 = (r, u, a), x2 = (r, v, b), y = (r, u, v, a xor b). XOR_FLIP10: an XOR whose output is
     flipped with probability 0.1. BSC_PAIR: x1 and x2 are copies of the bit y, flipped with
     probability 0.1 and 0.2.
@@ -98,19 +100,21 @@ def gate(name: str) -> Float64[Tensor, "n1 n2 answers"]:
     """
     system = _known(name)
     tosses = list(product((0, 1), repeat=system.bits))
-    seen = [[f(z) for z in tosses] for f in (system.vision, system.language, system.answer)]
-    names = [sorted(set(values), key=repr) for values in seen]
+    # Push the uniform distribution of bits z through x1(z), x2(z), y(z)
+    values = [[f(z) for z in tosses] for f in (system.vision, system.language, system.answer)]
+    names = [sorted(set(one), key=repr) for one in values]
     table = torch.zeros([len(n) for n in names], dtype=torch.float64)
-    for symbols in zip(*seen, strict=True):
+    for symbols in zip(*values, strict=True):
         at = tuple(n.index(x) for n, x in zip(names, symbols, strict=True))
         table[at] += 1 / len(tosses)
+    # Binary symmetric channels of X1, X2 and Y
     for axis, p in enumerate(system.flips):
         table = (1 - p) * table + p * table.flip(axis)
     return table
 
 
 def atoms_of(name: str) -> Atoms:
-    """The true decomposition of a gate, bits, from its closed form.
+    """Return the true decomposition of a gate, bits, from its closed form.
 
     Args:
         name: one of ``GATES``.
@@ -133,7 +137,7 @@ def atoms_of(name: str) -> Atoms:
 def posteriors_of(
     joint: Float64[Tensor, "n1 n2 answers"], n: int, seed: int | None = None
 ) -> Float64[Tensor, "layers conditions n answers"]:
-    """What a perfect model of a joint distribution answers to n samples, as one layer of reads.
+    """Compute the exact posteriors of a joint distribution at n samples, as one layer of reads.
 
     Args:
         joint: probabilities p(x1, x2, y).
@@ -142,8 +146,9 @@ def posteriors_of(
             rounding, so that reads of a gate have the gate's own atoms.
 
     Returns:
-        Log-probabilities [1, 3, n, answers] given both, vision, language. What cannot be is
-        given 1e-30 and not 0, as an answer of log-probability -inf would count as absent.
+        Log-probabilities [1, 3, n, answers] given both, vision, language: what a perfect model
+        answers. Impossible answers have probability 1e-30 and not 0, as an answer of
+        log-probability -inf would count as absent.
 
     Example:
         >>> posteriors_of(gate("AND"), 4)[0, 0].exp().round()
@@ -152,6 +157,7 @@ def posteriors_of(
                 [1., 0.],
                 [0., 1.]], dtype=torch.float64)
     """
+    # Samples of p(x1, x2): rounded quantiles without a seed, independent with one
     pairs = joint.sum(-1)
     if seed is None:
         ends = (pairs.flatten().cumsum(0) * n).round().long()
@@ -160,6 +166,7 @@ def posteriors_of(
         generator = torch.Generator().manual_seed(seed)
         flat = torch.multinomial(pairs.flatten(), n, replacement=True, generator=generator)
     x1, x2 = flat // joint.shape[1], flat % joint.shape[1]
+    # p(y | x1, x2), p(y | x1), p(y | x2) from sums of the table
     full, vision, language = joint[x1, x2], joint.sum(1)[x1], joint.sum(0)[x2]
     posteriors = torch.stack([full, vision, language])
     posteriors = posteriors / posteriors.sum(-1, keepdim=True)

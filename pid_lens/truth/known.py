@@ -1,4 +1,4 @@
-"""Atoms made of known informations."""
+"""Atoms from mutual informations and a union information that are known."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from pid_lens.results import Atoms
 
 LEAST_PROBABILITY = 1e-30
-"""What stands for probability 0 where its logarithm is taken."""
+"""Floor of probabilities, in place of 0, before a logarithm."""
 
 
 def known_atoms(*totals: float | Tensor) -> Atoms:
-    """Atoms of I12, I1, I2 and the union, bits."""
+    """Compute atoms from I12, I1, I2 and the union information, bits."""
     i12, i1, i2, union = (torch.as_tensor(x, dtype=torch.float64) for x in totals)
     return Atoms(
         information=i12,

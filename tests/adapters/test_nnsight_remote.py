@@ -205,7 +205,7 @@ def other_embeddings(model, batch):
 
 WRONG = {
     wrong_answers: r"\[4, 4, 2\]; got \[3, 4, 2\]",
-    removal: "closes up positions",
+    removal: "renumbers positions",
     no_moments: "needs the moments",
     other_embeddings: r"got \[1, 2, 3\]",
 }

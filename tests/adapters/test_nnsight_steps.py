@@ -170,7 +170,7 @@ def asked_too_early(nn, batch):
 WRONG = {
     reading_first: "before the loop's own reads",
     readout_of_a_step: "readout reads prompts",
-    with_beams: "a beam search cannot be told apart",
+    with_beams: "a beam search cannot be matched to prompts",
     outside: "belongs into a trace's own block",
     beside_invokes: "into one of them",
     of_the_plain_model: "needs the nnsight model that is traced",

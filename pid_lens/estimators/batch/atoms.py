@@ -1,4 +1,4 @@
-"""BatchAtoms: what BATCH comes to, and how far it is to be believed."""
+"""BatchAtoms: the atoms of BATCH, with diagnostics of its projections."""
 
 from __future__ import annotations
 
@@ -14,47 +14,65 @@ from pid_lens.results import ATOMS, NATS, Atoms, Unit
 ENOUGH = 0.9
 """Below this share of converged projections numbers are not to be relied on."""
 MOST_VIOLATION = 0.05
-"""Nor are they where marginals are off by more than this, summed over answers, a sample,"""
+"""Nor where a marginal is off by more than this, summed over answers, a sample,"""
 MOST_SHIFT = 0.1
-"""or where the answers that are evaluated are this far from those trained on, bits."""
+"""or where evaluated answers are this far, by KL divergence in bits, from those trained on."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class BatchAtoms(Atoms):
-    """Means over batches, scalars; ``gap`` is NaN, as nothing is certified."""
+    """PID by BATCH: means over batches, scalars; ``gap`` is NaN, as nothing is certified.
+
+    Attributes:
+        batches: atoms of each evaluated batch, [batches].
+        loss: unique language in the last training batch of each epoch, which is minimised,
+            [epochs], in ``unit``.
+        converged: share of the evaluated projections, one an answer and batch, that met both
+            marginals.
+        converged_training: the same while training.
+        steps: mean rounds of Sinkhorn scaling in a projection, trained and evaluated.
+        violation: largest error of vision's marginal and the sum of its errors over n, then the
+            same of language's, [batches, 4]. Errors are of p(y|x), so that 1 is a row without
+            any mass.
+        shift: how much too high the informations are because p(y) is the mean of other samples:
+            the largest KL(mean of a batch's p(y|x1,x2) || p(y)), in ``unit``.
+        evaluated_on: ``"validation"`` rows, or the ``"training"`` rows themselves.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens.estimators import batch_pid
+        >>> x1, x2 = torch.arange(64) // 32, torch.arange(64) // 16 % 2
+        >>> bit, coin = torch.eye(2), torch.full((64, 2), 0.5)
+        >>> xor = (bit[x1], bit[x2], coin, coin, bit[x1 ^ x2])
+        >>> found = batch_pid(xor, epochs=1, progress=False)
+        >>> {name: round(atom, 1) for name, atom in found.clipped.items()}
+        {'redundancy': 0.0, 'unique_vision': 0.0, 'unique_language': 0.0, 'synergy': 1.0}
+        >>> found.sound, found.evaluated_on, found.converged
+        (True, 'training', 1.0)
+    """
 
     batches: Atoms
-    """Each evaluated batch, [batches]."""
     loss: Float64[Tensor, " epochs"]
-    """Unique language in the last training batch of each epoch, which is what is minimised."""
     converged: float
-    """Share of the evaluated projections that met both marginals; one an answer and batch."""
     converged_training: float
-    """The same while training."""
     steps: float
-    """Mean rounds a projection took, trained and evaluated."""
     violation: Float64[Tensor, "batches 4"]
-    """Largest error of vision's marginal and the sum of its errors over n, the same of
-    language's. Errors are of p(y|x), so that 1 is a row without any mass."""
     shift: float
-    """How much too high the informations are because p(y) is the mean of other samples: the
-    largest KL(mean of a batch's p(y|x1,x2) || p(y))."""
     evaluated_on: str
-    """``"validation"`` rows, or the ``"training"`` rows themselves."""
 
     @property
     def clipped(self) -> dict[str, float]:
-        """What the released script prints: max(0, atom). The four need not add up."""
+        """Atoms as the released script prints them: max(0, atom). The four need not add up."""
         return {name: max(0.0, float(getattr(self, name))) for name in ATOMS}
 
     @property
     def worst_violation(self) -> float:
-        """How far the worst marginal of the worst batch is off, summed over answers, a sample."""
+        """Error of the worst marginal of the worst batch, summed over answers, a sample."""
         return float(self.violation[:, [1, 3]].max())
 
     @property
     def sound(self) -> bool:
-        """Whether projections converged (nine in ten), marginals are met and answers familiar.
+        """Whether projections converged (nine in ten), marginals are met and priors agree.
 
         No batch's marginals are off by .05, nor its answers .1 bits from those trained on.
         """
@@ -62,11 +80,12 @@ class BatchAtoms(Atoms):
         return met and self.shift * NATS[self.unit] <= MOST_SHIFT * NATS_PER_BIT
 
     def to(self, unit: Unit) -> Self:
-        """The same in another unit, ``"bits"`` or ``"nats"``.
+        """Convert to another unit, ``"bits"`` or ``"nats"``.
 
         Raises:
             ValueError: an unknown unit.
         """
+        # Atoms of the batches, losses and shift have the unit, too
         whole, batches = super().to(unit), self.batches.to(unit)
         factor = NATS[self.unit] / NATS[unit]
         loss, shift = self.loss * factor, self.shift * factor

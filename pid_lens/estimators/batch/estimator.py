@@ -1,4 +1,4 @@
-"""BATCH: the neural estimator of published numbers, over everything that was read."""
+"""BATCH: neural estimator of PID of a model's reads, layer by layer, for published numbers."""
 
 from __future__ import annotations
 
@@ -40,20 +40,37 @@ _SETTINGS = (
 
 @dataclass
 class BATCH(OverReads):
-    """`batch_pid` layer by layer, an ``Estimator``: to reproduce published numbers.
+    """Neural PID by `batch_pid` layer by layer, an ``Estimator``: to reproduce published numbers.
 
-    X1 and X2 are the mean states of image and question, ``Lens(..., states=[Pooled("image"),
-    Pooled("question")])``; the posteriors are those of the conditions full, vision and language,
-    uniform below ``tau``. Samples are trained on or evaluated by a hash of their id, so that
-    neither the order of arrival nor further samples move one from one side to the other. Groups
-    of samples with k options are decomposed for themselves and averaged, as in `BROJA`.
+    X1 and X2 are the mean hidden states of image and question tokens,
+    ``Lens(..., states=[Pooled("image"), Pooled("question")])``; the posteriors are those of the
+    conditions full, vision and language, uniform below ``tau``. A hash of its id assigns a sample
+    to training or to evaluation, so that neither the order of arrival nor further samples move
+    it from one to the other. Samples with k options are decomposed separately for each k, and
+    the atoms averaged by the number of samples, as in `BROJA`.
 
-    The spectrum's ``ids`` are the evaluated samples. Its settings say for each layer the share
+    The spectrum's ``ids`` are the evaluated samples. Its settings have for each layer the share
     of ``converged`` projections and the worst ``violation`` of a marginal, summed over answers,
     a sample; a layer with less than nine in ten converged, a violation over .05 or a ``shift``
-    over .1 bits is doubtful, and a warning says so. ``gap`` is NaN, as nothing is certified.
-    `batch_pid` says what else there is to know before these numbers are believed; use `BROJA`
-    for anything new.
+    over .1 bits is doubtful, and a warning names it. ``gap`` is NaN, as nothing is certified.
+    `batch_pid` lists the further biases of these numbers; use `BROJA` for anything new.
+
+    Attributes:
+        tau: a sample whose options have less mass than this counts as unsure: uniform over them.
+        features: ``"same"``: hidden states of the layer that is decomposed; ``"first"``: of the
+            first layer that was read, for all.
+        validation: share of samples to evaluate on; None trains and evaluates on all.
+        seed: of weights and orders; the same in every layer.
+        epochs: passes over the training samples.
+        batch_size: samples in a batch.
+        hidden: width of the hidden layers.
+        embed: width of an embedding, at least 2.
+        hidden_layers: number of hidden layers of the networks after the first.
+        lr: learning rate of Adam.
+        steps: rounds of Sinkhorn scaling, at most.
+        atol: largest error of a marginal at which a projection has converged.
+        unit: ``"bits"`` or ``"nats"``.
+        progress: whether to show a bar where training takes over two seconds.
 
     Source:
         A comprehensive information-decomposition analysis of large vision-language models (ICLR
@@ -73,25 +90,19 @@ class BATCH(OverReads):
     """
 
     tau: float = TAU
-    """A sample whose options have less mass than this counts as unsure: uniform over them."""
     features: Features = "same"
-    """States of the layer that is decomposed, or for all of the ``"first"`` that was read."""
     validation: float | None = 0.3
-    """Share of samples to evaluate on; None trains and evaluates on all."""
     seed: int = 0
-    """Of weights and orders; the same in every layer."""
     epochs: int = 8
     batch_size: int = 256
     hidden: int = 32
     embed: int = 10
     hidden_layers: int = 3
-    """Hidden layers of the networks after the first."""
     lr: float = 1e-3
     steps: int = 500
     atol: float = 0.01
     unit: Unit = "bits"
     progress: bool = field(default=True, repr=False, compare=False)
-    """Whether to show a bar where training takes over two seconds."""
 
     def __post_init__(self) -> None:
         self._recipe()
@@ -109,7 +120,7 @@ class BATCH(OverReads):
         require_unit(self.unit)
 
     def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced.
+        """Add samples; one with the id of an earlier sample replaces it.
 
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
@@ -118,15 +129,16 @@ class BATCH(OverReads):
         return super().update(reads)
 
     def result(self) -> Spectrum:
-        """The spectrum of everything seen; trains one pair of networks a layer.
+        """Train one pair of networks a layer; compute the spectrum of the evaluated samples.
 
         Warns:
             UserWarning: projections did not converge; it names the layers.
 
         Raises:
-            ValueError: no sample was seen, a condition was not read, NaN, or no sample of some
+            ValueError: no sample was added, a condition was not read, NaN, or no sample of some
                 number of options is left to train or to evaluate on.
         """
+        # Order samples by the hash of their id: the order of arrival plays no part
         reads = self.gather()
         places = {name: _place_of(name) for name in reads.ids}
         order = sorted(range(reads.n), key=lambda row: (places[reads.ids[row]], reads.ids[row]))
@@ -135,9 +147,10 @@ class BATCH(OverReads):
         return self._spectrum(reads, at)
 
     def _spectrum(self, reads: Reads, places: Float64[Tensor, " n"]) -> Spectrum:
-        """Of samples in the order of their places."""
+        """Train, evaluate and average, of samples in the order of their places."""
         from tqdm import tqdm
 
+        # Networks for each layer and number of options
         strata = self._strata(reads, places)
         rounds = range(len(reads.layers))
         layers = [
@@ -147,6 +160,7 @@ class BATCH(OverReads):
         unsound = torch.tensor([not all(part.sound for part in parts) for parts in layers])
         self._warn({reads.layers[at]: layers[at] for at in unsound.nonzero().flatten()})
         evaluated = torch.cat([stratum.evaluated for stratum in strata]).sort().values
+        # Mean over numbers of options, weighted by their shares of the samples
         shares = torch.tensor([len(stratum.rows) / reads.n for stratum in strata]).double()
         totals: dict[str, Any] = {name: _mix(layers, name, shares) for name in FIELDS}
         read = reads.rows(evaluated.tolist())
@@ -163,7 +177,7 @@ class BATCH(OverReads):
     def _settings_and_doubts(
         self, layers: list[list[BatchAtoms]], shares: Float64[Tensor, " strata"]
     ) -> dict[str, Any]:
-        """What the result depends on, and what it rests on, layer by layer."""
+        """Collect settings, and diagnostics layer by layer."""
         return {
             **{name: getattr(self, name) for name in _SETTINGS},
             "converged": _mix(layers, "converged", shares).tolist(),
@@ -172,7 +186,7 @@ class BATCH(OverReads):
         }
 
     def _strata(self, reads: Reads, places: Float64[Tensor, " n"]) -> list[_Stratum]:
-        """The samples with k options each, for every k that occurs."""
+        """Split the samples by their number of options."""
         log_p = posteriors_under(type(self).__name__, reads, _ORDER, self.tau)
         return [
             _Stratum(
@@ -190,7 +204,8 @@ class BATCH(OverReads):
         return states[:1].expand_as(states) if self.features == "first" else states
 
     def _split(self, places: Float64[Tensor, " members"], options: int) -> dict[str, Tensor]:
-        """Which of a stratum's samples to train on, and which to evaluate on, in full batches."""
+        """Choose a stratum's samples to train on, and those to evaluate on, in full batches."""
+        # Hashes below the share are held out; None trains and evaluates on all
         share = self.validation
         held = torch.ones_like(places, dtype=torch.bool) if share is None else places < share
         trained = ~held if share is not None else held
@@ -200,6 +215,7 @@ class BATCH(OverReads):
                 f"train on and {int(held.sum())} to evaluate on (validation={share}): read more "
                 "of them, leave them out, or give validation=None to evaluate on all"
             )
+        # Drop an incomplete last batch of the evaluated samples
         at = held.nonzero().flatten()
         size = min(self.batch_size, len(at))
         return {"trained": trained.nonzero().flatten(), "held": at[: len(at) - len(at) % size]}
@@ -221,26 +237,33 @@ class BATCH(OverReads):
 
 @dataclass(frozen=True)
 class _Stratum:
-    """The samples with one number of options, by their places."""
+    """Samples with one number of options, in the order of their places.
+
+    Attributes:
+        rows: their rows among all samples, [members].
+        vision: features of the image, [layers, members, width].
+        language: features of the question, [layers, members, width].
+        posteriors: given vision, language and both, [layers, 3, members, options].
+        trained: the members that are trained on.
+        held: the members that are evaluated.
+    """
 
     rows: Int64[Tensor, " members"]
-    """Where they are among all samples."""
     vision: Float[Tensor, "layers members width"]
     language: Float[Tensor, "layers members width"]
     posteriors: Float64[Tensor, "layers 3 members options"]
-    """Given vision, language and both."""
     trained: Int64[Tensor, " trained"]
     held: Int64[Tensor, " held"]
 
     def take(self, layer: int, rows: Int64[Tensor, " rows"]) -> GivenRows:
-        """What `batch_pid` takes."""
+        """Select some members of a layer, in the form that `batch_pid` takes."""
         x1, x2 = self.vision[layer, rows], self.language[layer, rows]
         p1, p2, p12 = self.posteriors[layer][:, rows]
         return x1, x2, p1, p2, p12
 
     @property
     def evaluated(self) -> Int64[Tensor, " held"]:
-        """Where the evaluated samples are among all."""
+        """Rows of the evaluated samples among all samples."""
         return self.rows[self.held]
 
     @property
@@ -258,6 +281,6 @@ def _mix(
 
 
 def _place_of(name: str) -> float:
-    """A number in [0, 1) that depends on the sample's id alone."""
+    """Hash a sample's id to a number in [0, 1)."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

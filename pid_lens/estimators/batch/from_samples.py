@@ -1,4 +1,4 @@
-"""The neural estimator of published numbers: couplings learned batch by batch, nothing proved."""
+"""Neural PID of samples by BATCH: couplings learned batch by batch, nothing certified."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def batch_pid(
     unit: Unit = "bits",
     progress: bool = True,
 ) -> BatchAtoms:
-    r"""BATCH: the decomposition by a coupling that two networks learn; for published numbers.
+    r"""Estimate PID by a coupling that two networks learn (BATCH), to reproduce published numbers.
 
     In each batch of n samples, with f1 and f2 the networks' embeddings for the answer y ::
 
@@ -53,7 +53,7 @@ def batch_pid(
         q(x2 | x1, y)  proportional to  the projection of exp(f1(x1) f2(x2) / sqrt(embed))
         union = sum of q log(q(y|x1,x2) / p(y)),    p(y) = mean of p(y|x1,x2) over train
 
-    and Adam minimises the union through every round of the projection (`project`). I1, I2 and
+    and Adam minimises the union through every round of Sinkhorn scaling (`project`). I1, I2 and
     I12 are means of KL(p(y|.) || p(y)) and have no part in training: the seed moves the union
     alone, so all four atoms by one amount. All is averaged over the full batches of ``val``.
 
@@ -69,8 +69,8 @@ def batch_pid(
     - A learned coupling is seldom the best. Where its marginals are right the union is too
       high, so redundancy and synergy are too low and both unique atoms too high, all by one
       amount: S = .061. Where projections do not converge it may be too low as well.
-    - Five seeds differ by .016 (standard deviation), an eighth of that bias of .12. That seeds
-      agree says nothing of how right they are. 50 epochs give .167, 200 give .172.
+    - Five seeds differ by .016 (standard deviation), an eighth of that bias of .12: that seeds
+      agree does not mean that they are right. 50 epochs give .167, 200 give .172.
     - S depends on the batch size: .144, .112, .050 and .010 for 64, 128, 256 and 512 (three
       seeds), where it is .178 to .186 exactly. A larger batch has more couplings to learn, in
       fewer steps. Only numbers of one batch size and one number of steps can be compared.
@@ -78,8 +78,8 @@ def batch_pid(
       projections converged. What is coupled are then not the posteriors given, but vision's as
       they are and language's scaled to vision's answer masses.
     - p(y) is the mean of another predictor over other samples, so I1, I2 and I12 are no mutual
-      informations of the batch, and the atoms no decomposition of one. An answer that training
-      has hardly seen makes them larger than log2 of the number of answers (``shift``).
+      informations of the batch, and the atoms no decomposition of one. An answer that is rare in
+      training makes them larger than log2 of the number of answers (``shift``).
 
     Source:
         Quantifying & modeling multimodal interactions: an information decomposition framework
@@ -95,22 +95,22 @@ def batch_pid(
         epochs: passes over ``train``.
         batch_size: samples in a batch. An incomplete last batch is dropped, of both; fewer
             samples than one batch are one batch. ``val`` is cut in the order given.
-        hidden: width of the networks.
+        hidden: width of the hidden layers.
         embed: width of an embedding, at least 2.
-        hidden_layers: so many after the first.
+        hidden_layers: number of hidden layers after the first.
         lr: learning rate of Adam.
-        steps: most rounds of a projection.
+        steps: rounds of Sinkhorn scaling, at most.
         atol: largest error of a marginal at which a projection has converged.
-        unit: of what comes back, ``"bits"`` or ``"nats"``.
+        unit: of the result, ``"bits"`` or ``"nats"``.
         progress: whether to show a bar where training takes over two seconds.
 
     Returns:
-        ``BatchAtoms``, on the CPU.
+        `BatchAtoms`, on the CPU.
 
     Warns:
         UserWarning: too few projections converged, a marginal is far off, answers that are
             evaluated are not those trained on, or a source is the same in all samples though
-            what it says of the answer is not.
+            the posterior given it is not.
 
     Raises:
         TypeError: not tensors or arrays.
@@ -119,8 +119,8 @@ def batch_pid(
 
     Example:
         >>> x1, x2 = torch.randint(2, (2, 256), generator=torch.Generator().manual_seed(0))
-        >>> see, toss = torch.eye(2), torch.full((256, 2), 0.5)
-        >>> xor = (see[x1], see[x2], toss, toss, see[x1 ^ x2])
+        >>> bit, coin = torch.eye(2), torch.full((256, 2), 0.5)
+        >>> xor = (bit[x1], bit[x2], coin, coin, bit[x1 ^ x2])
         >>> batch_pid(xor, epochs=2, progress=False)
         BatchAtoms(R=0.00... S=0.99... bits; 1 batches, 100% of projections converged)
     """
@@ -135,13 +135,15 @@ def batch_pid(
 def decompose_batches(
     train: GivenRows, val: GivenRows | None, recipe: AlignmentRecipe, seed: int, *, progress: bool
 ) -> BatchAtoms:
-    """What `batch_pid` returns, in bits, without its warning."""
+    """Compute what `batch_pid` returns, in bits, without its warning."""
     with torch.inference_mode(False), torch.enable_grad():
         fitted_on = as_rows("train", train)
         rows = fitted_on if val is None else as_rows("val", val)
         require_same_widths(fitted_on, rows)
         require_varying(fitted_on)
+        # Prior p(y): mean posterior of the training samples
         prior = fitted_on.given_both.double().mean(0).clamp_min(LEAST_MASS)
+        # Train the coupling, then evaluate it batch by batch
         alignment, loss, training = align_couplings(
             fitted_on, prior, recipe, seed, progress=progress
         )
@@ -160,7 +162,7 @@ def decompose_batches(
 
 
 def convergence_complaint(found: list[BatchAtoms], atol: float) -> str:
-    """What to say of results that are not sound."""
+    """Compose the warning about results that are not sound."""
     converged = sum(one.converged for one in found) / len(found)
     worst = max(one.worst_violation for one in found)
     shift = max(one.to("bits").shift for one in found)
@@ -181,11 +183,12 @@ def convergence_complaint(found: list[BatchAtoms], atol: float) -> str:
 def _evaluate(
     alignment: Alignment, rows: BatchRows, prior: Float64[Tensor, " answers"]
 ) -> tuple[Atoms, Tally]:
-    """The atoms of each batch, and how its projections went."""
+    """Compute the atoms of each batch, and the tally of its projections."""
     tally, totals = Tally(), []
     for batch in rows.batches(alignment.recipe.batch_size, torch.arange(rows.n)):
         projection = alignment(batch)
         tally.add(projection)
+        # Mean KL(p(y|.) || p(y)) given both, vision, language; union of the coupling
         given = (batch.given_both, batch.given_vision, batch.given_language)
         union = coupled_information(projection, batch, prior)
         totals.append(torch.stack([*(mean_information(p, prior) for p in given), union]))
@@ -203,7 +206,7 @@ def _evaluate(
 def _largest_shift(
     rows: BatchRows, size: int, prior: Float64[Tensor, " answers"]
 ) -> Float64[Tensor, ""]:
-    """Of all batches, the largest KL(mean of p(y|x1,x2) || prior), nats."""
+    """Compute the largest KL(mean of p(y|x1,x2) || prior) of all batches, nats."""
     batches = rows.batches(size, torch.arange(rows.n))
     means = torch.stack([batch.given_both.double().mean(0) for batch in batches])
     return (torch.xlogy(means, means) - means * prior.log()).sum(-1).max()

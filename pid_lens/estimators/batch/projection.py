@@ -1,4 +1,4 @@
-"""Similarities made couplings by Sinkhorn's scaling, POT's, of all answers at once."""
+"""Sinkhorn scaling of similarities to couplings with given marginals, all answers at once."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from torch import Tensor
 LEAST_MASS = 1e-12
 """A smaller probability counts as this one."""
 AT_REST = 1e-5
-"""Below this change of the marginals a further round would only repeat the last one."""
+"""Below this change of the marginals, further rounds only repeat the last one: a fixed point."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What became of the similarities, one coupling an answer."""
+    """Couplings after Sinkhorn scaling, one an answer, and how well they meet their marginals.
+
+    Attributes:
+        log_coupling: natural log, [answers, vision, language]; sums over language are p(y|x1),
+            over vision p(y|x2), as far as it met them. Differentiable in the similarities
+            through every round.
+        converged: whether both marginals were met to the tolerance, [answers].
+        rounds: number of rounds, ``steps`` where the tolerance was not met, [answers].
+        violation: largest error of vision's marginal, the sum of all its errors over n; the same
+            of language's, [4].
+    """
 
     log_coupling: Float[Tensor, "answers vision language"]
-    """Natural log; sums over language are p(y|x1), over vision p(y|x2), as far as it met them.
-    Differentiable in the similarities through every round."""
     converged: Bool[Tensor, " answers"]
-    """Whether both marginals were met to the tolerance."""
     rounds: Int64[Tensor, " answers"]
-    """Rounds that it took, all of them where the tolerance was not met."""
     violation: Float64[Tensor, " 4"]
-    """Largest error of vision's marginal, the sum of all errors over n; the same of language's."""
 
 
 def project(
@@ -37,20 +42,21 @@ def project(
     steps: int,
     atol: float,
 ) -> Projection:
-    r"""The couplings nearest to exp(similarity) whose marginals are p(y|x1) and p(y|x2).
+    r"""Project exp(similarity) on the couplings with marginals p(y|x1) and p(y|x2), in KL.
 
-    A round scales the columns to language's marginal, then the rows to vision's, in logs ::
+    A round of Sinkhorn scaling (iterative proportional fitting) scales the columns to language's
+    marginal, then the rows to vision's, by the dual potentials u and v ::
 
         u = log p(y|x2) - logsumexp over x1 of (similarity + v)
         v = log p(y|x1) - logsumexp over x2 of (similarity + u)
 
     and after each half of it every answer stops for itself that has met the other marginal to
     ``atol``. Where the two masses of an answer, the means of p(y|x1) and of p(y|x2), differ, no
-    coupling meets both. The rounds then come to rest, mostly within fifteen, on rows that are
-    right and columns that are off by the masses' ratio; what is left of ``steps`` would change
+    coupling meets both. The rounds then reach a fixed point, mostly within fifteen, of rows that
+    are right and columns that are off by the masses' ratio; the rest of ``steps`` would change
     nothing and is not computed.
 
-    A round is one of POT's. Its own stopping rule is not used: it looks at every tenth round, at
+    A round is one of POT's. Its own stopping rule is not used: it checks every tenth round, by
     one norm over one marginal of all answers together.
 
     Source:
@@ -61,7 +67,7 @@ def project(
         similarity: any numbers.
         vision: posteriors p(y|x1).
         language: posteriors p(y|x2).
-        steps: most rounds.
+        steps: rounds, at most.
         atol: largest error of a marginal.
 
     Example:
@@ -70,23 +76,29 @@ def project(
         >>> found.converged, bool(found.violation[2] <= 1e-4)
         (tensor([True, True]), True)
     """
+    # log kernel, [answers, language, vision], and log scalings u (columns) and v (rows)
     logs = similarity.mT
     columns, rows = (p.T.clamp_min(LEAST_MASS) for p in (language, vision))
     u, v = torch.zeros_like(columns), torch.zeros_like(rows)
     going = torch.ones(len(logs), dtype=torch.bool, device=logs.device)
     converged, rounds = ~going, torch.full_like(going, steps, dtype=torch.long)
     for step in range(1, steps + 1):
+        # Scale columns, then rows; row sums between both halves are rows e^(v - new v)
         new_u, new_v, column_sums = _round(logs, v, columns, rows)
         row_sums = rows * (v - new_v).detach().exp()
+        # An answer stops after either half that leaves both marginals met
         early = _is_close(row_sums, rows, atol)
         met = going & (early | _is_close(column_sums, columns, atol))
+        # Fixed point of unequal masses: row sums are off by the ratio of masses alone
         rest = _is_close(row_sums * _masses(rows) / _masses(columns), rows, AT_REST)
+        # Answers that have stopped keep their potentials
         u = new_u.where(going[:, None], u)
         v = new_v.where((going & ~early)[:, None], v)
         converged, rounds = converged | met, rounds.where(~met, step)
         going = going & ~met & ~rest
         if not bool(going.any()):
             break
+    # log coupling = similarity + u + v
     log_coupling = (logs + u[:, :, None] + v[:, None]).mT
     violation = _violation(log_coupling.detach().double().exp(), rows, columns)
     return Projection(log_coupling, converged, rounds, violation)
@@ -95,7 +107,7 @@ def project(
 def _round(
     logs: Tensor, v: Tensor, columns: Tensor, rows: Tensor
 ) -> tuple[Tensor, Tensor, Float[Tensor, "answers language"]]:
-    """The potentials after one more round, and the columns' sums then."""
+    """Compute the dual potentials after one more round, and the column sums then."""
     from ot.batch import bregman_log_projection_batch
 
     found = bregman_log_projection_batch(

@@ -1,4 +1,4 @@
-"""What BATCH is given: samples of two sources, and the answer's posterior given each and both."""
+"""Input of BATCH: features of two sources, and the answer's posterior given each and both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ ARGUMENTS = ("x1", "x2", "p(y|x1)", "p(y|x2)", "p(y|x1,x2)")
 
 @dataclass(frozen=True)
 class BatchRows:
-    """Samples: what the sources show, and p(y|x1), p(y|x2), p(y|x1,x2). All float32."""
+    """Samples: features of two sources and posteriors of the answer, all float32.
+
+    Attributes:
+        vision: x1, [n, d1].
+        language: x2, [n, d2].
+        given_vision: p(y|x1), [n, answers].
+        given_language: p(y|x2), [n, answers].
+        given_both: p(y|x1,x2), [n, answers].
+    """
 
     vision: Float[Tensor, "n d1"]
     language: Float[Tensor, "n d2"]
@@ -33,14 +41,14 @@ class BatchRows:
         return len(self.vision)
 
     def batches(self, size: int, order: Int64[Tensor, " n"]) -> Iterator[BatchRows]:
-        """Full batches in some order; what is left over is dropped, unless it is all there is."""
+        """Yield full batches in some order; drop the remainder, unless there is no full batch."""
         size = min(size, self.n)
         for rows in order[: self.n - self.n % size].split(size):
             yield BatchRows(*(getattr(self, one.name)[rows] for one in fields(self)))
 
 
 def as_rows(which: str, given: GivenRows) -> BatchRows:
-    """Samples as they should be.
+    """Validate samples and normalise their posteriors.
 
     Raises:
         TypeError: no tuple of five tensors or arrays.
@@ -82,7 +90,11 @@ def _normalise(p: Tensor, name: str) -> Float64[Tensor, "n answers"]:
 
 
 def require_same_widths(train: BatchRows, val: BatchRows) -> None:
-    """A ValueError unless both have features and answers of the same widths."""
+    """Require features and answers of the same widths in training and validation.
+
+    Raises:
+        ValueError: widths differ.
+    """
     one, other = (
         [x.shape[1] for x in (rows.vision, rows.language, rows.given_both)]
         for rows in (train, val)
@@ -94,7 +106,14 @@ def require_same_widths(train: BatchRows, val: BatchRows) -> None:
 
 
 def require_varying(rows: BatchRows) -> None:
-    """A ValueError if both sources are the same in all samples; a warning if one should differ."""
+    """Require a source that varies between samples; warn if one is constant, its posterior not.
+
+    Warns:
+        UserWarning: one source is the same in all samples, though the posterior given it is not.
+
+    Raises:
+        ValueError: both sources are the same in all samples.
+    """
     sources = {"x1": (rows.vision, rows.given_vision), "x2": (rows.language, rows.given_language)}
     constant = [name for name, (x, _) in sources.items() if rows.n > 1 and _range(x) == 0]
     if len(constant) == len(sources):
@@ -103,17 +122,17 @@ def require_varying(rows: BatchRows) -> None:
             "Features of another layer or span?"
         )
     for name in constant:
-        told = _range(sources[name][1])
-        if told > SUM_ROUNDING:
+        spread = _range(sources[name][1])
+        if spread > SUM_ROUNDING:
             warnings.warn(
-                f"{name} is the same in all samples, though p(y|{name}) differs by {told:.2g}: "
+                f"{name} is the same in all samples, though p(y|{name}) differs by {spread:.2g}: "
                 "networks cannot tell them apart. Features of another layer or span?",
                 stacklevel=4,
             )
 
 
 def _range(x: Tensor) -> float:
-    """The most that any column differs between two rows."""
+    """Compute the largest range of a column: maximum less minimum over rows."""
     return float((x.amax(0) - x.amin(0)).max())
 
 

@@ -1,4 +1,4 @@
-"""Cross-fitting: the union information of samples, by potentials that never saw them."""
+"""Cross-fitting: the union information of held-out samples, by the other half's potentials."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from pid_lens.estimators.common.entropy import NATS_PER_BIT, entropy
 from pid_lens.results import Atoms
 
 LEAST_CLUSTERS = 4
-"""So many samples or clusters two halves need."""
+"""Fewest samples or clusters of which two halves can be made."""
 _CELLS, _TOL, _ENOUGH = 512, 5e-3, 1e-4
+"""Rows a source; width of a half's interval; best responses' distance from the optimum, nats."""
 _LAYERS_TOGETHER = 8
-"""So many layers are solved at a time, both halves of each."""
+"""How many layers are solved at a time, both halves of each."""
 
 
 @torch.no_grad()
@@ -48,21 +49,22 @@ def cross_fitted(
     ids: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Atoms:
-    """The union's lower end of a bracket: potentials of one half, valued on the other.
+    """Estimate the union's lower end by cross-fitting: potentials of one half, value on the other.
 
-    The empirical union information is a maximum over potentials, so it is biased upward, most
-    with many answers and few samples. Potentials that were learned on one half of the samples
-    are worth no more than I_Q on the other, on average, where they do not follow it: with two
-    answers they are functions of a posterior; with more, the other half's rows answer to those
-    learned and to each other, by their posteriors and not by how often each occurs, which left
-    no upward bias in any world that was tried. Both halves are raked by themselves, and
-    potentials do not know the factors of the half that they are valued on. Where true unique
-    information is 0, unique atoms read -.02 by this end and .05 by the plug-in at 4 answers and
-    256 samples, -.06 and .24 at 8 and 64.
+    The plug-in union information is a maximum over dual potentials, so it is biased upward, most
+    with many answers and few samples. The dual value of potentials that were fitted on one half
+    of the samples is at most I_Q on the held-out half, on average, where they do not depend on
+    it: with two answers they are functions of a posterior; with more, each held-out row takes
+    its best response to the fitted potentials and to the other source's held-out rows, which
+    depends on their posteriors and not on how often each occurs; that left no upward bias in any
+    world that was tried. Both halves are raked by themselves, and potentials do not depend on
+    the factors of the half that they are evaluated on. Where true unique information is 0,
+    unique atoms are -.02 by this end and .05 by the plug-in at 4 answers and 256 samples, -.06
+    and .24 at 8 and 64.
 
-    Halves are exchanged and averaged, and so is the order in which the sources answer; the
+    Halves are exchanged and averaged, and so is the order in which the sources respond; the
     informations of the modalities are plug-in, so that the atoms add up. Above 512 distinct rows
-    a side, near ones are merged, which lowers the end a little more.
+    a source, near ones are merged, which lowers the end a little more.
 
     Source:
         Double/debiased machine learning for treatment and structural parameters (Chernozhukov
@@ -75,8 +77,8 @@ def cross_fitted(
         repair: as in `posterior_pid`; tilt's weights are those of all samples, raking is each
             half's own.
         groups: clusters, which stay in one half.
-        ids: names by which samples are dealt out, so that two models' samples are halved alike;
-            without them the posteriors decide, in whatever order they come.
+        ids: sample ids, by which samples are halved, so that two models' samples are halved alike;
+            without ids the posteriors decide, independently of the order of samples.
         seed: of the halves.
 
     Returns:
@@ -86,8 +88,9 @@ def cross_fitted(
         ValueError: fewer than four samples (or clusters), or as `posterior_pid`.
 
     Example:
-        >>> logs = [torch.randn(1, 80, 2).log_softmax(-1) for _ in range(3)]
         >>> from pid_lens.estimators import posterior_pid
+        >>> random = torch.Generator().manual_seed(0)
+        >>> logs = torch.randn(3, 1, 80, 2, generator=random).log_softmax(-1)
         >>> cross_fitted(*logs).union < posterior_pid(*logs).union
         tensor([True])
     """
@@ -98,6 +101,7 @@ def cross_fitted(
         raise ValueError(f"{n} samples need as many ids, all different; got {len(set(ids))}")
     if int(of.max()) + 1 < LEAST_CLUSTERS:
         raise ValueError(f"two halves need at least four samples or clusters; got {of.max() + 1}")
+    # Split each layer's samples into halves, clusters whole; rake each half by itself
     weights = weights_of(posteriors, repair)
     by_name = None if ids is None else _order_by_name(ids, seed)
     pairs = []
@@ -105,6 +109,7 @@ def cross_fitted(
         rows = [p[layer] for p in posteriors]
         order = _order_by_content(rows) if by_name is None else by_name
         pairs.append(_Pair.of(rows, weight, _choose_half(order, of, seed)))
+    # Fit potentials on each half, evaluate them on the other
     bar = tqdm(_learn(pairs), "cross-fitting", len(pairs), delay=2, leave=False)
     worths = [pair.worth(*learned) for pair, learned in zip(pairs, bar, strict=True)]
     union = torch.stack(worths) / NATS_PER_BIT
@@ -119,7 +124,8 @@ def cross_fitted(
 def _choose_half(
     order: Int64[Tensor, " n"], of: Int64[Tensor, " n"], seed: int
 ) -> Bool[Tensor, " n"]:
-    """Half of the clusters at random, whatever order the samples come in."""
+    """Choose half of the clusters at random, independently of the order of the samples."""
+    # Clusters in the order of their first sample, then shuffled by the seed
     rank = order.argsort()
     first = torch.full((int(of.max()) + 1,), len(order)).scatter_reduce(0, of, rank, "amin")
     shuffled = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))
@@ -129,13 +135,13 @@ def _choose_half(
 
 
 def _order_by_name(ids: Sequence[str], seed: int) -> Int64[Tensor, " n"]:
-    """The rows in the order of their names' hashes."""
+    """Order the rows by the hashes of their ids."""
     hashes = [hashlib.sha256(f"{seed}/{name}".encode()).digest() for name in ids]
     return torch.tensor(sorted(range(len(ids)), key=hashes.__getitem__))
 
 
 def _order_by_content(posteriors: list[Tensor]) -> Int64[Tensor, " n"]:
-    """The rows in the order of their posteriors, first of all whatever the answers' labels."""
+    """Order the rows by their posteriors, first of all as sets, without the order of answers."""
     bare = [p.sort(-1).values for p in posteriors]
     rows = (torch.cat([*bare, *posteriors], -1) * 2**30).round()
     return rows.unique(dim=0, return_inverse=True)[1].argsort(stable=True).cpu()
@@ -145,12 +151,13 @@ def _order_by_content(posteriors: list[Tensor]) -> Int64[Tensor, " n"]:
 
 
 class _Half:
-    """Half of a layer's samples, raked by itself."""
+    """Half of a layer's samples, raked by itself, with its raking factors."""
 
     def __init__(self, rows: list[Tensor], weights: Tensor) -> None:
         self.weights, self.ablated = weights / weights.sum(), rows[1:]
         masses = masses_of(self.weights[None], *(p[None] for p in rows))
         self.full, *self.masses = (mass[0] for mass in masses)
+        # Raking factors theta, up to a constant: log q - log p in any row, best the heaviest
         heaviest = int(self.weights.argmax())
         self.factors = [
             mass[heaviest].log() - p[heaviest]
@@ -158,15 +165,17 @@ class _Half:
         ]
 
     def worth(self, learned: _Learned) -> Float64[Tensor, ""]:
-        """The dual value here of potentials that know nothing of these samples, nats.
+        """Compute the dual value H + <a, p1> + <b, p2> here of the other half's potentials, nats.
 
-        They are those of where the other half's factors put the samples, so that they do not
-        follow these samples' own factors.
+        Potentials are evaluated at these samples' posteriors under the other half's raking
+        factors, so that they do not depend on these samples' own factors.
         """
+        # Held-out posteriors, raked by the other half's factors
         moved = [
             self.weights[:, None] * (p + factors).softmax(-1)
             for p, factors in zip(self.ablated, learned.half.factors, strict=True)
         ]
+        # H(Y), plus the mean over both orders of response of <a, p1> + <b, p2>
         value = entropy(self.full.sum(0)[None])[0]
         for potentials in learned.at(*moved):
             pairs = zip(potentials, self.masses, strict=True)
@@ -182,24 +191,26 @@ class _Pair(NamedTuple):
 
     @classmethod
     def of(cls, rows: list[Tensor], weights: Tensor, left: Bool[Tensor, " n"]) -> _Pair:
-        """Posteriors and weights of a layer, parted into those on the left and the others."""
+        """Split the posteriors and weights of a layer into left and right."""
         return cls(*(_Half([p[side] for p in rows], weights[side]) for side in (left, ~left)))
 
     def worth(self, by_left: _Learned, by_right: _Learned) -> Float64[Tensor, ""]:
-        """What each half's potentials are worth on the other half, the mean of both, nats."""
+        """Average the dual value of each half's potentials on the other half, nats."""
         return torch.stack([self.right.worth(by_left), self.left.worth(by_right)]).mean()
 
 
 @dataclass(frozen=True)
 class _Learned:
-    """What a half teaches: potentials of its own rows, and so of any."""
+    """Dual potentials fitted on a half: of its own rows, and by best response of any rows.
+
+    ``duals`` is None for two answers, whose potentials are functions of a posterior.
+    """
 
     half: _Half
     duals: tuple[Tensor, Tensor] | None
-    """None for two answers, whose potentials are functions of a posterior."""
 
     def at(self, vision: Tensor, language: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Feasible potentials of new rows, two ways: either source may answer first."""
+        """Compute feasible potentials of new rows, for both orders in which sources respond."""
         if self.duals is None:
             given = (*self.half.masses, vision, language)
             a, b = (f[0] for f in potentials_of(*(p[None] for p in given)))
@@ -212,14 +223,18 @@ class _Learned:
 def _respond_in_turn(
     first: Cells, second: Cells, own: Tensor, other: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Best responses: of one source to what was learned, of the other to all of the first's."""
+    """Compute best responses: of one source to the fitted potentials, of the other to all.
+
+    The second source responds to the first one's new rows and to its fitted rows, so that every
+    pair of new rows is feasible.
+    """
     a = respond(first.masses, other, enough=_ENOUGH)
     b = respond(second.masses, torch.cat([a, own]), enough=_ENOUGH)
     return a[first.of], b[second.of]
 
 
 def _learn(pairs: list[_Pair]) -> Iterator[tuple[_Learned, _Learned]]:
-    """The potentials of both halves of each pair, a few pairs solved together."""
+    """Yield the potentials of both halves of each pair, a few pairs solved together."""
     if pairs[0].left.full.shape[-1] == 2:
         yield from ((_Learned(pair.left, None), _Learned(pair.right, None)) for pair in pairs)
         return
@@ -229,7 +244,7 @@ def _learn(pairs: list[_Pair]) -> Iterator[tuple[_Learned, _Learned]]:
 
 
 def _solve(halves: list[_Half]) -> list[_Learned]:
-    """The potentials of some halves' own rows."""
+    """Solve for the potentials of each half's own rows, quantised to at most 512 cells."""
     cells = [[distinct_cells(p, _CELLS).masses for p in half.masses] for half in halves]
     found = solve_rows(*(pad_sequence(list(p), True) for p in zip(*cells, strict=True)), tol=_TOL)
     duals = zip(found.dual_vision, found.dual_language, strict=True)

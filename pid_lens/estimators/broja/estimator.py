@@ -1,4 +1,4 @@
-"""BROJA: the exact decomposition of everything that was read, layer by layer."""
+"""BROJA estimator: partial information decomposition of a model's answers, layer by layer."""
 
 from __future__ import annotations
 
@@ -31,11 +31,24 @@ CONDITIONS_NEEDED = ("full", "vision", "language")
 
 @dataclass
 class BROJA(OverReads):
-    """The exact partial information decomposition of a model's answers, an ``Estimator``.
+    """BROJA partial information decomposition of a model's answers, an ``Estimator``.
 
-    Each layer is decomposed by `posterior_pid`. Samples are grouped by their number of options
-    k and the groups' atoms averaged, sum over k of n_k / n times PID_k: pooled, the number of
-    options itself would pass for information. A group with one option carries none.
+    Each layer is decomposed by `posterior_pid`. Samples are stratified by their number of
+    options k and the strata's atoms averaged, sum over k of n_k / n times PID_k: pooled, the
+    number of options itself would pass for information. A stratum with one option carries none.
+
+    Attributes:
+        tau: least mass of the options; a sample below it counts as unsure, uniform over them.
+        repair: marginal repair, ``"rake"`` or ``"tilt"``; the atoms under the other one are the
+            ``sensitivity``.
+        tol: width of the certified interval to reach, bits; with two options it is rounding.
+        groups: sample id -> its cluster, where samples are not independent; errors are then
+            cluster-robust.
+        bracket: whether to cross-fit the union's lower end, too (`cross_fitted`), which
+            `Spectrum.interval` reaches to; samples are halved by their ids, alike in all spectra
+            over them.
+        floor: number of random exchanges of the modalities (`exchanged`), for the finite-sample
+            bias of unique information; 0 for none.
 
     Source:
         Quantifying unique information (Bertschinger, Rauh, Olbrich, Jost, Ay, 2014),
@@ -49,19 +62,11 @@ class BROJA(OverReads):
     """
 
     tau: float = TAU
-    """A sample whose options have less mass than this counts as unsure: uniform over them."""
     repair: Repair = "rake"
-    """What makes the three label marginals agree; the other is reported as ``sensitivity``."""
     tol: float = 1e-3
-    """Width of the certified interval to reach, bits; with two options it is rounding."""
     groups: Groups | None = field(default=None, repr=False)
-    """Sample id -> its cluster, where samples are not independent; errors count clusters."""
     bracket: bool = True
-    """Whether to cross-fit the union's lower end too (`cross_fitted`), which `Spectrum.interval`
-    reaches to; samples are halved by their ids, alike in all spectra over them."""
     floor: int = 0
-    """How often to exchange the modalities at random (`exchanged`), for what reads as unique by
-    chance."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau < 1:
@@ -75,13 +80,14 @@ class BROJA(OverReads):
 
     @torch.no_grad()
     def result(self) -> Spectrum:
-        """The spectrum of everything seen.
+        """Compute the spectrum of all samples.
 
         Raises:
-            ValueError: no sample was seen, or one of the three conditions was not read.
+            ValueError: no sample was added, or one of the three conditions was not read.
         """
         reads = self.gather()
         log_p = posteriors_under(type(self).__name__, reads, CONDITIONS_NEEDED, self.tau)
+        # Decompose each stratum (number of options), then average by n_k / n
         strata = strata_of(log_p, reads.mask)
         parts = [
             posterior_pid(*stratum.log_p.unbind(1), tol=self.tol, repair=self.repair)
@@ -89,8 +95,8 @@ class BROJA(OverReads):
         ]
         shares = shares_of(strata)
         whole = mixture(parts, shares)
-        labels = labels_of(reads.ids, self.groups)
-        given = [_Named.of(stratum, reads.ids, labels) for stratum in strata]
+        clusters = labels_of(reads.ids, self.groups)
+        given = [_Named.of(stratum, reads.ids, clusters) for stratum in strata]
         return Spectrum.of(
             reads,
             whole,
@@ -116,41 +122,44 @@ class BROJA(OverReads):
         )
 
     def _cross_fit(self, given: _Named, plug_in: Atoms) -> Atoms:
-        """A stratum's cross-fitted end; where nothing can be halved, what one source tells."""
-        if len(set(given.labels)) < LEAST_CLUSTERS:
-            told = torch.maximum(plug_in.information_vision, plug_in.information_language)
-            return replace(plug_in, union=told)
-        how: dict[str, Any] = {"repair": self.repair, "groups": given.labels, "ids": given.ids}
+        """Cross-fit a stratum's lower end; with too few clusters to halve, take max(I1, I2)."""
+        if len(set(given.clusters)) < LEAST_CLUSTERS:
+            better = torch.maximum(plug_in.information_vision, plug_in.information_language)
+            return replace(plug_in, union=better)
+        how: dict[str, Any] = {"repair": self.repair, "groups": given.clusters, "ids": given.ids}
         return cross_fitted(*given.log_p.unbind(1), **how)
 
     def _exchange(self, given: _Named) -> Atoms:
         how: dict[str, Any] = {"draws": self.floor, "repair": self.repair, "tol": self.tol}
-        return exchanged(*given.log_p.unbind(1), groups=given.labels, **how)
+        return exchanged(*given.log_p.unbind(1), groups=given.clusters, **how)
 
 
 @dataclass(frozen=True)
 class _Named:
-    """A stratum's posteriors, and what its samples and their clusters are called."""
+    """A stratum's log-posteriors, with the ids of its samples and their clusters."""
 
     log_p: Float64[Tensor, "layers conditions members options"]
     ids: list[str]
-    labels: list[Any]
+    clusters: list[Any]
 
     @classmethod
-    def of(cls, stratum: Stratum, ids: tuple[str, ...], labels: list[Any] | None) -> Self:
-        """Samples are clusters of their own where there are none."""
+    def of(cls, stratum: Stratum, ids: tuple[str, ...], clusters: list[Any] | None) -> Self:
+        """Attach ids and clusters to a stratum; without clusters each sample is its own."""
         rows = stratum.rows.tolist()
         names = [ids[row] for row in rows]
-        return cls(stratum.log_p, names, names if labels is None else [labels[i] for i in rows])
+        return cls(
+            stratum.log_p, names, names if clusters is None else [clusters[i] for i in rows]
+        )
 
 
 def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
-    """What finitely many noise draws add to I(Y; X1) and I(Y; X2), to second order, bits.
+    """Compute the bias of I(Y; X1) and I(Y; X2) by finitely many noise draws, to second order.
 
-    The posterior p(y|x1) is an expectation over the noise; its estimate from D draws has the
-    variance s^2 / D, which the convex -H turns into a bias of sum_y s_y^2 / (2 D p_y), a mean
-    over samples. A sample below tau is uniform whatever was drawn and adds nothing. One draw
-    says nothing of its own variance: NaN, where another condition was drawn more often.
+    In bits. The posterior p(y|x1) is an expectation over the noise; its estimate from D draws
+    has the variance s^2 / D, which the convex -H turns (Jensen) into a bias of
+    sum_y s_y^2 / (2 D p_y), a mean over samples. A sample below tau is uniform under any draw
+    and adds nothing. The variance of a single draw is unknown: NaN, where another condition was
+    drawn more often.
     """
     if reads.spread is None:
         return None
@@ -161,5 +170,5 @@ def _draw_bias(reads: Reads, tau: float) -> Float64[Tensor, "layers 2"] | None:
     bias = safe_ratio(reads.spread[:, at].double(), 2 * drawn[:, None, None] * p).where(
         answered, 0.0
     )
-    told = (bias.sum(-1).mean(-1) / NATS_PER_BIT).where(drawn > 1, torch.nan)
-    return told.cpu()
+    bits = (bias.sum(-1).mean(-1) / NATS_PER_BIT).where(drawn > 1, torch.nan)
+    return bits.cpu()

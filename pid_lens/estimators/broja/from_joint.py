@@ -1,4 +1,4 @@
-"""The decomposition of a known joint distribution of two sources and an answer."""
+"""Discrete PID: BROJA decomposition of a known joint distribution of two sources and an answer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from pid_lens.results import Atoms, Unit
 
 
 def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = "bits") -> Atoms:
-    """Redundancy, unique information and synergy of tables p(x1, x2, y), with proof, in bits.
+    """Compute redundancy, unique information and synergy of tables p(x1, x2, y), certified, bits.
 
-    The union is the least information that any joint with the table's marginals p(x1, y) and
-    p(x2, y) has about y: a convex programme, solved for the whole batch at once. With two
-    answers it has a closed form, right to rounding. Each result's ``gap`` is the width of its
-    certified interval; it exceeds ``tol`` only where float64 could not do better.
+    The union information is the least I(X1, X2; Y) of any joint with the table's marginals
+    p(x1, y) and p(x2, y): a convex programme, solved for the whole batch at once by a
+    primal-dual interior point. With two answers it has a closed form, right to rounding. Each
+    result's ``gap`` is the width of its certified interval; it exceeds ``tol`` only where
+    float64 could not do better.
 
     Source:
         Quantifying unique information (Bertschinger, Rauh, Olbrich, Jost, Ay, 2014),
@@ -32,13 +33,13 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = 
         joint: probabilities [..., n1, n2, answers], each table summing to 1 (to 1e-6; it is
             then normalised exactly). Impossible symbols and answers may be left in.
         tol: width of the certified interval to reach, bits.
-        unit: of what comes back, ``"bits"`` or ``"nats"``.
+        unit: of the result, ``"bits"`` or ``"nats"``.
 
     Returns:
         ``Atoms`` of shape [...]; differentiable in ``joint`` by the envelope theorem.
 
     Raises:
-        TypeError: not a tensor or array.
+        TypeError: ``joint`` is no tensor or array.
         ValueError: negative or NaN entries, fewer than three axes, tables not summing to 1.
 
     Example:
@@ -48,6 +49,7 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = 
         >>> discrete_pid(xor)
         Atoms(R=0.000 U_vision=0.000 U_language=0.000 S=1.000 bits)
     """
+    # Marginals p(x1, y) and p(x2, y): all that the union information depends on
     table = _as_tables(as_float64(joint, "joint"))
     flat = table.flatten(0, -4) if table.ndim > 3 else table[None]
     p1, p2 = flat.sum(2), flat.sum(1)
@@ -57,6 +59,7 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = 
     def bits(nats: Tensor) -> Tensor:
         return (nats / NATS_PER_BIT).reshape(shape)
 
+    # Plug-in informations of the table; the union with the envelope theorem's gradient
     return Atoms(
         information=bits(table_information(flat.flatten(1, 2))),
         information_vision=bits(table_information(p1)),
@@ -72,18 +75,18 @@ def union_information(
     *,
     tol: float = 1e-9,
 ) -> Solution:
-    """I_Q in nats by the method that suits: a closed form for two answers, else Newton steps.
+    """Solve for I_Q in nats: closed form for two answers, interior point for more.
 
     Args:
         p1: masses p(x1, y), each table summing to 1; rows without mass are padding.
-        p2: masses p(x2, y), with the same label marginal.
-        tol: the width in nats at which a problem is left alone.
+        p2: masses p(x2, y), with the same answer marginal.
+        tol: duality gap in nats at which a problem is finished.
 
     Returns:
         A ``Solution`` with one entry a problem.
 
     Raises:
-        ValueError: the label marginals differ.
+        ValueError: the answer marginals differ.
 
     Example:
         >>> import torch

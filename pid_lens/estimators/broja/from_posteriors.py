@@ -1,4 +1,4 @@
-"""The decomposition of a model's answers: three posteriors a sample, no features, no training."""
+"""Posterior PID: BROJA decomposition of a model's answers from three posteriors a sample."""
 
 from __future__ import annotations
 
@@ -24,26 +24,32 @@ from pid_lens.results import Atoms, SampledAtoms, Unit
 Repair = Literal["rake", "tilt"]
 _LEAST_LOG = -100.0
 _RAKED = 1e-9
+"""Largest difference of answer marginals that raking may leave."""
 _SENSITIVE = 1e-2
+"""Least width of the other repair's interval, bits."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PosteriorAtoms(SampledAtoms):
-    """Atoms of a model's answers, with what had to be mended to have any. Tensors are [layers]."""
+    """Atoms of a model's answers, with diagnostics of the marginal repair. Tensors are [layers].
+
+    Attributes:
+        mismatch: largest |mean p_condition - mean p_full| over answers, before repair.
+        ess: effective sample size of tilt's weights over n, in (0, 1].
+        feasible: whether tilt found weights that leave at most 1e-3; else ``rake`` stands in.
+        sensitivity: the atoms under the other repair; NaN where tilt found no weights.
+        pointwise: each sample's contribution, [layers, n]; the mean is the layer's value (of the
+            union, the certified lower end).
+        influence: influence function: how far each sample moves the result, times n, [layers, n];
+            mean 0.
+    """
 
     mismatch: Float64[Tensor, " layers"]
-    """Largest |mean p_condition - mean p_full| over answers, before repair."""
     ess: Float64[Tensor, " layers"]
-    """Effective sample size of tilt's weights over n, in (0, 1]."""
     feasible: Bool[Tensor, " layers"]
-    """Whether tilt found weights that leave at most 1e-3. Where not, ``rake`` stands in."""
     sensitivity: Atoms
-    """The same by the other repair; NaN where tilt found no weights."""
     pointwise: Atoms = field()
-    """Each sample's contribution, [layers, n]; the mean is the layer's value (of the union, the
-    certified lower end)."""
     influence: Atoms = field()
-    """How far each sample moves the result, times n, [layers, n]; mean 0."""
 
     def _in_unit(self, unit: Unit) -> dict[str, Any]:
         return super()._in_unit(unit) | {"sensitivity": self.sensitivity.to(unit)}
@@ -59,19 +65,19 @@ def posterior_pid(
     groups: Sequence[Any] | Tensor | np.ndarray | None = None,
     unit: Unit = "bits",
 ) -> PosteriorAtoms:
-    """Atoms from what a model answers with both sources, with vision alone, with language alone.
+    """Decompose a model's answers, given its posteriors from both sources and from each alone.
 
-    A source matters to the answer only through its posterior, so each sample's posterior vector
-    is its symbol, with mass 1/n. The three conditions' mean posteriors must agree first:
-    ``rake`` corrects the two ablated predictors by a factor per answer, ``tilt`` reweights the
-    samples; the other one's atoms are the ``sensitivity``. Where tilt has no solution rake
-    stands in for it, ``feasible`` is False and the sensitivity NaN; where both differ much
-    neither should be believed.
+    The posterior is a sufficient statistic of a source about the answer, so each sample's
+    posterior vector is its symbol, with mass 1/n. The three conditions' mean posteriors must
+    agree first: ``rake`` corrects the two ablated predictors by a factor per answer (raking),
+    ``tilt`` reweights the samples (exponential tilting); the atoms under the other repair are
+    the ``sensitivity``. Where tilt has no solution rake stands in for it, ``feasible`` is False
+    and the sensitivity NaN; where both differ much neither should be believed.
 
     With two answers the optimum has a closed form and ``gap`` is rounding. With more, potentials
     and coupling are scaled in turn on the samples themselves until the certified interval is
-    below ``tol`` or a limit on the work is met. An optimum is exact for the samples, not for
-    their population: with few of them unique information is biased upward.
+    below ``tol`` or a limit on the work is met. This plug-in estimate is exact for the samples,
+    not for their population: with few samples unique information is biased upward.
 
     Args:
         full: log-probabilities given both, [layers, n, answers], each row's probabilities
@@ -80,16 +86,16 @@ def posterior_pid(
         language: the same given language alone.
         tol: width of the certified interval to reach, bits; for the sensitivity .01 will do.
         repair: ``"rake"`` (the full predictor stays as it is) or ``"tilt"``.
-        groups: the cluster of each sample, any labels, where samples are not independent (six
-            questions on one image); standard errors count clusters.
-        unit: of what comes back, ``"bits"`` or ``"nats"``.
+        groups: the cluster of each sample, any hashable values, where samples are not independent
+            (six questions on one image); standard errors are cluster-robust.
+        unit: of the result, ``"bits"`` or ``"nats"``.
 
     Returns:
         ``PosteriorAtoms``, one entry a layer, bits. Under ``rake`` the atoms are differentiable
         in the log-probabilities (envelope theorem).
 
     Raises:
-        TypeError: not tensors or arrays.
+        TypeError: neither tensors nor arrays.
         ValueError: NaN or +inf, probabilities instead of their logs, rows whose probabilities do
             not sum to 1, a sample without any possible answer, shapes that differ, no samples,
             or an unknown repair.
@@ -105,13 +111,16 @@ def posterior_pid(
     if not tol > 0:
         raise ValueError(f"tol must be a width in bits above 0; got {tol}")
     posteriors = logs_of(full=full, vision=vision, language=language)
+    # Both repairs: equal weights (rake), and tilt's where feasible; masses with equal marginals
     balance = tilt(*(p.detach().exp() for p in posteriors))
     even = torch.full_like(balance.weights, 1 / balance.weights.shape[1])
     tilted = balance.weights.where(balance.feasible[:, None], even)
     order = (even, tilted) if repair == "rake" else (tilted, even)
     repaired = [masses_of(w, *posteriors) for w in order]
+    # Union information under both repairs, in one solve
     (first, second), solution = _decompose(repaired, tol)
     second = {k: v.where(balance.feasible, torch.nan) for k, v in second.items()}
+    # Repaired posteriors and dual potentials, for pointwise values and influence functions
     full_, vision_, language_ = (safe_ratio(m.detach(), order[0][..., None]) for m in repaired[0])
     a, b = (dual[: len(even)] for dual in (solution.dual_vision, solution.dual_language))
     given = Repaired(order[0], full_, vision_, language_, a, b)
@@ -130,7 +139,7 @@ def posterior_pid(
 def _decompose(
     repaired: list[tuple[Tensor, ...]], tol: float
 ) -> tuple[list[dict[str, Any]], Solution]:
-    """The fields of ``Atoms`` for each repair, all layers of all repairs in one solve."""
+    """Compute the fields of ``Atoms`` for each repair, all layers of all repairs in one solve."""
     full, vision, language = (torch.cat(masses) for masses in zip(*repaired, strict=True))
     tols = vision.new_tensor([tol, max(tol, _SENSITIVE)]).repeat_interleave(len(full) // 2)
     solution = solve_rows(vision.detach(), language.detach(), tol=tols * NATS_PER_BIT)
@@ -146,7 +155,7 @@ def _decompose(
 
 
 def atoms_of_masses(masses: tuple[Tensor, ...], **union: Any) -> Atoms:
-    """The atoms of repaired masses, given ``union`` and its ``gap``, bits."""
+    """Compute the atoms of repaired masses, given ``union`` and its ``gap``, bits."""
     names = ("information", "information_vision", "information_language")
     values: dict[str, Any] = {
         name: table_information(p) / NATS_PER_BIT for name, p in zip(names, masses, strict=True)
@@ -155,7 +164,7 @@ def atoms_of_masses(masses: tuple[Tensor, ...], **union: Any) -> Atoms:
 
 
 def plug_in_atoms(posteriors: list[Tensor], repair: Repair, tol: float) -> Atoms:
-    """The atoms of log-posteriors alone: no errors, no other repair."""
+    """Compute the plug-in atoms of log-posteriors, without errors or the other repair."""
     masses = masses_of(weights_of(posteriors, repair), *posteriors)
     solution = solve_rows(masses[1], masses[2], tol=tol * NATS_PER_BIT)
     union = (solution.lower + solution.upper) / 2
@@ -163,7 +172,7 @@ def plug_in_atoms(posteriors: list[Tensor], repair: Repair, tol: float) -> Atoms
 
 
 def weights_of(posteriors: list[Tensor], repair: Repair) -> Float64[Tensor, "layers n"]:
-    """The samples' weights: tilt's where it is asked for and feasible, else equal ones."""
+    """Compute the samples' weights: tilt's where it is asked for and feasible, else 1/n."""
     layers, n, _ = posteriors[0].shape
     weights = posteriors[0].new_full((layers, n), 1 / n)
     if repair == "tilt":
@@ -175,17 +184,22 @@ def weights_of(posteriors: list[Tensor], repair: Repair) -> Float64[Tensor, "lay
 def masses_of(
     weights: Tensor, full: Tensor, vision: Tensor, language: Tensor
 ) -> tuple[Tensor, ...]:
-    """Masses p(x, y) [layers, n, answers] of the three predictors, label marginals made equal.
+    """Compute the three predictors' masses [layers, n, answers], of equal answer marginals.
 
-    Under tilt's weights they are equal to 1e-3 already, mostly to rounding; raking removes it.
+    Under tilt's weights the marginals agree to 1e-3 already, mostly to rounding; raking removes
+    the rest.
+
+    Raises:
+        ValueError: raking did not converge.
     """
+    # Rake both ablated predictors to the full predictor's answer marginal
     full_masses = weights[..., None] * full.exp()
     target = full_masses.sum(1)
     raked = [rake(p, target, weights) for p in (vision, language)]
     worst = float(torch.stack([residual.detach() for _, residual in raked]).max())
     if worst > _RAKED:
         raise ValueError(
-            f"raking left the label marginals {worst:.2g} apart: some answer is next to "
+            f"raking left the answer marginals {worst:.2g} apart: some answer is next to "
             "impossible for an ablated predictor in every sample"
         )
     return full_masses, *(weights[..., None] * q for q, _ in raked)
@@ -197,10 +211,10 @@ def _mismatch(full: Tensor, vision: Tensor, language: Tensor) -> Float64[Tensor,
 
 
 def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
-    """Normalised log-posteriors, none below the least that is told apart from nothing.
+    """Check and normalise log-posteriors, and clamp them to -100 nats.
 
     Raises:
-        TypeError: not tensors or arrays.
+        TypeError: neither tensors nor arrays.
         ValueError: shapes that differ, or no log-probabilities.
     """
     tensors = {name: as_float64(x, name) for name, x in logs.items()}
@@ -217,10 +231,10 @@ def logs_of(**logs: Any) -> list[Float64[Tensor, "layers n answers"]]:
 
 
 def _require_log_probabilities(x: Float64[Tensor, "layers n answers"], name: str) -> None:
-    """Each row must be logs of probabilities that sum to 1.
+    """Require that each row holds logs of probabilities that sum to 1.
 
     Raises:
-        ValueError: it is not; it says what it may be instead.
+        ValueError: some row does not; the message says what it may hold instead.
     """
     if bool(x.isnan().any() | (x == torch.inf).any()):
         raise ValueError(f"{name} has NaN or +inf; pass log-probabilities (-inf is allowed)")

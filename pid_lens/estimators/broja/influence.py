@@ -1,4 +1,4 @@
-"""Influence: what each sample contributes, and how far each one moves the result."""
+"""Influence functions of the atoms, and each sample's pointwise contribution."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from pid_lens.estimators.common.entropy import NATS_PER_BIT
 from pid_lens.results import Atoms
 
 _RANK = 1e-10
+"""Relative cutoff of the pseudo-inverse."""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """The three predictors after repair, and the potentials of the union information's dual.
+    """The three predictors after marginal repair, and the dual potentials of the union.
 
-    All [layers, n, answers]; ``weights`` [layers, n], summing to 1 in each layer.
+    Attributes:
+        weights: of the samples, [layers, n], summing to 1 in each layer.
+        full: posteriors given both sources, [layers, n, answers].
+        vision: repaired posteriors given vision.
+        language: repaired posteriors given language.
+        dual_vision: potentials a, nats.
+        dual_language: potentials b, nats.
     """
 
     weights: Tensor
@@ -36,7 +43,7 @@ class Repaired:
 
 
 def posterior_pointwise(given: Repaired) -> Atoms:
-    """Each sample's contribution to each information and atom, bits; weighted, they add up.
+    """Compute each sample's pointwise contribution to each information and atom, bits.
 
     With potentials a, b of the dual (in nats) and p the answers' marginal, sample i contributes
     n w_i times ::
@@ -52,22 +59,25 @@ def posterior_pointwise(given: Repaired) -> Atoms:
     Returns:
         Atoms of shape [layers, n].
     """
+    # Pointwise KL divergence to the answer marginal, times n w_i
     scale = given.weights * given.weights.shape[1] / NATS_PER_BIT
     log_prior = _log_above_zero(given.prior)
     own = {"": given.full, "_vision": given.vision, "_language": given.language}
     values = {
         f"information{k}": (p * (_log_above_zero(p) - log_prior)).sum(-1) for k, p in own.items()
     }
+    # Pointwise dual objective
     values["union"] = _pair_potentials(given) - (log_prior * given.full).sum(-1)
     return _as_atoms({name: scale * value for name, value in values.items()})
 
 
 def posterior_influence(given: Repaired, repair: str, feasible: Tensor) -> Atoms:
-    r"""How far one more sample like this one would move each value, times n; bits, mean 0.
+    r"""Compute the empirical influence function of each value: bits, [layers, n], mean 0.
 
-    The empirical influence function. By the envelope theorem the dual variables are the
-    derivative of the optimum in the masses, so that the union's is its pointwise value, centred,
-    plus the effect of the estimated repair. For ``rake``, whose factors theta solve
+    How far one more sample like this one would move the value, times n. By the envelope theorem
+    the dual potentials are the derivative of the optimum in the masses, so that the union's is
+    its pointwise value, centred, plus the effect of the estimated repair, by the implicit
+    function theorem. For ``rake``, whose factors theta solve
     mean q(theta) = mean p(y|x1,x2)::
 
         A J^+ (p(y|x1,x2)_i - q_i),   J = mean(diag q - q q^T),
@@ -89,6 +99,7 @@ def posterior_influence(given: Repaired, repair: str, feasible: Tensor) -> Atoms
     Returns:
         Atoms of shape [layers, n].
     """
+    # Derivative of each value in the masses of (full, vision, language); H(Y) is common to all
     log_prior = _log_above_zero(given.prior)
     entropy = -(log_prior * given.full).sum(-1)
     zero = torch.zeros_like(given.dual_vision)
@@ -109,6 +120,7 @@ def posterior_influence(given: Repaired, repair: str, feasible: Tensor) -> Atoms
 def _influence_under_rake(
     given: Repaired, entropy: Tensor, full: Tensor, a: Tensor, b: Tensor
 ) -> Tensor:
+    # Pointwise value plus the effect of the raking factors of each source, centred
     value = entropy + (full * given.full).sum(-1)
     for slope, q in ((a, given.vision), (b, given.language)):
         value = value + (slope * q).sum(-1) + _influence_of_factors(given, slope, q)
@@ -118,7 +130,11 @@ def _influence_under_rake(
 def _influence_of_factors(
     given: Repaired, slope: Tensor, q: Tensor
 ) -> Float64[Tensor, "layers n"]:
-    """The effect of a sample on the raking factors, and of these on the value."""
+    """Compute the effect of a sample on the raking factors, and through them on the value.
+
+    A J^+ (p(y|x1,x2)_i - q_i), the implicit function theorem at the raking equations.
+    """
+    # A = d value / d theta, J = d mean q / d theta = diag(mean q) - mean q q^T
     mass = given.weights[..., None] * q
     along = (mass * (slope - (slope * q).sum(-1, keepdim=True))).sum(1)
     curvature = torch.diag_embed(mass.sum(1)) - mass.mT @ q
@@ -129,9 +145,11 @@ def _influence_of_factors(
 def _influence_under_tilt(
     given: Repaired, entropy: Tensor, full: Tensor, a: Tensor, b: Tensor
 ) -> Tensor:
+    # Pointwise value, centred under the weights
     value = entropy + (full * given.full).sum(-1)
     value = value + (a * given.vision).sum(-1) + (b * given.language).sum(-1)
     value = value - (given.weights * value).sum(1, keepdim=True)
+    # Residual of the weighted regression of the value on the moments g: slope = H^+ C
     g = torch.cat([given.vision - given.full, given.language - given.full], -1)
     weighted = given.weights[..., None] * g
     slope = torch.linalg.pinv(weighted.mT @ g, hermitian=True, rtol=_RANK) @ (

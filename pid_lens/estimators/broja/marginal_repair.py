@@ -1,4 +1,8 @@
-"""Three predictors of one model rarely share a label marginal: two ways to make them agree."""
+"""Marginal repair: raking of posteriors, or exponential tilting of sample weights.
+
+The full, vision and language predictors of one model rarely have the same mean posterior, which
+the decomposition needs: a joint distribution has one marginal of the answer.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,18 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 _FEASIBLE = 1e-6
+"""Largest balance residual of weights that exist."""
 _AGREEING = 1e-3
+"""Difference of answer marginals that may remain."""
 _ROUNDING = 1e-8
+"""Difference of answer marginals that needs no balancing."""
 _FLAT = 1e-14
+"""Gradient at which Newton's method has converged."""
 _RANK = 1e-10
+"""Relative cutoff of the pseudo-inverse."""
 _STEPS = 100
 _LONGEST_STEP = 10.0
+"""Bound on a Newton step along each eigenvector of the Hessian."""
 _Potential = Callable[[Tensor], Tensor]
 _Derivatives = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -25,16 +35,18 @@ def rake(
     target: Float64[Tensor, "layers answers"],
     weights: Float64[Tensor, "layers n"],
 ) -> tuple[Float64[Tensor, "layers n answers"], Float64[Tensor, " layers"]]:
-    r"""Posteriors corrected by one factor per answer until their mean is the target.
+    r"""Rake posteriors: one factor per answer, so that their weighted mean is the target.
 
-    q_i(y) is p_i(y) exp(theta_y), normalised; theta minimises the convex function ::
+    Raking (iterative proportional fitting) finds the q nearest to p in KL divergence that has
+    given marginals. Here q_i(y) is p_i(y) exp(theta_y), normalised in each row, and theta
+    minimises the convex dual ::
 
         sum_i w_i log sum_y p_i(y) exp(theta_y)   -   sum_y target(y) theta_y
 
-    whose gradient is sum_i w_i q_i - target, by Newton steps with backtracking. It is what a
-    bias on the answers' logits does and undoes. Nothing about the full predictor changes. With
-    positive posteriors and a positive target there is always one solution; otherwise the
-    residual tells. An answer of target 0 gets the factor 0.
+    whose gradient is sum_i w_i q_i - target, by Newton steps with backtracking. theta is a bias
+    on the answers' logits. The full predictor does not change. With positive posteriors and a
+    positive target there is always one solution; otherwise the residual shows whether there is.
+    An answer of target 0 gets the factor 0.
 
     Source:
         On a least squares adjustment of a sampled frequency table when the expected marginal
@@ -42,7 +54,7 @@ def rake(
 
     Args:
         log_p: log-posteriors, each row normalised.
-        target: the label marginal to reach, each row summing to 1.
+        target: the answer marginal to reach, each row summing to 1.
         weights: of the samples, summing to 1 in each layer.
 
     Returns:
@@ -57,10 +69,12 @@ def rake(
     """
     log_p = log_p.where((target > 0)[:, None], -torch.inf)
 
+    # Dual objective: mean log-partition function minus <theta, target>
     def potential(theta: Tensor) -> Tensor:
         bias = torch.logsumexp(log_p + theta[:, None], -1)
         return (weights * bias).sum(1) - (theta * target).sum(-1)
 
+    # Gradient mean q - target; Hessian diag(mean q) - sum_i w_i q_i q_i^T
     def slope_and_curvature(theta: Tensor) -> tuple[Tensor, Tensor]:
         q = _posterior(log_p + theta[:, None])
         mass = weights[..., None] * q
@@ -69,6 +83,7 @@ def rake(
 
     with torch.no_grad():
         theta = _minimise(potential, slope_and_curvature, torch.zeros_like(target))
+    # Implicit function theorem: d theta = -H^+ d gradient
     if log_p.requires_grad or target.requires_grad:
         theta = theta - _implicit_step(*slope_and_curvature(theta))
     q = _posterior(log_p + theta[:, None])
@@ -76,23 +91,30 @@ def rake(
 
 
 def _implicit_step(slope: Tensor, curvature: Tensor) -> Float64[Tensor, "layers answers"]:
-    """A Newton step of length 0 whose derivative is that of the solution in the data."""
+    """Compute a Newton step, 0 at the solution, whose derivative is that of -theta in the data.
+
+    Implicit function theorem: the Hessian is held constant.
+    """
     inverse = torch.linalg.pinv(curvature.detach(), hermitian=True, rtol=_RANK)
     return (inverse @ slope[..., None])[..., 0]
 
 
 @dataclass(frozen=True)
 class Tilt:
-    """Weights on samples under which the label marginals agree."""
+    """Sample weights under which the answer marginals agree.
+
+    Attributes:
+        weights: non-negative, summing to 1.
+        residual: largest difference of the weighted answer marginals that is left.
+        ess: effective sample size over n, 1 / (n sum w^2), in (0, 1].
+        feasible: whether weights were found that leave at most 1e-3; never use the weights where
+            this is False.
+    """
 
     weights: Float64[Tensor, "layers n"]
-    """Non-negative, summing to 1."""
     residual: Float64[Tensor, " layers"]
-    """Largest difference of the weighted label marginals that is left."""
     ess: Float64[Tensor, " layers"]
-    """Effective sample size over n, 1 / (n sum w^2), in (0, 1]."""
     feasible: Bool[Tensor, " layers"]
-    """Whether weights were found that leave at most 1e-3; never use them where this is False."""
 
 
 def tilt(
@@ -100,18 +122,19 @@ def tilt(
     vision: Float64[Tensor, "layers n answers"],
     language: Float64[Tensor, "layers n answers"],
 ) -> Tilt:
-    r"""The sample weights nearest to uniform that make three label marginals agree.
+    r"""Compute the exponential tilting of sample weights that makes three answer marginals agree.
 
-    Entropy balancing. With g_i = (vision_i - full_i, language_i - full_i), the last answer left
-    out, the weights of largest entropy with sum_i w_i g_i = 0 are w_i ~ exp(g_i lambda), where
-    lambda minimises log sum_i exp(g_i lambda): Newton steps with backtracking. No posterior
-    changes, the population does. If 0 lies outside the hull of the g_i there are no such
-    weights, lambda runs away, and residual, ``feasible`` and ess say so.
+    Entropy balancing: the weights nearest to uniform in KL divergence. With the moments
+    g_i = (vision_i - full_i, language_i - full_i), the last answer left out, the weights of
+    largest entropy with sum_i w_i g_i = 0 are w_i ~ exp(g_i lambda), where lambda minimises
+    log sum_i exp(g_i lambda): Newton steps with backtracking. No posterior changes, the
+    population does. If 0 lies outside the convex hull of the g_i there are no such
+    weights, lambda diverges, and residual, ``feasible`` and ess show it.
 
     Two saturated predictors may differ by 1e-5 in one direction for every sample, which no
-    weights can undo and which does no harm: where there are no weights, one whose marginal
-    agrees to 1e-3 unweighted is left as it is, and only the other balanced. What is left of its
-    difference is ``residual``, at most 1e-3 where ``feasible``.
+    weights can undo and which does no harm: where there are no weights, a predictor whose
+    marginal agrees to 1e-3 unweighted is left as it is, and only the other one is balanced. The
+    difference that remains is ``residual``, at most 1e-3 where ``feasible``.
 
     Source:
         Entropy balancing for causal effects (Hainmueller, 2012),
@@ -131,6 +154,7 @@ def tilt(
         >>> tilt(full, vision, full).weights
         tensor([[0.3333, 0.6667]], dtype=torch.float64)
     """
+    # Balance both predictors; where that fails, only those that are off by more than 1e-3
     differences = [p - full for p in (vision, language)]
     w, left = _balance(_differences_beyond(differences, _ROUNDING))
     again, rest = _balance(_differences_beyond(differences, _AGREEING))
@@ -145,9 +169,9 @@ def tilt(
 def _differences_beyond(
     differences: list[Tensor], least: float
 ) -> Float64[Tensor, "layers n free"]:
-    """The predictors whose mean is off by more than ``least`` in some answer; 0 for others.
+    """Collect the moments g of predictors whose mean is off by more than ``least``; 0 elsewhere.
 
-    The last answer follows from the others.
+    The last answer is left out: differences sum to 0 over answers.
     """
     off = [d.mean(1, keepdim=True).abs().amax(-1, keepdim=True) > least for d in differences]
     kept = [d.where(far, 0.0) for d, far in zip(differences, off, strict=True)]
@@ -155,13 +179,16 @@ def _differences_beyond(
 
 
 def _balance(g: Float64[Tensor, "layers n differences"]) -> tuple[Tensor, Tensor]:
-    """Weights of largest entropy with a mean of 0, and the largest mean that is left."""
+    """Find the weights of largest entropy with sum_i w_i g_i = 0, and the largest mean left."""
+    # Unit scale of g, so that steps in theta are of order 1
     scale = (g**2).mean((1, 2), keepdim=True).sqrt().clamp_min(1e-300)
     g = g / scale
 
+    # Dual objective: the cumulant generating function log sum_i exp(g_i theta)
     def potential(theta: Tensor) -> Tensor:
         return torch.logsumexp((g @ theta[..., None])[..., 0], -1)
 
+    # Gradient and Hessian: mean and covariance of g under the tilted weights
     def slope_and_curvature(theta: Tensor) -> tuple[Tensor, Tensor]:
         w = torch.softmax(g @ theta[..., None], 1)
         mean = (w * g).sum(1)
@@ -174,7 +201,7 @@ def _balance(g: Float64[Tensor, "layers n differences"]) -> tuple[Tensor, Tensor
 
 
 def _posterior(logits: Tensor) -> Tensor:
-    """Softmax over answers; a row without any answer left is 0."""
+    """Compute the softmax over answers; a row that is -inf throughout becomes 0."""
     top = logits.amax(-1, keepdim=True)
     e = (logits - top.where(top > -torch.inf, 0.0)).exp()
     return e / e.sum(-1, keepdim=True).clamp_min(1e-300)
@@ -183,10 +210,10 @@ def _posterior(logits: Tensor) -> Tensor:
 def _minimise(
     potential: _Potential, slope_and_curvature: _Derivatives, theta: Tensor
 ) -> Float64[Tensor, "layers parameters"]:
-    """Damped Newton on a batch of smooth convex functions, each with its own step.
+    """Minimise a batch of smooth convex functions by damped Newton, each with its own step.
 
-    The last slope tells whether a minimum was found; one at infinity is approached by bounded
-    steps and left.
+    The iterate of least gradient is returned. A minimum at infinity is approached by bounded
+    steps; the gradient that remains shows that there is none.
     """
     best, least = theta, torch.full_like(theta[:, 0], torch.inf)
     for _ in range(_STEPS):
@@ -202,9 +229,9 @@ def _minimise(
 
 
 def _newton_move(slope: Tensor, curvature: Tensor) -> Tensor:
-    """The Newton step, bounded along each of the curvature's own directions by itself.
+    """Compute the Newton step -H^-1 g, bounded along each eigenvector of the Hessian by itself.
 
-    A flat direction, made of rounding or leading to infinity, then holds up no other.
+    A flat direction, of rounding or leading to infinity, then shortens no other.
     """
     values, vectors = torch.linalg.eigh(curvature)
     along = (vectors.mT @ slope[..., None])[..., 0]
@@ -213,7 +240,7 @@ def _newton_move(slope: Tensor, curvature: Tensor) -> Tensor:
 
 
 def _backtrack(potential: _Potential, theta: Tensor, move: Tensor, slope: Tensor) -> Tensor:
-    """Halves each step until it brings a fair share of the promised decrease."""
+    """Backtrack: halve each step until it satisfies Armijo's condition of sufficient decrease."""
     start, promise = potential(theta), (slope * move).sum(-1)
     rounding = 1e-13 * (1 + start.abs())
     length = torch.ones_like(start)

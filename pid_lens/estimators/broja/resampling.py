@@ -1,4 +1,4 @@
-"""Resampling: what the samples at hand would have read had they been drawn again."""
+"""Resampling: bootstrap of the atoms, and a permutation floor of unique information."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def bootstrap(
     seed: int = 0,
     tol: float = 1e-3,
 ) -> Atoms:
-    """The atoms of samples drawn again with replacement, clusters whole.
+    """Bootstrap the atoms: decompose samples drawn with replacement, clusters whole.
 
     Where a unique atom is 0 the bootstrap is as inconsistent as every plug-in: prefer coverage
-    seen on known truth (`pid_lens.truth.layered_reads`) to agreement of two errors.
+    on known truth (`pid_lens.truth.layered_reads`) to agreement of two errors.
 
     Source:
         Bootstrap methods: another look at the jackknife (Efron, 1979),
@@ -43,7 +43,7 @@ def bootstrap(
         full: log-probabilities given both, [layers, n, answers].
         vision: given vision alone.
         language: given language alone.
-        draws: how often.
+        draws: number of bootstrap samples.
         repair: as in `posterior_pid`.
         groups: the cluster of each sample.
         seed: of the draws.
@@ -56,9 +56,11 @@ def bootstrap(
         ValueError: fewer than two draws, or as `posterior_pid`.
 
     Example:
-        >>> logs = [torch.randn(1, 50, 2).log_softmax(-1) for _ in range(3)]
-        >>> bootstrap(*logs, draws=20).synergy.shape
-        torch.Size([20, 1])
+        >>> random = torch.Generator().manual_seed(0)
+        >>> logs = torch.randn(3, 1, 50, 2, generator=random).log_softmax(-1)
+        >>> drawn = bootstrap(*logs, draws=20)
+        >>> list(drawn.synergy.shape), bool(drawn.synergy.std(0) < 0.2)
+        ([20, 1], True)
     """
     if draws < 2:
         raise ValueError(f"a bootstrap needs at least two draws; got {draws}")
@@ -67,6 +69,7 @@ def bootstrap(
     of = torch.arange(n) if groups is None else as_clusters(groups, n)
     count = int(of.max()) + 1
     generator = torch.Generator().manual_seed(seed)
+    # Cluster bootstrap: as many clusters as there are, with replacement, each with all its rows
     found = []
     for _ in range(draws):
         drawn = torch.randint(count, (count,), generator=generator).bincount(minlength=count)
@@ -87,12 +90,12 @@ def exchanged(
     seed: int = 0,
     tol: float = 1e-3,
 ) -> Atoms:
-    """The floor of the unique atoms: vision and language swapped in samples picked at random.
+    """Estimate the floor of the unique atoms by permutation: swap vision and language at random.
 
     If both modalities had the same channel to the answer (no unique information) a swap would
-    change nothing in distribution; what then still reads as unique is finite-sample bias. The
-    pairing of image and question is no part of the union information, so there is nothing else
-    in it that could be shuffled.
+    change nothing in distribution; the unique information that then remains is finite-sample
+    bias. The union information does not depend on the pairing of image and question, so that
+    nothing else in it could be permuted.
 
     Source:
         Permutation, parametric and bootstrap tests of hypotheses (Good, 2005),
@@ -102,10 +105,10 @@ def exchanged(
         full: log-probabilities given both, [layers, n, answers].
         vision: given vision alone.
         language: given language alone.
-        draws: how often to swap.
+        draws: number of random swaps.
         repair: as in `posterior_pid`.
-        groups: the cluster of each sample; clusters are swapped whole, by their labels, so that
-            the same label is swapped alike in every call.
+        groups: the cluster of each sample; clusters are swapped whole, by their names, so that
+            the same name is swapped alike in every call.
         seed: of the swaps.
         tol: as in `posterior_pid`.
 
@@ -113,17 +116,19 @@ def exchanged(
         Atoms of shape [draws, layers], bits.
 
     Example:
-        >>> logs = [torch.randn(1, 50, 2).log_softmax(-1) for _ in range(3)]
+        >>> random = torch.Generator().manual_seed(0)
+        >>> logs = torch.randn(3, 1, 50, 2, generator=random).log_softmax(-1)
         >>> exchanged(*logs, draws=5).unique_vision.min() >= -1e-9
         tensor(True)
     """
     both, one, two = logs_of(full=full, vision=vision, language=language)
     n = one.shape[1]
-    labels = list(range(n) if groups is None else groups)
-    if len(labels) != n:
-        raise ValueError(f"{n} samples need as many groups, one label each; got {len(labels)}")
+    clusters = list(range(n) if groups is None else groups)
+    if len(clusters) != n:
+        raise ValueError(f"{n} samples need as many groups, one each; got {len(clusters)}")
+    # Permutation within samples: exchange the two posteriors of each swapped cluster
     found = []
-    for swapped in _draw_swaps(labels, draws, seed):
+    for swapped in _draw_swaps(clusters, draws, seed):
         swap = swapped[None, :, None].to(one.device)
         found.append(
             plug_in_atoms([both, one.where(~swap, two), two.where(~swap, one)], repair, tol)
@@ -131,9 +136,9 @@ def exchanged(
     return _stack_atoms(found)
 
 
-def _draw_swaps(labels: list[Any], draws: int, seed: int) -> Bool[Tensor, "draws n"]:
-    """Coins tossed by the labels themselves, so that they know no order and no company."""
-    named = [label.item() if hasattr(label, "item") else label for label in labels]
+def _draw_swaps(clusters: list[Any], draws: int, seed: int) -> Bool[Tensor, "draws n"]:
+    """Draw fair coins from hashes of the clusters' names: the same in any order and sample."""
+    named = [one.item() if hasattr(one, "item") else one for one in clusters]
     bytes_each = -(-draws // 8)
     coins = b"".join(shake_256(f"{seed}/{name}".encode()).digest(bytes_each) for name in named)
     bits = np.unpackbits(np.frombuffer(coins, np.uint8).reshape(len(named), -1), axis=1)

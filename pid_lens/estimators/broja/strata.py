@@ -1,4 +1,4 @@
-"""Strata: samples with as many options each, decomposed apart and averaged."""
+"""Stratification by number of options: each stratum is decomposed by itself, then averaged."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stratum:
-    """The samples with one number of options."""
+    """The samples with one number of options.
+
+    Attributes:
+        rows: their indices among all samples.
+        log_p: their log-posteriors, nats, absent options left out.
+    """
 
     rows: Int64[Tensor, " members"]
-    """Where they stand among all."""
     log_p: Float64[Tensor, "layers conditions members options"]
-    """Their log-posteriors, absent options left out."""
 
 
 def strata_of(
     log_p: Float64[Tensor, "layers conditions n answers"], mask: Bool[Tensor, "n answers"]
 ) -> list[Stratum]:
-    """One stratum for every number of options that occurs.
+    """Split samples into strata, one for each number of options that occurs.
 
     Example:
         >>> mask = torch.tensor([[True, True, True], [True, False, True]])
         >>> [list(s.log_p.shape) for s in strata_of(torch.zeros(1, 1, 2, 3).double(), mask)]
         [[1, 1, 1, 2], [1, 1, 1, 3]]
     """
+    # Move the options that are present to the front, in their order
     first = mask.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     ordered, counts = log_p.gather(-1, first.expand(log_p.shape)), mask.sum(-1)
     found = []
@@ -46,18 +50,18 @@ def strata_of(
 
 
 def shares_of(strata: Sequence[Stratum]) -> Float64[Tensor, " strata"]:
-    """n_k / n of each."""
+    """Compute each stratum's share of the samples, n_k / n."""
     counts = torch.tensor([len(stratum.rows) for stratum in strata], dtype=torch.float64)
     return counts / counts.sum()
 
 
 def average(values: Sequence[Tensor], shares: Tensor) -> Float64[Tensor, "*layers"]:
-    """The sum over strata of share times value, on the CPU."""
+    """Average a value over strata, sum over k of share_k value_k, on the CPU."""
     return torch.tensordot(shares, torch.stack([value.cpu() for value in values]), 1)
 
 
 def mixture(parts: Sequence[Atoms], shares: Tensor) -> Atoms:
-    """The sum over strata of n_k / n times PID_k."""
+    """Average the atoms over strata, sum over k of n_k / n PID_k."""
     values: dict[str, Any] = {
         name: average([getattr(part, name) for part in parts], shares) for name in FIELDS
     }
@@ -67,9 +71,10 @@ def mixture(parts: Sequence[Atoms], shares: Tensor) -> Atoms:
 def join_samples(
     parts: Sequence[PosteriorAtoms], strata: Sequence[Stratum], whole: Atoms
 ) -> dict[str, Any]:
-    """Pointwise values and influences of all strata, in the order of the samples.
+    """Join pointwise values and influences of all strata, in the order of the samples.
 
-    A sample of stratum k moves the whole by its influence on PID_k, and by being one more of k.
+    The influence function of the average: a sample of stratum k moves it by its influence on
+    PID_k, and by PID_k - whole, as it raises the share of k.
     """
     back = torch.cat([stratum.rows for stratum in strata]).argsort()
     values: dict[str, dict[str, Any]] = {"pointwise": {}, "influence": {}}

@@ -1,4 +1,4 @@
-"""What users hand over: tensors or arrays of any real type, turned into float64 tensors."""
+"""Input arrays: tensors or NumPy arrays of any real dtype, converted to float64 tensors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 SUM_ROUNDING = 1e-2
-"""What the probabilities of a row may sum to beside 1, as half precision rounds them."""
+"""How far from 1 the probabilities of a row may sum, as half precision rounds them."""
 
 
 def as_float64(values: Any, name: str) -> Tensor:
-    """``values`` as a float64 tensor on its own device (MPS has no float64: then the CPU).
+    """Convert ``values`` to a float64 tensor on its own device (MPS has no float64: then the CPU).
 
     Raises:
-        TypeError: it is neither a tensor nor a NumPy array, or complex.
+        TypeError: ``values`` is neither a tensor nor a NumPy array, or is complex.
+
+    Example:
+        >>> as_float64(np.array([1, 2]), "counts")
+        tensor([1., 2.], dtype=torch.float64)
     """
     if isinstance(values, np.ndarray) and np.isrealobj(values) and values.dtype.kind in "fiub":
         values = torch.from_numpy(values.astype(np.float64))

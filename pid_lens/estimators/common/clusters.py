@@ -1,4 +1,4 @@
-"""Groups: what an estimator is told of each sample by its id, such as its cluster."""
+"""Groups: the cluster of each dependent sample, or another attribute looked up by sample id."""
 
 from __future__ import annotations
 
@@ -12,30 +12,43 @@ from torch import Tensor
 
 
 def as_clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Tensor, " n"]:
-    """Labels of any kind as numbers from 0.
+    """Convert groups to cluster numbers, from 0 in order of appearance.
+
+    Args:
+        groups: the group of each sample, any hashable values.
+        n: number of samples.
 
     Raises:
-        ValueError: not one label a sample.
+        ValueError: not one group a sample.
+
+    Example:
+        >>> as_clusters(["cat", "dog", "cat"], 3)
+        tensor([0, 1, 0])
     """
-    labels = groups.tolist() if hasattr(groups, "tolist") else list(groups)
-    labels = [label.item() if hasattr(label, "item") else label for label in labels]
-    if len(labels) != n or any(isinstance(label, list) for label in labels):
-        raise ValueError(f"{n} samples need as many groups, one label each; got {len(labels)}")
-    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    return torch.tensor([number[label] for label in labels])
+    names = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    names = [name.item() if hasattr(name, "item") else name for name in names]
+    if len(names) != n or any(isinstance(name, list) for name in names):
+        raise ValueError(f"{n} samples need as many groups, one each; got {len(names)}")
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([number[name] for name in names])
 
 
 Groups = Mapping[str, Any] | Callable[[str], Any]
-"""Sample id -> the label of its cluster, or whatever else is told of it."""
+"""Sample id -> the name of its cluster, or another attribute of the sample."""
 _NAMED = 3
-"""So many missing samples are named in an error."""
+"""How many missing samples an error names."""
 
 
 def labels_of(ids: Sequence[str], groups: Groups | None, name: str = "groups") -> list[Any] | None:
-    """What is told of each sample, in their order; None where nothing is.
+    """Look up the group (or another attribute) of each sample by id; None without ``groups``.
+
+    Args:
+        ids: sample ids.
+        groups: mapping or function from sample id to group.
+        name: of ``groups`` in an error.
 
     Raises:
-        ValueError: samples that are lacking, or for which a function returns None.
+        ValueError: a mapping lacks samples, or a function returns None for some.
 
     Example:
         >>> labels_of(["a/1", "a/2", "b/1"], lambda name: name.split("/")[0])
@@ -43,21 +56,21 @@ def labels_of(ids: Sequence[str], groups: Groups | None, name: str = "groups") -
     """
     if groups is None:
         return None
-    tell = groups.get if isinstance(groups, Mapping) else groups
-    told = [tell(one) for one in ids]
-    missing = [repr(one) for one, label in zip(ids, told, strict=True) if label is None]
+    look_up = groups.get if isinstance(groups, Mapping) else groups
+    found = [look_up(one) for one in ids]
+    missing = [repr(one) for one, group in zip(ids, found, strict=True) if group is None]
     if missing:
         shown = ", ".join(missing[:_NAMED]) + ", ..." * (len(missing) > _NAMED)
         raise ValueError(f"{name} lack {len(missing)} of {len(ids)} samples: {shown}")
-    return told
+    return found
 
 
 def clusters_of(ids: Sequence[str], groups: Groups | None) -> Int64[Tensor, " n"] | None:
-    """The cluster of each sample as a number from 0; None where there are none.
+    """Look up the cluster of each sample as a number from 0; None without ``groups``.
 
     Example:
         >>> clusters_of(["a/1", "a/2", "b/1"], lambda name: name[0])
         tensor([0, 0, 1])
     """
-    labels = labels_of(ids, groups)
-    return None if labels is None else as_clusters(labels, len(ids))
+    names = labels_of(ids, groups)
+    return None if names is None else as_clusters(names, len(ids))

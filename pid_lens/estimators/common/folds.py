@@ -1,4 +1,4 @@
-"""Folds: the parts of a sample that are held out in turn."""
+"""Folds for cross-fitting: a random partition of the samples, each part held out in turn."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 def folds_of(
     n: int, folds: int, generator: torch.Generator, clusters: Int64[Tensor, " n"] | None = None
 ) -> list[Int64[Tensor, " fold"]]:
-    """The rows of each fold, of nearly one size and in random order.
+    """Split n samples at random into folds of nearly one size; the rows of each fold.
 
     Clusters stay together, in one fold and within it.
 
     Args:
         n: number of samples.
         folds: number of parts.
-        generator: of the order.
-        clusters: of each sample, numbers from 0; each its own by default.
+        generator: of the random order.
+        clusters: of each sample, numbers from 0; by default each sample is its own.
 
     Raises:
         ValueError: a fold would be empty: fewer samples or clusters than folds, or one cluster
@@ -33,9 +33,11 @@ def folds_of(
     of = torch.arange(n) if clusters is None else clusters
     sizes = of.bincount()
     shuffled = torch.randperm(len(sizes), generator=generator)
+    # A cluster goes to the fold in which the middle of its rows falls, in the shuffled order
     middles = sizes[shuffled].cumsum(0) - (sizes[shuffled] + 1) / 2
     fold = torch.empty_like(shuffled)
     fold[shuffled] = (middles * folds / max(n, 1)).long()
+    # Rows in the order of their shuffled clusters, cut where the fold changes
     order = shuffled.argsort()[of].argsort(stable=True)
     parts = [order[fold[of[order]] == part] for part in range(folds)]
     if not all(map(len, parts)):

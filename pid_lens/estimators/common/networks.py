@@ -1,4 +1,4 @@
-"""Networks whose weights come from a generator of their own, whatever torch's is at."""
+"""Network layers initialised from a generator of their own, independent of torch's global seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from torch import nn
 
 
 def linear_layer(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """A layer with the weights that torch draws by default, drawn from this generator.
+    """Initialise a linear layer by torch's default law, U(-1/sqrt(inputs), 1/sqrt(inputs)).
+
+    Args:
+        inputs: width of the input.
+        outputs: width of the output.
+        generator: of the weights and biases.
 
     Example:
         >>> one, other = (linear_layer(3, 2, torch.Generator().manual_seed(0)) for _ in "12")

@@ -1,4 +1,4 @@
-"""OverReads: what every estimator does that keeps its reads and computes at the end."""
+"""OverReads: base class of estimators that buffer their reads and compute at the end."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ _Kind = TypeVar("_Kind")
 
 @dataclass
 class OverReads:
-    """Keeps reads as they come, beyond a gigabyte on disk; one that came before is replaced."""
+    """Buffer of reads, beyond a gigabyte on disk; a sample read again replaces its record.
+
+    A subclass adds its settings as fields, and ``result``.
+
+    Example:
+        >>> import torch
+        >>> even = torch.full((1, 3, 2, 4), 0.25).log()
+        >>> OverReads().update(Reads.from_posteriors(even, ids=["a", "b"])).gather().ids
+        ('a', 'b')
+    """
 
     _buffer: ReadsBuffer = field(
         default_factory=ReadsBuffer, init=False, repr=False, compare=False
     )
 
     def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced.
+        """Add more samples; a sample that was added before is replaced.
 
         Raises:
             ValueError: these reads cannot be mixed with those before (`Reads.concat` says why).
@@ -32,7 +41,7 @@ class OverReads:
         return self
 
     def merge(self, other: Self) -> Self:
-        """Takes in what another estimator of the same settings has seen.
+        """Add the samples of another estimator of the same settings.
 
         Raises:
             ValueError: settings differ.
@@ -44,10 +53,10 @@ class OverReads:
         return self
 
     def gather(self) -> Reads:
-        """Everything seen as one, on the CPU.
+        """Concatenate all reads that were added, on the CPU.
 
         Raises:
-            ValueError: that is nothing, or no layer.
+            ValueError: no sample was added, or the reads have no layer.
         """
         if not self._buffer.ids():
             name = type(self).__name__
@@ -58,13 +67,16 @@ class OverReads:
         return reads
 
     def gather_in_order(self) -> Reads:
-        """Everything seen, by id: for whatever draws or trains, so that arrival plays no part."""
+        """Concatenate all reads, sorted by id.
+
+        For estimators that draw or train: their result does not depend on the order of arrival.
+        """
         reads = self.gather()
         return reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
 
 
 def settings_from(kind: type[_Kind], estimator: object) -> _Kind:
-    """A record of settings, made of the attributes of the same names."""
+    """Make a dataclass of settings from the attributes of the same names."""
     names = (one.name for one in fields(kind))  # type: ignore[arg-type]
     return kind(**{name: getattr(estimator, name) for name in names})
 
@@ -72,10 +84,16 @@ def settings_from(kind: type[_Kind], estimator: object) -> _Kind:
 def posteriors_under(
     estimator: str, reads: Reads, conditions: Sequence[str], tau: float
 ) -> Float[Tensor, "layers conditions n answers"]:
-    """The posteriors under the conditions that an estimator needs, in its order.
+    """Select the log-posteriors under the conditions that an estimator needs, in its order.
+
+    Args:
+        estimator: its name, for the error.
+        reads: the reads.
+        conditions: names of the conditions needed.
+        tau: as in `Reads.posteriors`.
 
     Raises:
-        ValueError: one was not read.
+        ValueError: a condition was not read.
     """
     missing = [name for name in conditions if name not in reads.conditions]
     if missing:
@@ -87,10 +105,10 @@ def posteriors_under(
 
 
 def require_states(estimator: str, reads: Reads, states: Iterable[str]) -> None:
-    """States that an estimator needs must have been kept.
+    """Require that the pooled hidden states that an estimator needs were kept.
 
     Raises:
-        ValueError: some were not; it says how to keep them.
+        ValueError: some were not; the message says how to keep them.
     """
     needed = list(dict.fromkeys(states))
     missing = [name for name in needed if name not in reads.states]
@@ -103,16 +121,16 @@ def require_states(estimator: str, reads: Reads, states: Iterable[str]) -> None:
 
 
 def _readout_of(name: str) -> str:
-    """The readout that keeps a state of this name."""
+    """Name the readout that keeps a hidden state of this name."""
     span, last, _ = name.partition("_last")
     return f"Pooled({span!r}, token='last')" if last else f"Pooled({name!r})"
 
 
 def require_finite(reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
-    """One of the states, every number of it finite.
+    """Return a pooled hidden state by name, after a check that every number is finite.
 
     Raises:
-        ValueError: NaN or infinite numbers; it says where the first one stands.
+        ValueError: NaN or infinite numbers; the message says where the first one stands.
     """
     states = reads.states[name]
     bad = (~states.isfinite()).any(-1).nonzero()
@@ -121,6 +139,6 @@ def require_finite(reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
         raise ValueError(
             f"the state {name!r} is NaN or infinite, first at layer {reads.layers[layer]}, sample "
             f"{reads.ids[row]!r}: half precision that overflows (Pooled(..., dtype='float32'))? "
-            "reads.rows(...) picks the others"
+            "reads.rows(...) picks the finite samples"
         )
     return states

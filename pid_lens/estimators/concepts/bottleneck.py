@@ -1,4 +1,4 @@
-"""Bottlenecks: networks from states to concepts, each asked about samples it never saw."""
+"""Bottlenecks: networks from hidden states to concepts, evaluated on held-out folds alone."""
 
 from __future__ import annotations
 
@@ -16,44 +16,54 @@ from torch.nn import functional as F
 from pid_lens.estimators.concepts.recipe import BottleneckRecipe
 
 PROGRESS = 1e-4
-"""Nats by which judges must see the loss fall to call it progress."""
+"""Early stopping: nats by which the validation loss must fall to count as progress."""
 HOPELESS = 100.0
-"""Nats: no bottleneck that learns has such a loss."""
+"""Nats: a validation loss above this means that the training diverged."""
 
 
 @dataclass(frozen=True)
 class BottleneckRows:
-    """What bottlenecks learn from and are asked about, one row a sample (and layer)."""
+    """Inputs and targets of bottlenecks, one row a sample (and layer).
+
+    Attributes:
+        states: hidden states, standardised, [rows, width].
+        concepts: target probabilities, [rows, concepts].
+        groups: question group of each row, from 0, [rows]; outputs start at the group's mean
+            concepts.
+        folds: fold of each row, from 0, [rows]; dependent rows share one.
+    """
 
     states: Float[Tensor, "rows width"]
     concepts: Float[Tensor, "rows concepts"]
-    """Probabilities."""
     groups: Int64[Tensor, " rows"]
-    """From 0; outputs start at the concepts' mean in the row's group."""
     folds: Int64[Tensor, " rows"]
-    """From 0; rows that belong together share one."""
 
 
 class Answers(NamedTuple):
-    """What bottlenecks say of samples that they never saw."""
+    """Held-out predictions of bottlenecks.
+
+    Attributes:
+        log_probs: natural log of q(concept | state), [rows, concepts].
+        finished: whether early stopping ended the training, or there was none to end it.
+    """
 
     log_probs: Float64[Tensor, "rows concepts"]
     finished: bool
-    """Whether training ended because judges saw no more progress, or without judges."""
 
 
 def answer_held_out(rows: BottleneckRows, recipe: BottleneckRecipe, seed: int) -> Answers:
-    """The log-probability of each concept given a state, by bottlenecks that never saw the row.
+    """Predict each row's concepts, log q(c | state), by bottlenecks not trained on its fold.
 
-    For every pair of folds one bottleneck is trained on the others. Each of the two is the
-    other's judge: a bottleneck answers for one fold as it was in the epoch in which it did best
-    on the other. So a row's answer is the mean of ``folds`` - 1 bottlenecks. Without judges
-    (``patience`` None) one bottleneck a fold is trained to the end.
+    For every pair of folds one bottleneck is trained on the other folds. Each of the two is the
+    validation fold (judge) of the other: a bottleneck predicts the one with the weights of the
+    epoch in which its loss on the other was least. So a row's prediction is the mean of
+    ``folds`` - 1 bottlenecks. Without judges (``patience`` None) one bottleneck a fold is trained
+    for all epochs.
 
-    Before the first step every output is the concepts' mean over the rows learned from.
+    Before the first step every output is the mean of the concepts over the training rows.
 
     Args:
-        rows: states (standardise them), concepts, groups and folds.
+        rows: standardised states, concepts, groups and folds.
         recipe: how to train.
         seed: of weights, batches and dropout.
 
@@ -64,6 +74,8 @@ def answer_held_out(rows: BottleneckRows, recipe: BottleneckRecipe, seed: int) -
     committee = Committee(rows, recipe, generator)
     judged = recipe.patience is not None
     kept, finished = (_train_judged if judged else _train_unjudged)(committee, recipe)
+    # Cross-fitting: with the weights that fold a judged best, predict fold b, and conversely;
+    # average the predicted probabilities over members (linear opinion pool)
     total = rows.concepts.new_zeros(rows.concepts.shape, dtype=torch.float64)
     for asked, weights in zip(committee.left_out.flip(1).T, kept, strict=True):
         for fold, models in _members_by_fold(asked):
@@ -77,17 +89,19 @@ def answer_held_out(rows: BottleneckRows, recipe: BottleneckRecipe, seed: int) -
 def _train_judged(
     committee: Committee, recipe: BottleneckRecipe
 ) -> tuple[list[list[Tensor]], bool]:
-    """Each member as each of its judges liked it best, by the judge's place."""
+    """Train with early stopping; keep each member's best weights by each of its judges."""
     assert recipe.patience is not None
     best = committee.losses()
     kept = [[w.detach().clone() for w in committee.weights] for _ in range(2)]
     least, waited = float(best.mean()), 0
     for _ in range(recipe.epochs):
         committee.learn()
+        # Checkpoint each member wherever a judge's loss is the least so far
         losses = committee.losses()
         for place, better in enumerate((losses < best).T):
             _keep(kept[place], committee.weights, better)
         best = torch.minimum(best, losses)
+        # Early stopping on the mean validation loss of the whole committee
         reached = float(losses.mean())
         _require_converged(reached < HOPELESS, recipe)
         waited = 0 if reached < least - PROGRESS else waited + 1
@@ -119,30 +133,32 @@ def _keep(kept: list[Tensor], weights: list[Tensor], better: Tensor) -> None:
 
 
 def _members_by_fold(folds: Int64[Tensor, " models"]) -> Iterator[tuple[int, Tensor]]:
-    """Each fold with the models that have it."""
+    """Yield each fold with the models that left it out."""
     for fold in folds.unique().tolist():
         yield fold, (folds == fold).nonzero().flatten()
 
 
 class Committee:
-    """Bottlenecks side by side, each of which learns from all folds but one or two."""
+    """An ensemble of bottlenecks, trained at once, each on all folds but one or two."""
 
     def __init__(
         self, rows: BottleneckRows, recipe: BottleneckRecipe, generator: torch.Generator
     ) -> None:
-        """Starts every bottleneck at the mean of what it will learn from."""
+        """Start every bottleneck at the mean concepts of its training rows."""
         self.rows, self.recipe, self.generator = rows, recipe, generator
+        # One member for each fold, or pair of folds, that is left out
         out = 1 if recipe.patience is None else 2
         pairs = list(combinations(range(recipe.folds), out))
         self.left_out = torch.tensor(pairs, device=rows.folds.device)
         learned = (rows.folds[:, None, None] != self.left_out).all(-1).T
         self.learned = [of.nonzero().flatten() for of in learned]
+        # Log marginals, added to the logits: log q = log_softmax(logits + log m_group)
         self.prior = torch.stack([_prior(rows, of) for of in self.learned])
         self.weights = self._start_weights()
         self.adam = torch.optim.Adam(self.weights, lr=recipe.rate)
 
     def _start_weights(self) -> list[Tensor]:
-        """Weights and biases in turn, [models, in, out] and [models, 1, out]; the last are 0."""
+        """Draw weights [models, in, out] (He), biases [models, 1, out] of 0; the last layer 0."""
         rows, models = self.rows, len(self.learned)
         sizes = (rows.states.shape[1], *self.recipe.widths, rows.concepts.shape[1])
         weights = []
@@ -154,7 +170,7 @@ class Committee:
         return [weight.requires_grad_() for weight in weights]
 
     def learn(self) -> None:
-        """One epoch: as many rows as the member with the fewest has, drawn by each for itself."""
+        """Train one epoch: each member on its own shuffled rows, equally many for all members."""
         count = min(map(len, self.learned))
         drawn = [
             of[torch.randperm(len(of), generator=self.generator, device=of.device)[:count]]
@@ -164,6 +180,7 @@ class Committee:
             self._improve(at)
 
     def _improve(self, at: Int64[Tensor, "models batch"]) -> None:
+        # One Adam step on the sum of all members' cross-entropies, which share no weights
         rows, member = self.rows, torch.arange(len(at), device=at.device)[:, None]
         logits = self._logits(rows.states[at], self.weights, training=True)
         log_q = (logits + self.prior[member, rows.groups[at]]).log_softmax(-1)
@@ -173,7 +190,7 @@ class Committee:
 
     @torch.no_grad()
     def losses(self) -> Float[Tensor, "models judges"]:
-        """The cross-entropy of each member on each fold that it left out."""
+        """Compute the cross-entropy of each member on each fold that it left out, nats."""
         found = torch.empty(self.left_out.shape, device=self.rows.states.device)
         for place, folds in enumerate(self.left_out.T):
             for fold, models in _members_by_fold(folds):
@@ -186,7 +203,7 @@ class Committee:
     def log_probs(
         self, models: Tensor, at: Tensor, weights: list[Tensor]
     ) -> Float[Tensor, "models rows concepts"]:
-        """What some members say of some rows."""
+        """Predict the log-probabilities of some members for some rows."""
         logits = self._logits(self.rows.states[at], [w[models] for w in weights])
         return (logits + self.prior[models][:, self.rows.groups[at]]).log_softmax(-1)
 
@@ -201,15 +218,16 @@ class Committee:
         return x @ weights[-2] + weights[-1]
 
     def _mask(self, shape: torch.Size) -> Float[Tensor, "rows width"]:
-        """Which units a step leaves out, the same in all members; the others make up for them."""
+        """Draw an inverted dropout mask, the same for all members."""
         kept = 1 - self.recipe.dropout
         mask = torch.empty(shape, device=self.rows.states.device)
         return mask.bernoulli_(kept, generator=self.generator) / kept
 
 
 def _prior(rows: BottleneckRows, learned: Tensor) -> Float[Tensor, "groups concepts"]:
-    """The log of each group's mean concepts, one sample of all groups' added to each."""
+    """Compute the log of each group's mean concepts, smoothed by one sample of all groups'."""
     concepts, groups = rows.concepts[learned], rows.groups[learned]
+    # The overall mean is itself smoothed by one uniform sample, so that every log is finite
     overall = (concepts.sum(0) + 1 / concepts.shape[1]) / (len(concepts) + 1)
     sums = overall.repeat(int(rows.groups.max()) + 1, 1).index_add_(0, groups, concepts)
     return (sums / sums.sum(-1, keepdim=True)).log()

@@ -1,4 +1,4 @@
-"""ConceptBottleneck: what a model's states tell about what is in the image, layer by layer."""
+"""Concept bottleneck: a bound of I(concepts; hidden state) for each layer, from reads."""
 
 from __future__ import annotations
 
@@ -25,15 +25,28 @@ from pid_lens.results import Curve, Unit
 
 @dataclass
 class ConceptBottleneck(OverReads):
-    """What states tell about concepts beyond what the question gives away, an ``Estimator``.
+    """Variational bound of the information of hidden states about concepts; an ``Estimator``.
 
-    See `concept_information` for what is computed and what it means. With ``groups`` the result
-    is the visual information gain, which is biased upward; its parts are the two bounds that it
-    is the difference of, what it reads by chance (``gain_by_chance``) and what is left beyond
-    that (``gain_beyond_chance``). Without groups it is the unconditional bound. The published
-    numbers are among the parts, as ``paper_*``.
-    Nothing is trained before a result is asked for; samples are then sorted by id, so that it
-    does not depend on the order in which they came.
+    See `concept_information` for what is computed and what it means. Without ``groups`` the
+    result is the unconditional bound. With them it is the visual information gain, which is
+    biased upward: the bound less that within groups of questions. Its parts are these two bounds,
+    the gain of groups exchanged at random (``gain_by_chance``) and the gain minus that
+    (``gain_beyond_chance``). The published numbers are among the parts, as ``paper_*``.
+    Nothing is trained before `result`; samples are then sorted by id, so that it does not depend
+    on the order in which they came.
+
+    Attributes:
+        concepts: sample id -> scores of the concepts (a detector's, in one order for all), or a
+            label (text or whole number); ``"label"`` takes the index of the right option, which
+            reads have.
+        groups: sample id -> group of its question (`question_groups`).
+        clusters: sample id -> the image, where there are several questions on one.
+        state: name of the hidden states, as in ``Lens(..., states=[Pooled("answer")])``.
+        shared: whether one bottleneck serves all layers instead of one for each.
+        constants: ``"default"``, ``"paper"`` or a `BottleneckRecipe`.
+        seed: of folds, weights, batches and of the exchange of groups.
+        unit: ``"bits"`` or ``"nats"``.
+        progress: whether to show a bar when it takes longer than two seconds.
 
     Source:
         Traceable and explainable multimodal large language models (COLM 2025),
@@ -49,16 +62,10 @@ class ConceptBottleneck(OverReads):
     """
 
     concepts: Groups | Literal["label"] = field(default="label", repr=False)
-    """Sample id -> scores of the concepts (a detector's, one order for all), or a label (text or
-    whole number); ``"label"`` takes the index of the right option, which reads have."""
     groups: Groups | None = field(default=None, repr=False)
-    """Sample id -> group of its question (`question_groups`)."""
     clusters: Groups | None = field(default=None, repr=False)
-    """Sample id -> the image, where there are several questions on one."""
     state: str = "answer"
-    """Name of the states to read, as in ``Lens(..., states=[Pooled("answer")])``."""
     shared: bool = False
-    """One bottleneck for all layers instead of one for each."""
     constants: BottleneckConstants | BottleneckRecipe = "default"
     seed: int = 0
     unit: Unit = "bits"
@@ -73,7 +80,7 @@ class ConceptBottleneck(OverReads):
 
     @torch.no_grad()
     def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced.
+        """Add samples; one with the id of an earlier sample replaces it.
 
         Raises:
             ValueError: the state was not kept, or these reads cannot be mixed with those before.
@@ -82,11 +89,11 @@ class ConceptBottleneck(OverReads):
         return super().update(reads)
 
     def result(self) -> Curve:
-        """The gain, or without groups the bound, of everything seen.
+        """Compute the gain, or without groups the bound, over all samples.
 
         Raises:
-            ValueError: no sample was seen, or one has no concepts or group, or a state that is
-                not finite; and what `concept_information` refuses.
+            ValueError: no samples, or one has no concepts or group, or a state that is not
+                finite; and what `concept_information` refuses.
         """
         reads = self.gather_in_order()
         found, said = measure_concepts(
@@ -126,12 +133,12 @@ def _as_groups(given: Any, name: str) -> Groups:
 
 
 def _as_plain(value: Any) -> Any:
-    """What can be compared with ==."""
+    """Convert tensors and arrays to what can be compared with ==."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _as_scores(given: list[Any]) -> Tensor:
-    """[n, concepts] of scores, [n] of labels numbered in their own order."""
+    """Convert scores to [n, concepts], labels to numbers [n] in their sorted order."""
     values = [_as_plain(value) for value in given]
     if all(isinstance(value, str | int) for value in values):
         number = {label: i for i, label in enumerate(sorted(set(values), key=repr))}

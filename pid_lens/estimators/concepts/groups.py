@@ -1,4 +1,4 @@
-"""Question groups: checked, and exchanged at random."""
+"""Question groups: validation, and the random exchange that is the permutation baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pid_lens.estimators.concepts.inputs import Inputs, Labels
 
 
 def group_rows(groups: Labels, given: Inputs, least: int) -> Int64[Tensor, " n"]:
-    """Question groups as numbers.
+    """Convert question groups to numbers from 0 and require that each can be learned from.
 
     Raises:
         ValueError: not one a sample, one group only, or a group that lies in so few folds that
@@ -45,13 +45,13 @@ def _say_too_few(name: object, inside: Tensor, given: Inputs, least: int) -> str
 
 
 def exchange_within(groups: Int64[Tensor, " n"], given: Inputs, seed: int) -> Int64[Tensor, " n"]:
-    """Groups that tell nothing: every cluster takes those of another one, drawn at random.
+    """Exchange groups at random between clusters of a fold: groups without information.
 
-    A sample without clusters is its own. Clusters hand on all their labels, so that a group
-    whose members are alike stays one of few clusters; in random order, for the first question on
-    each image may always be of one group. Between clusters of unequal size labels are dealt
-    again from the start, or some are left over. Exchanges stay within folds: each group keeps
-    its share of every one.
+    A sample without clusters is a cluster of its own. A cluster hands on all its groups, so that
+    a group of few clusters stays one of few clusters; in random order, as the first question on
+    each image may always be of one group. Between clusters of unequal size groups are repeated
+    from the start, or some are left over. Exchanges stay within folds: each group keeps its share
+    of every fold.
 
     Args:
         groups: of each sample, from 0.
@@ -63,6 +63,7 @@ def exchange_within(groups: Int64[Tensor, " n"], given: Inputs, seed: int) -> In
     members = of.argsort(stable=True).split(of.bincount().tolist())
     found = torch.empty_like(groups)
     for fold in range(int(given.folds.max()) + 1):
+        # Permute the clusters of the fold: taker i receives the groups of giver i
         takers = of[given.folds == fold].unique()
         givers = takers[torch.randperm(len(takers), generator=generator)]
         for taker, giver in zip(takers.tolist(), givers.tolist(), strict=True):

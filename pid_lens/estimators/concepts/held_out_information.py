@@ -1,4 +1,4 @@
-"""What bottlenecks find: the bounds, their difference, and what is wrong with them."""
+"""Held-out bounds of the information about concepts, their difference, and warnings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pid_lens.results import NATS, Curve, Unit, require_unit
 MOST_SHORTFALL = 0.05
 """Bits that estimated marginals may take off a bound without a warning."""
 ERRORS = 2
-"""So many standard errors a gain must be beyond chance not to be doubted."""
+"""Standard errors that a gain must lie above its chance level to bring no warning."""
 CURVE_NAMES = {
     "unconditional": "I(concepts; state), at least",
     "conditional": "I(concepts; state | question), at least",
@@ -37,7 +37,7 @@ CURVE_NAMES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What is computed, and how."""
+    """Settings of a concept bottleneck, checked."""
 
     shared: bool
     constants: BottleneckConstants | BottleneckRecipe
@@ -51,43 +51,59 @@ class Settings:
 
     @property
     def recipe(self) -> BottleneckRecipe:
-        """That of the constants."""
+        """The recipe that the constants name."""
         return recipe_of(self.constants)
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a curve says of it."""
+        """The settings that a curve records."""
         recipe = {**asdict(self.recipe), "widths": list(self.recipe.widths)}
         return {"shared": self.shared, "seed": self.seed, **recipe}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ConceptInformation:
-    """What states tell about concepts, at least, and the numbers that were published for it."""
+    """Lower bounds of the information of hidden states about concepts, one `Curve` each.
+
+    Attributes:
+        unconditional: lower bound of I(concepts; state).
+        conditional: lower bound of I(concepts; state | group); None without groups, as are the
+            gains.
+        gain: visual information gain, unconditional minus conditional, paired; biased upward.
+        gain_by_chance: the same with groups exchanged at random: about what the gain reads where
+            the truth is 0.
+        gain_beyond_chance: gain minus gain by chance, paired: evidence of a gain; as a size,
+            cautious.
+        available: E KL(target || marginal), the information of a state that determines the
+            targets.
+        paper: the published numbers: ``paper_unconditional``, mean KL(target || output), an upper
+            bound of what the state *lacks*; ``paper_conditional``, its mean within groups,
+            averaged by their sizes; ``paper_gain``, their difference, which is 0 for any states.
+        outputs: natural log of the held-out probabilities of the concepts, by the unconditional
+            bottleneck, [layers, n, concepts].
+
+    Example:
+        >>> from pid_lens.estimators import concept_information
+        >>> label = torch.arange(400) % 2
+        >>> found = concept_information(9.0 * label[None, :, None], label)
+        >>> round(float(found.unconditional.value[0]), 2), found.gain
+        (1.0, None)
+        >>> sorted(found.curves)
+        ['available', 'paper_unconditional', 'unconditional']
+    """
 
     unconditional: Curve
-    """A lower bound of I(concepts; state)."""
     conditional: Curve | None
-    """A lower bound of I(concepts; state | group); None without groups."""
     gain: Curve | None
-    """Visual information gain: unconditional minus conditional, paired. Biased upward."""
     gain_by_chance: Curve | None
-    """The same with the groups exchanged at random: about what it reads where the truth is 0."""
     gain_beyond_chance: Curve | None
-    """Gain minus gain by chance, paired: whether there is a gain at all; as a size, cautious."""
     available: Curve
-    """E KL(target || marginal): what a state would tell from which targets could be read off."""
     paper: dict[str, Curve]
-    """``paper_unconditional`` = mean KL(target || output): what the state *lacks*, at most;
-    ``paper_conditional``, its mean within groups, averaged by their sizes; ``paper_gain``, their
-    difference, which is 0 whatever the states are."""
     outputs: Float64[Tensor, "layers n concepts"]
-    """Natural log of the probability that the unconditional bottleneck, which never saw the
-    sample, gives each concept."""
 
     @property
     def curves(self) -> dict[str, Curve]:
-        """All of them by name."""
+        """All curves that there are, by name."""
         named = {
             "gain": self.gain,
             "gain_by_chance": self.gain_by_chance,
@@ -113,24 +129,25 @@ class ConceptInformation:
 @torch.enable_grad()
 def measure_concepts(
     settings: Settings,
-    hidden: Any,
+    states: Any,
     concepts: Any,
     groups: Labels | None,
     clusters: Labels | None,
     ids: Sequence[str] | None,
     layers: Sequence[int] | None,
 ) -> tuple[ConceptInformation, list[str]]:
-    """What `concept_information` returns, and what it warns of."""
-    given = as_concept_inputs(hidden, concepts, clusters, settings.recipe.folds, settings.seed)
+    """Compute what `concept_information` returns, and the texts of its warnings."""
+    given = as_concept_inputs(states, concepts, clusters, settings.recipe.folds, settings.seed)
     names = as_names(ids, len(given.targets), "ids", str)
     numbers = as_names(layers, len(given.states), "layers", int)
     train = _Training(given, settings, numbers)
-    everyone = torch.zeros(len(names), dtype=torch.long)
-    within = everyone
+    # The unconditional bound is that of one group of all samples
+    one_group = torch.zeros(len(names), dtype=torch.long)
+    within = one_group
     if groups is not None:
         within = group_rows(groups, given, settings.recipe.fewest_folds)
     said = _say_uncertain(given, within)
-    outputs = train(everyone)
+    outputs = train(one_group)
     found = _unconditional_bounds(given.targets, outputs)
     if groups is not None:
         found |= _gains(found, given, within, train)
@@ -153,7 +170,7 @@ def measure_concepts(
 def _as_information(
     curves: dict[str, Curve], outputs: Float64[Tensor, "layers n concepts"]
 ) -> ConceptInformation:
-    """What is returned, of curves by name; without groups some are not there."""
+    """Build the result from curves by name; without groups some are missing."""
     return ConceptInformation(
         unconditional=curves["unconditional"],
         conditional=curves.get("conditional"),
@@ -167,14 +184,14 @@ def _as_information(
 
 
 class _Training:
-    """Trains bottlenecks and remembers whose training ended too early."""
+    """Trains bottlenecks and records the layers whose training ran out of epochs."""
 
     def __init__(self, given: Inputs, settings: Settings, layers: Sequence[int]) -> None:
         self.given, self.settings, self.layers = given, settings, layers
         self.early = [False] * len(layers)
 
     def __call__(self, groups: Int64[Tensor, " n"]) -> Float64[Tensor, "layers n concepts"]:
-        """Log-probabilities of the concepts, by bottlenecks that did not see the sample."""
+        """Train bottlenecks given the groups; return their held-out log-probabilities."""
         from tqdm import tqdm
 
         one = self.settings
@@ -187,7 +204,7 @@ class _Training:
         return found.unflatten(0, (len(self.layers), -1))
 
     def say_unfinished(self) -> list[str]:
-        """What is to be said of it."""
+        """Compose the warning of layers whose training ran out of epochs, if any."""
         early = [layer for layer, of in zip(self.layers, self.early, strict=True) if of]
         said = (
             f"{_name_layers(early)}: bottlenecks were still getting better after "
@@ -200,22 +217,25 @@ class _Training:
 def _unconditional_bounds(
     targets: Tensor, outputs: Tensor
 ) -> dict[str, Float64[Tensor, "layers n"]]:
-    told = information_bound(targets, outputs, torch.zeros(len(targets), dtype=torch.long))
+    # E sum_c t_c log(q_c / m_c) = E KL(t || m) - E KL(t || q), hence available = bound + lacking
+    bound = information_bound(targets, outputs, torch.zeros(len(targets), dtype=torch.long))
     lacking = lacked_information(targets, outputs)
-    return {"unconditional": told, "available": told + lacking, "paper_unconditional": lacking}
+    return {"unconditional": bound, "available": bound + lacking, "paper_unconditional": lacking}
 
 
 def _gains(
     found: dict[str, Tensor], given: Inputs, groups: Int64[Tensor, " n"], train: _Training
 ) -> dict[str, Float64[Tensor, "layers n"]]:
-    """The bound within groups, and the gains of these and of groups exchanged at random.
+    """Compute the bound within groups, and the gains of these and of groups exchanged at random.
 
-    Weighted by their sizes, the published means within groups are the mean over all.
+    Weighted by their sizes, the published means within groups are the mean over all samples.
     """
+    # Permutation baseline: the same training given exchanged groups, which carry no information
     chance = exchange_within(groups, given, train.settings.seed)
     conditional, by_chance = (
         information_bound(given.targets, train(of), of) for of in (groups, chance)
     )
+    # Paired differences, sample by sample; gain_beyond_chance = gain - gain_by_chance
     alone, published = found["unconditional"], found["paper_unconditional"]
     return {
         "conditional": conditional,
@@ -227,11 +247,11 @@ def _gains(
     }
 
 
-# ---------------------------------------------------------------- what is to be said of it
+# ---------------------------------------------------------------- warnings
 
 
 def _say_uncertain(given: Inputs, groups: Int64[Tensor, " n"]) -> list[str]:
-    """Where the means are so uncertain that a bound is well below what it should be."""
+    """Compose the warning that a bound is biased downward by uncertain mean targets, if it is."""
     n, count = len(groups), int(groups.max()) + 1
     clusters = torch.arange(n) if given.clusters is None else given.clusters
     lost = shortfall(given.targets, groups, clusters) / NATS["bits"]
@@ -244,7 +264,7 @@ def _say_uncertain(given: Inputs, groups: Int64[Tensor, " n"]) -> list[str]:
 
 
 def _say_by_chance(result: ConceptInformation) -> list[str]:
-    """Where a gain is positive, but not clearly beyond what it reads by chance."""
+    """Compose the warning of layers whose positive gain is not clearly beyond chance, if any."""
     gain, beyond = result.gain, result.gain_beyond_chance
     if gain is None or beyond is None:
         return []

@@ -1,4 +1,4 @@
-"""What concept bottlenecks are given: checked, standardised, cut into folds."""
+"""Inputs of concept bottlenecks: validated, standardised, split into folds."""
 
 from __future__ import annotations
 
@@ -20,24 +20,30 @@ from pid_lens.estimators.concepts.bottleneck import BottleneckRows
 
 Name = TypeVar("Name")
 Labels = Sequence[Any] | Tensor | np.ndarray
-"""One a sample, of any kind."""
+"""Names of groups or clusters, one a sample, of any kind."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Samples as bottlenecks need them, all but the question groups."""
+    """Samples as bottlenecks need them, all but the question groups.
+
+    Attributes:
+        states: standardised hidden states [n, width] of each layer.
+        targets: distribution over concepts, [n, concepts].
+        folds: fold of each sample, from 0, [n].
+        clusters: cluster of each sample, from 0, [n]; None: samples are independent.
+    """
 
     states: list[Float[Tensor, "n width"]]
-    """Of each layer, standardised."""
     targets: Float64[Tensor, "n concepts"]
     folds: Int64[Tensor, " n"]
     clusters: Int64[Tensor, " n"] | None
 
     def rows(self, groups: Int64[Tensor, " n"], shared: bool) -> list[BottleneckRows]:
-        """Those of each bottleneck: one a layer, or one for all. More than one group is told."""
+        """Build the rows of each bottleneck, one a layer or one for all; append groups one-hot."""
         count = int(groups.max()) + 1
-        told = F.one_hot(groups, count).float() if count > 1 else self.states[0][:, :0]
-        states = [torch.cat([x, told.to(x.device)], 1) for x in self.states]
+        one_hot = F.one_hot(groups, count).float() if count > 1 else self.states[0][:, :0]
+        states = [torch.cat([x, one_hot.to(x.device)], 1) for x in self.states]
         parts = [torch.cat(states)] if shared else states
         return [self._repeat(x, groups) for x in parts]
 
@@ -49,47 +55,51 @@ class Inputs:
 
 
 def as_concept_inputs(
-    hidden: Any, concepts: Any, clusters: Labels | None, folds: int, seed: int
+    states: Any, concepts: Any, clusters: Labels | None, folds: int, seed: int
 ) -> Inputs:
-    """Checks and prepares; what is refused and why: `concept_information`."""
-    states = _standardise(hidden)
-    n = len(states[0])
+    """Validate and standardise; what is refused and why: `concept_information`."""
+    standard = _standardise(states)
+    n = len(standard[0])
     of = None if clusters is None else numbered(clusters, n)
-    return Inputs(states, _as_targets(concepts, n), _assign_folds(n, folds, seed, of), of)
+    return Inputs(standard, _as_targets(concepts, n), _assign_folds(n, folds, seed, of), of)
 
 
 def as_names(
     given: Sequence[Any] | None, count: int, of: str, kind: Callable[[Any], Name]
 ) -> tuple[Name, ...]:
-    """The names of samples or layers, their positions by default.
+    """Convert the names of samples or layers, positions by default, and require them unique.
 
     Raises:
         ValueError: more or fewer than there are, or one that comes twice.
     """
     names = tuple(map(kind, range(count) if given is None else given))
     if len(names) != count:
-        raise ValueError(f"hidden has {count} {of}: {of} needs as many names; got {len(names)}")
+        raise ValueError(
+            f"hidden states have {count} {of}, which need as many names; got {len(names)}"
+        )
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise ValueError(f"{of} must differ; {twice[0]!r} comes {names.count(twice[0])} times")
     return names
 
 
-def _standardise(hidden: Any) -> list[Float[Tensor, "n width"]]:
-    shape = list(getattr(hidden, "shape", ()))
+def _standardise(states: Any) -> list[Float[Tensor, "n width"]]:
+    shape = list(getattr(states, "shape", ()))
     if len(shape) != 3 or 0 in shape:
-        got = shape or type(hidden).__name__
-        raise ValueError(f"hidden must be [layers, n, width] with no empty axis; got {got}")
-    return [_standardise_layer(as_float64(x, "hidden"), layer) for layer, x in enumerate(hidden)]
+        got = shape or type(states).__name__
+        raise ValueError(f"hidden states must be [layers, n, width] with no empty axis; got {got}")
+    return [_standardise_layer(as_float64(x, "hidden"), layer) for layer, x in enumerate(states)]
 
 
 def _standardise_layer(states: Float64[Tensor, "n width"], layer: int) -> Float[Tensor, "n width"]:
     wrong = ~states.isfinite().all(1)
     if bool(wrong.any()):
         raise ValueError(
-            f"hidden has NaN or infinity in {int(wrong.sum())} of {len(states)} samples, first "
-            f"at layer {layer}, sample {int(wrong.nonzero()[0])}: half precision that overflows?"
+            f"hidden states have NaN or infinity in {int(wrong.sum())} of {len(states)} samples, "
+            f"first at layer {layer}, sample {int(wrong.nonzero()[0])}: half precision that "
+            "overflows?"
         )
+    # z-scores over samples; constant coordinates become 0
     varies = states.amax(0) > states.amin(0)
     return ((states - states.mean(0)) / states.std(0)).where(varies, 0.0).float()
 
@@ -133,7 +143,7 @@ def _one_hot(labels: Tensor) -> Float64[Tensor, "n concepts"]:
 def _assign_folds(
     n: int, folds: int, seed: int, clusters: Int64[Tensor, " n"] | None
 ) -> Int64[Tensor, " n"]:
-    """The fold of each sample."""
+    """Assign each sample a fold; clusters stay together."""
     found = torch.empty(n, dtype=torch.long)
     parts = folds_of(n, folds, torch.Generator().manual_seed(seed), clusters)
     for fold, rows in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Questions: which of them ask alike."""
+"""Question groups: k-means clustering of TF-IDF vectors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int64[Tensor, " n"]:
-    """Groups of questions that use the same words: k-means of their TF-IDF vectors.
+    """Group questions that use the same words, by k-means of their TF-IDF vectors.
 
     The groups do not depend on the order of the questions: group 0 is that of the first question
     in alphabetical order, and so on.
@@ -25,7 +25,7 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
 
     Args:
         questions: the texts, [n].
-        k: how many groups.
+        k: number of groups.
         seed: of k-means.
 
     Returns:
@@ -33,7 +33,7 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
 
     Raises:
         ImportError: scikit-learn is not installed.
-        TypeError: one text instead of many, or something that is no text.
+        TypeError: one text instead of a sequence, or an element that is no text.
         ValueError: fewer questions that differ in their words than groups, or one without a
             word of two letters.
 
@@ -55,6 +55,7 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
             f"k must be 1 to {most}, as many as questions that differ in the words they use; "
             f"got {k}"
         )
+    # k-means on the sorted questions; groups are numbered by first appearance in that order
     order = sorted(range(len(questions)), key=questions.__getitem__)
     found = _run_kmeans([questions[row] for row in order], k, seed)
     number = {group: i for i, group in enumerate(dict.fromkeys(found))}
@@ -64,12 +65,12 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
 
 
 def _words(question: str) -> list[str]:
-    """Of two letters or more."""
+    """Find the words of two letters or more, in lower case."""
     return re.findall(r"\b\w\w+\b", question.lower())
 
 
 def _word_shares(question: str) -> frozenset[tuple[str, int]]:
-    """The words with their shares: TF-IDF vectors are equal where these are."""
+    """Reduce a question to words and relative counts: TF-IDF vectors are equal where these are."""
     counts = Counter(_words(question))
     common = math.gcd(*counts.values())
     return frozenset((word, count // common) for word, count in counts.items())

@@ -1,4 +1,4 @@
-"""Recipes: how bottlenecks are built, trained and judged."""
+"""Recipes: architecture, training and early stopping of concept bottlenecks."""
 
 from __future__ import annotations
 
@@ -19,26 +19,37 @@ def _as_count(name: str, value: Any) -> int:
 
 @dataclass(frozen=True)
 class BottleneckRecipe:
-    """How a bottleneck is built, trained and judged.
+    """Architecture, training and early stopping of a concept bottleneck.
+
+    Attributes:
+        widths: of the hidden layers, with ReLU between.
+        rate: learning rate of Adam.
+        batch: samples in a training step.
+        epochs: passes over the training rows at most.
+        patience: epochs without progress of the validation folds (judges) that end the training;
+            None: no judges, and the weights of the last epoch count.
+        dropout: share of hidden units dropped in training.
+        folds: parts of the samples; each is the held-out fold in turn, and a validation fold.
 
     Raises:
         ValueError: a number that is out of range, or not whole where it must be.
+
+    Example:
+        >>> recipe = BottleneckRecipe(widths=(32,), patience=None, folds=2)
+        >>> recipe.fewest_folds, recipe.epochs
+        (2, 200)
+        >>> BottleneckRecipe(folds=2)
+        Traceback (most recent call last):
+        ValueError: folds must be at least 3: one held out, one judge and one to learn from; got 2
     """
 
     widths: tuple[int, ...] = (64, 64)
-    """Of the hidden layers, with ReLU between."""
     rate: float = 3e-3
-    """Of Adam."""
     batch: int = 128
     epochs: int = 200
-    """At most."""
     patience: int | None = 5
-    """So many epochs in which judges see no progress end the training; None: no judges, and the
-    last epoch counts."""
     dropout: float = 0.2
-    """Share of hidden units left out in training."""
     folds: int = 5
-    """Parts of the samples; each is held out in turn, and judges in turn."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.widths, Iterable):
@@ -65,7 +76,7 @@ class BottleneckRecipe:
 
     @property
     def fewest_folds(self) -> int:
-        """In which whatever is to be learned must occur: of these, one or two are left out."""
+        """Folds in which a group must occur to be learned: a bottleneck leaves one or two out."""
         return 2 if self.patience is None else 3
 
 
@@ -80,7 +91,7 @@ https://openreview.net/forum?id=pQm66IPmeE, where one bottleneck serves all laye
 
 
 def recipe_of(constants: BottleneckConstants | BottleneckRecipe) -> BottleneckRecipe:
-    """The recipe that is meant.
+    """Look up a recipe by name, or return the one given.
 
     Raises:
         ValueError: an unknown name.

@@ -1,4 +1,4 @@
-"""FlowAtoms: a decomposition after flows, and what it rests on."""
+"""FlowAtoms: a Gaussian PID after normalizing flows, with its diagnostics."""
 
 from __future__ import annotations
 
@@ -14,38 +14,57 @@ VARIABLES = ("answer", "vision", "language")
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FlowAtoms(SampledAtoms):
-    """A decomposition after flows: the plug-in end, and what it rests on."""
+    """Plug-in estimate of a Gaussian PID after normalizing flows, with its diagnostics.
+
+    Attributes:
+        pointwise: each sample's local information, [n].
+        influence: how far each sample moves the atoms, times n, [n]; the flows are taken as
+            given.
+        bracket: the cross-fitted estimate of `gaussian_pid_samples`; it does not include the
+            flows' own error.
+        components: number of principal components kept of answer, vision and language.
+        variance: their share of the variance of answer, vision and language.
+        gain: mean log-likelihood gain of the flows over a Gaussian, nats a held-out sample; 0
+            where there was none, and only the principal components were used.
+        steps: of gradient descent, the last ones that held-out samples gained by.
+        bounded: whether the likelihood of the flows is bounded. It is not where a direction of
+            one variable is determined by the rest without error; then, too, only the components
+            were used.
+        gaussianity: how Gaussian answer, vision, language and all three jointly are, before and
+            after the flows.
+        n: number of samples.
+
+    Example:
+        >>> import torch
+        >>> from pid_lens.estimators import flow_pid
+        >>> noise = torch.randn(3, 300, 1, generator=torch.Generator().manual_seed(0)).double()
+        >>> y, skewed, other = noise[0], (noise[0] + noise[1]).exp(), noise[2]
+        >>> found = flow_pid(skewed, other, y, steps=0, folds=2, progress=False)
+        >>> [one.clear for one in found.gaussianity["vision"]], found.components["answer"]
+        ([True, False], 1)
+        >>> found.gain > 0.5, bool(found.unique_vision > found.redundancy)
+        (True, True)
+    """
 
     pointwise: Atoms = field()
-    """Each sample's local information, [n]."""
     influence: Atoms = field()
-    """How far each sample moves the atoms, times n, [n]; the flows are taken for given."""
     bracket: Atoms
-    """The cross-fitted end of `gaussian_pid_samples`; it knows nothing of the flows' own error."""
     components: dict[str, int]
-    """How many principal components of answer, vision and language were kept."""
     variance: dict[str, float]
-    """The share of the variance that they hold."""
     gain: float
-    """How much likelier the flows make a held-out sample than a Gaussian does, nats; 0 where
-    they did not, and nothing but the principal components was taken."""
     steps: int
-    """Of descent, the last ones that held-out samples gained by."""
     bounded: bool
-    """Whether there is a likeliest flow. There is none where a direction of one variable is told
-    by the others without error; then too nothing but the components was taken."""
     gaussianity: dict[str, tuple[Gaussianity, Gaussianity]]
-    """How Gaussian answer, vision, language and all three jointly are, before and after."""
     n: int
 
     @property
     def width(self) -> float:
-        """How far plug-in and cross-fitted atoms are apart at most."""
+        """Largest difference between plug-in and cross-fitted atoms."""
         return float(width_between(self, self.bracket))
 
     @property
     def doubtful(self) -> bool:
-        """Whether it is clearly not Gaussian, infinite, without flows or wide in its bracket."""
+        """Whether the result is clearly not Gaussian, infinite, unbounded or of a wide bracket."""
         clear = any(after.clear for _, after in self.gaussianity.values())
         return clear or not self.bounded or bool(is_uncertain(self, self.bracket))
 

@@ -1,4 +1,4 @@
-"""FlowPID: what image and question states tell of the answer's state, made Gaussian by flows."""
+"""FlowPID: PID of a model's hidden states after normalizing flows, layer by layer."""
 
 from __future__ import annotations
 
@@ -29,36 +29,55 @@ _STATE_OF = {"answer": "answer", "vision": "image", "language": "question"}
 
 @dataclass
 class FlowPID(OverReads):
-    """PID Flow: the decomposition of a model's states after flows, an ``Estimator``.
+    """PID Flow: PID of a model's hidden states after normalizing flows, an ``Estimator``.
 
-    X1 is the mean state of the image, X2 that of the question, Y the state at the answer
-    position: ``Lens(..., states=[Pooled("image"), Pooled("question"), Pooled("answer")])``. In
-    each layer `flow_pid` reduces them to principal components, makes them Gaussian by an
-    invertible map each, and decomposes what comes out.
+    X1 is the mean hidden state of the image tokens, X2 that of the question tokens, Y the
+    hidden state at the answer position:
+    ``Lens(..., states=[Pooled("image"), Pooled("question"), Pooled("answer")])``. In each layer
+    `flow_pid` reduces them to principal components, makes them Gaussian by an invertible map
+    each, and decomposes the result.
 
     What the numbers are:
 
-    - Under causal attention the question comes after the image, and its states have already
-      seen it: X2 is not the question alone, and what it tells "uniquely" may be what it read
-      off the image. Close Image->Question attention to tell these apart.
+    - Under a causal mask the question's tokens, which come after the image, have attended to
+      it: X2 is not the question alone, and its unique information may have been read off the
+      image. Knock out Image->Question attention (`Knockout`) to separate these.
     - Y is the answer position's state, by default that after the last layer, with all that the
       model holds there and not only the answer: information about it can be many bits. With
       ``target="same"`` it is that of the layer itself.
-    - All states are those of the untouched pass; nothing is hidden and no option plays a part.
+    - All states are of the forward pass without ablation; the options play no part.
     - The paper's flow maps source and target together, which changes their mutual information
       (``joint=True`` does so); here each variable has its own. Its redundancy is
-      ``redundancy="minimum"``, by which one of the unique informations is 0 always. The paper
+      ``redundancy="minimum"``, by which one of the unique informations is always 0. The paper
       published no code; spans, Y and the flow are fixed here as said above.
 
-    The spectrum is the plug-in end and ``bracket`` the cross-fitted one, as of `GaussianPID`.
-    Doubtful are layers whose result is clearly not Gaussian, as states in clusters are: their
-    informations are lower bounds at best. ``settings`` has, layer by layer, the components
-    ``kept`` and their share of the ``variance``, the held-out ``gain`` of the flows in nats a
-    sample, and how Gaussian the result is: ``gaussianity[name]`` has skewness and
-    kurtosis (`Gaussianity`) before and after.
+    The spectrum is the plug-in estimate and ``bracket`` the cross-fitted one, as of
+    `GaussianPID`. Doubtful are layers whose result is clearly not Gaussian, as states in
+    clusters are: their informations are lower bounds at best. ``settings`` has, layer by layer,
+    the number of components ``kept`` and their share of the variance, ``kept_variance``, the
+    held-out ``gain`` of the flows in nats a sample, whether their likelihood is ``bounded``, and
+    how Gaussian the result is: ``gaussianity[name]`` has skewness and kurtosis (`Gaussianity`)
+    before and after.
 
     On the digits model, 450 samples of each task, the curves of three seeds correlate by .98 to
-    1, those that are 0 throughout apart; six layers take about 10 seconds of one core.
+    1, but for those that are 0 throughout; six layers take about 10 seconds of one core.
+
+    Attributes:
+        target: Y is the hidden state at the answer position in the ``"last"`` layer that was
+            read, or in the ``"same"`` layer as X1 and X2.
+        redundancy: ``"exact"``, or ``"minimum"``: R = min(I1, I2), the paper's.
+        variance: share of the variance to keep of a variable of more than 16 coordinates.
+        components: of each variable, at most: three times 30 are a tenth of 900 samples; None
+            for no limit.
+        joint: let one flow mix all variables, see `flow_pid`: that changes mutual information.
+        transforms: number of splines of each coordinate, with rotations in between.
+        steps: of gradient descent, at most.
+        folds: number of folds, held out in turn for early stopping.
+        seed: of folds, batches and halves.
+        unit: ``"bits"`` or ``"nats"``.
+        groups: sample id -> its cluster, where samples are not independent: clusters are held out
+            as a whole, and standard errors count them.
+        progress: show a bar over the layers if they take longer than two seconds.
 
     Source:
         How vision becomes language: a layer-wise information-theoretic analysis of multimodal
@@ -76,29 +95,17 @@ class FlowPID(OverReads):
     """
 
     target: Target = "last"
-    """Y is the answer's state in the last layer that was read, or in the ``"same"`` one."""
     redundancy: Redundancy = "exact"
-    """``"minimum"`` is R = min(I1, I2), the paper's."""
     variance: float = 0.95
-    """Share of a variable's variance to keep, where it has more than 16 coordinates."""
     components: int | None = 30
-    """Of each variable, at most: three times 30 are a tenth of 900 samples."""
     joint: bool = False
-    """Let one flow mix all variables, see `flow_pid`: that does not keep mutual information."""
     transforms: int = 1
-    """How many splines of each coordinate, with rotations in between."""
     steps: int = 300
-    """Of descent, at most."""
     folds: int = 3
-    """In which samples are held out in turn, to end the descent."""
     seed: int = 0
-    """Of folds, batches and halves."""
     unit: Unit = "bits"
     groups: Groups | None = field(default=None, repr=False)
-    """Sample id -> its cluster, where samples are not independent: clusters are held out as a
-    whole, and errors count them."""
     progress: bool = field(default=True, repr=False, compare=False)
-    """Show a bar over the layers if they take longer than two seconds."""
 
     def __post_init__(self) -> None:
         self._settings()
@@ -106,7 +113,7 @@ class FlowPID(OverReads):
             raise ValueError(f"target must be one of {get_args(Target)}; got {self.target!r}")
 
     def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced.
+        """Add samples; one with the id of an earlier sample replaces it.
 
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
@@ -115,11 +122,11 @@ class FlowPID(OverReads):
         return super().update(reads)
 
     def result(self) -> Spectrum:
-        """The spectrum of everything seen.
+        """Compute the spectrum of all samples: flows and a Gaussian PID in each layer.
 
         Raises:
             ImportError: zuko is not installed.
-            ValueError: no sample was seen, too few for the components, NaN, or a source that
+            ValueError: no sample was added, too few for the components, NaN, or a source that
                 determines the answer's state.
         """
         from tqdm import tqdm
@@ -158,7 +165,7 @@ class FlowPID(OverReads):
         return {**said, "clustered": self.groups is not None}
 
     def _reduce_layers(self, reads: Reads) -> list[dict[str, Components]]:
-        """Each layer's components, those of a last-layer answer once for all."""
+        """Reduce each layer's variables to components, a last-layer answer once for all."""
         kept = {
             name: [self._reduce(x) for x in require_finite(reads, state)]
             for name, state in _STATE_OF.items()
@@ -178,7 +185,7 @@ def _stack(found: list[Any]) -> dict[str, Any]:
 
 
 def _report(found: list[FlowAtoms]) -> dict[str, Any]:
-    """What is known of each layer beside its atoms, as JSON can say it."""
+    """Collect the diagnostics of each layer in a form that JSON can hold."""
     return {
         "kept": {name: [a.components[name] for a in found] for name in found[0].components},
         "kept_variance": {name: [a.variance[name] for a in found] for name in found[0].variance},

@@ -1,4 +1,4 @@
-"""The decomposition of samples that invertible maps can make Gaussian."""
+"""PID of samples after normalizing flows: invertible maps that make them Gaussian."""
 
 from __future__ import annotations
 
@@ -47,27 +47,28 @@ def flow_pid(
     groups: Sequence[Any] | Tensor | np.ndarray | None = None,
     progress: bool = True,
 ) -> FlowAtoms:
-    r"""Redundancy, unique information and synergy of samples that flows can make Gaussian.
+    r"""Estimate redundancy, unique information and synergy of samples after normalizing flows.
 
     X1, X2 and Y, where they have more than 16 coordinates reduced to principal components, are
-    sent through an invertible map each, which leaves mutual information as it is. The maps are
+    mapped by an invertible flow each, which leaves mutual information as it is. The flows are
     those under which all three are likeliest as one Gaussian (`gaussianise`), and
-    `gaussian_pid_samples` decomposes what comes out. Where that is jointly Gaussian, it is the
+    `gaussian_pid_samples` decomposes the result. Where that is jointly Gaussian, it is the
     decomposition of the components. Where only each variable by itself is, every information
     is a lower bound: with given Gaussian marginals and covariances the Gaussian has least.
 
-    It lies where no such maps exist: of clusters, discrete variables and relations that are not
-    monotone (of Y = X^2 it reads 0). `FlowAtoms.gaussianity` says how far from Gaussian the
-    result is, from three and four moments: of uniform X and Y = X + noise as wide it reads .47
-    of .72 bits, at a joint kurtosis of -.05. Principal components know nothing of information:
-    what tells in the least 5 % of the variance is lost.
+    It is wrong where no such maps exist: for clusters, discrete variables and relations that are
+    not monotone (for Y = X^2 it reads 0). `FlowAtoms.gaussianity` measures how far from Gaussian
+    the result is, by third and fourth moments: for uniform X and Y = X + noise as wide it reads
+    .47 of .72 bits, at a joint kurtosis of -.05. Principal components rank directions by
+    variance, not by information: information in the least 5 % of the variance is lost.
 
-    Where a direction of one variable is told by the others without error (two sources that are
-    one) flows have nothing to descend to: the closed form of the components stands, as doubtful.
+    Where a direction of one variable is determined by the rest without error (two sources that
+    are one) the likelihood has no maximum: the result is the closed form of the components,
+    marked doubtful.
 
-    Where nothing is to be found flows find no more than a covariance does: with the answers of
-    450 digits exchanged at random, 18 to 20 components, I(X1, X2; Y) reads .06 to .09 bits, and
-    .06 to .08 without flows.
+    Of independent variables flows find no more than a covariance does: with the answers of 450
+    digits permuted at random, 18 to 20 components, I(X1, X2; Y) reads .06 to .09 bits, and .06
+    to .08 without flows.
 
     Args:
         vision: X1, [n, d1].
@@ -78,23 +79,23 @@ def flow_pid(
         components: of each variable, at most; None for no limit.
         redundancy: ``"exact"``, or ``"minimum"``: R = min(I(Y; X1), I(Y; X2)), the baseline of
             PID Flow.
-        joint: let one flow mix X1, X2 and Y, as PID Flow does. Mutual information is then
-            another: maps like (X, Y) -> (X, Y - X) move what one variable tells of another,
-            or undo it, and the likeliest Gaussian is often one that tells nothing. Of X and
-            Y = X + noise, both exponential, .83 bits are true, own flows read .45, a joint
-            one .01, and looks Gaussian.
-        transforms: how many splines of each coordinate, with rotations in between. More are
+        joint: let one flow mix X1, X2 and Y, as PID Flow does. That changes mutual information:
+            maps like (X, Y) -> (X, Y - X) move or remove what one variable knows about
+            another, and the likeliest Gaussian is often one of independent variables. For X
+            and Y = X + noise, both exponential, .83 bits are true, own flows read .45, a joint
+            one .01, and that result passes as Gaussian.
+        transforms: number of splines of each coordinate, with rotations in between. More are
             likelier and less stable.
-        steps: of descent, at most.
-        folds: in which samples are held out in turn, to end the descent.
+        steps: of gradient descent, at most.
+        folds: number of folds, held out in turn for early stopping.
         seed: of folds, batches and halves.
         unit: ``"bits"`` or ``"nats"``.
-        groups: the cluster of each sample, any labels, where samples are not independent:
+        groups: the cluster of each sample, any values, where samples are not independent:
             clusters are held out as a whole, and standard errors count them.
         progress: show a bar if training takes longer than two seconds.
 
     Returns:
-        ``FlowAtoms``; ``gap`` is 0.
+        `FlowAtoms`; ``gap`` is 0.
 
     Raises:
         ImportError: zuko is not installed.
@@ -126,7 +127,7 @@ def flow_pid(
 
 
 def reduce_variable(x: Float64[Tensor, "n width"], settings: FlowSettings) -> Components:
-    """The principal components that the settings ask for."""
+    """Reduce a variable to the principal components that the settings ask for."""
     share = settings.variance if x.shape[1] > MOST_NARROW else 1.0
     return principal_components(x, share, settings.components)
 
@@ -137,18 +138,21 @@ def decompose_flows(
     groups: Int64[Tensor, " n"] | None = None,
     progress: bool = False,
 ) -> FlowAtoms:
-    """The decomposition of the principal components of answer, vision and language.
+    """Map components of answer, vision and language by flows, then decompose the result.
 
     Raises:
         ImportError, ValueError: as `flow_pid`.
     """
+    # Constants have no component: no flow for them
     before = {name: kept[name].values for name in VARIABLES}
     n, used = len(before["answer"]), {k: kept[k] for k in VARIABLES if before[k].shape[1]}
     require_samples(n, sum(x.shape[1] for x in before.values()), settings.folds)
+    # Without flows: infinite information stays as it is, as invertible maps do not change it
     plain = _bracket(before, settings, groups)
     found, bounded = _leave_as_is(used), True
     if len(used) > 1 and bool(plain.plug_in.information.isfinite()):
         found, bounded = _gaussianise(used, settings, groups, progress)
+    # Gaussian PID of the mapped variables
     after = before | dict(zip(used, found.values, strict=True))
     bracket = _bracket(after, settings, groups)
     return FlowAtoms(
@@ -174,7 +178,7 @@ def _gaussianise(
     groups: Int64[Tensor, " n"] | None,
     progress: bool,
 ) -> tuple[Gaussianised, bool]:
-    """Variables after their flows, and whether there is a likeliest flow: else as they are."""
+    """Return variables after likeliest flows and True; as they are and False if none exist."""
     try:
         found = gaussianise(
             [one.values for one in kept.values()],
@@ -193,14 +197,14 @@ def _gaussianise(
 
 
 def _leave_as_is(kept: dict[str, Components]) -> Gaussianised:
-    """Variables without flows."""
+    """Return the variables without flows."""
     return Gaussianised(tuple(one.values for one in kept.values()), 0.0, 0)
 
 
 def _bracket(
     variables: dict[str, Tensor], settings: FlowSettings, groups: Tensor | None
 ) -> GaussianBracket:
-    """Both ends; a constant is a column of zeros."""
+    """Compute plug-in and cross-fitted estimates; a constant is a column of zeros."""
     y, x1, x2 = (
         x if x.shape[1] else x.new_zeros(len(x), 1) for x in (variables[k] for k in VARIABLES)
     )

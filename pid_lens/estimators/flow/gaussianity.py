@@ -1,4 +1,4 @@
-"""Gaussianity: how far samples are from a Gaussian, as numbers that are 0 for one."""
+"""Mardia's multivariate skewness and kurtosis: tests whether samples are Gaussian."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pid_lens.estimators.gaussian.algebra import rank, whitener
 
 MOST_SKEWNESS = 0.05
 MOST_KURTOSIS = 0.02
-"""What may be without consequence."""
+"""Skewness and kurtosis up to which a departure counts as negligible."""
 _ERRORS = 3
-"""So many standard errors beyond is clear."""
+"""So many standard errors beyond these a departure is clear."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,16 @@ class Gaussianity:
         skewness = (mean m_ij^3 - d (d + 1) (d + 2) / n) / d
         kurtosis = mean m_ii^2 / (d (d + 2)) - 1
 
-    Both are 0 for a Gaussian, whose sampling errors are the fields ``_error``. Where dimensions
-    are independent the skewness is the mean of their squared ones: 4 for an exponential. Kurtosis
-    is below 0 for clusters and above 0 for heavy tails: -.67 for two points, 1 for a Laplacian.
-    They see the third and fourth moments of all dimensions together: 0 is no proof.
+    Where dimensions are independent the skewness is the mean of their squared ones: 4 for an
+    exponential. Kurtosis is below 0 for clusters and above 0 for heavy tails: -.67 for two
+    points, 1 for a Laplacian. Both depend on the third and fourth moments of all dimensions
+    together: 0 is no proof.
+
+    Attributes:
+        skewness: 0 for a Gaussian.
+        kurtosis: 0 for a Gaussian.
+        skewness_error: standard error of the skewness of n Gaussian samples.
+        kurtosis_error: standard error of the kurtosis of n Gaussian samples.
 
     Source:
         Measures of multivariate skewness and kurtosis with applications (Mardia, 1970),
@@ -43,7 +49,7 @@ class Gaussianity:
 
     @property
     def clear(self) -> bool:
-        """Whether it is clearly none: 3 errors beyond a skewness of .05 or a kurtosis of .02."""
+        """Whether it is clearly not 0: 3 errors beyond a skewness of .05 or a kurtosis of .02."""
         return (
             self.skewness > MOST_SKEWNESS + _ERRORS * self.skewness_error
             or abs(self.kurtosis) > MOST_KURTOSIS + _ERRORS * self.kurtosis_error
@@ -51,7 +57,7 @@ class Gaussianity:
 
 
 def gaussianity(values: Float64[Tensor, "n d"]) -> Gaussianity:
-    """The `Gaussianity` of samples.
+    """Compute Mardia's skewness and kurtosis of samples, with errors under normality.
 
     Args:
         values: [n, d]; directions without variance do not count.
@@ -65,10 +71,13 @@ def gaussianity(values: Float64[Tensor, "n d"]) -> Gaussianity:
     centred, n = values - values.mean(0), len(values)
     if not centred.any():
         return Gaussianity(0.0, 0.0, 0.0, 0.0)
+    # Whiten; directions without variance do not count
     whitening = whitener(centred.mT @ centred / n)
     white, d = centred @ whitening.mT, int(rank(whitening))
+    # mean m_ij^3 = sum_abc (E z_a z_b z_c)^2 and mean m_ii^2 = E |z|^4
     cubes = sum(float(((white * one[:, None]).mT @ white / n).square().sum()) for one in white.mT)
     fourth, moments = float(white.square().sum(-1).square().mean()), d * (d + 1) * (d + 2)
+    # Under normality n mean m_ij^3 / 6 is chi^2 of d (d + 1) (d + 2) / 6 degrees of freedom
     return Gaussianity(
         skewness=(cubes - moments / n) / d,
         kurtosis=fourth / (d * (d + 2)) - 1,

@@ -1,4 +1,4 @@
-"""What `flow_pid` is given and told: checked."""
+"""Inputs and settings of `flow_pid`, validated."""
 
 from __future__ import annotations
 
@@ -16,13 +16,24 @@ from pid_lens.results import Unit, require_unit
 
 LEAST_FLOW_SAMPLES = 50
 MANY_COMPONENTS = 0.1
-"""Components in all, over samples, beyond which estimates are of the samples more than of the
-population."""
+"""Components of all variables over samples, beyond which flows and covariances overfit."""
 
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """What `flow_pid` can be told, checked."""
+    """Settings of `flow_pid`, validated.
+
+    Attributes:
+        variance: share of a variable's variance to keep, in (0, 1].
+        components: number of components of each variable, at most; None for no limit.
+        redundancy: ``"exact"`` or ``"minimum"``.
+        joint: whether one flow mixes the variables.
+        transforms: number of splines of each coordinate.
+        steps: of gradient descent, at most.
+        folds: number of folds.
+        seed: of folds, batches and halves.
+        unit: ``"bits"`` or ``"nats"``.
+    """
 
     variance: float
     components: int | None
@@ -46,19 +57,24 @@ class FlowSettings:
 
 
 def warn_if_many(kept: list[dict[str, Components]]) -> None:
-    """Warns where there are too many components for the samples."""
+    """Warn where there are too many components for the samples."""
     most = max(sum(part.values.shape[1] for part in layer.values()) for layer in kept)
     n = len(kept[0]["answer"].values)
     if most > MANY_COMPONENTS * n:
         warn(
-            f"{most} components of {n} samples, over a tenth: flows and covariances follow the "
-            "samples. Keep fewer (components=...) or take more samples",
+            f"{most} components of {n} samples, over a tenth: flows and covariances overfit. "
+            "Keep fewer (components=...) or take more samples",
             stacklevel=3,
         )
 
 
 def require_samples(n: int, components: int, folds: int) -> None:
-    """A ValueError where there are too few samples to hold some out."""
+    """Require enough samples to hold out a fold.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    # Every training set must have more samples than components, for a covariance of full rank
     least = max(LEAST_FLOW_SAMPLES, components * folds // (folds - 1) + folds + 1)
     if n < least:
         raise ValueError(
@@ -68,7 +84,7 @@ def require_samples(n: int, components: int, folds: int) -> None:
 
 
 def as_flow_inputs(given: dict[str, Tensor | np.ndarray]) -> dict[str, Float64[Tensor, "n width"]]:
-    """The variables by name, on the CPU.
+    """Convert the variables to float64 on the CPU, by name.
 
     Raises:
         TypeError: not tensors or arrays.

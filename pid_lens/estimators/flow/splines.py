@@ -1,4 +1,4 @@
-"""Splines: a normalising flow of splines and rotations, the identity until it is trained."""
+"""Normalizing flow of rational-quadratic splines and rotations, initially the identity."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 BINS = 8
-"""Pieces of each coordinate's spline."""
+"""Number of bins of each coordinate's spline."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a flow is made of."""
+    """Architecture of a flow.
+
+    Attributes:
+        sizes: dimensions of each variable.
+        transforms: number of splines of each coordinate.
+        joint: whether rotations mix variables, and come before the first splines, too.
+    """
 
     sizes: Sequence[int]
-    """Dimensions of each variable."""
     transforms: int
-    """How many splines of each coordinate."""
     joint: bool
-    """Whether rotations mix variables, and are before the first splines too."""
 
 
 class Flow(nn.Module):
-    """Rational-quadratic splines of each coordinate with rotations in between.
+    """Normalizing flow: rational-quadratic splines of each coordinate, rotations in between.
 
-    Called with values [n, d] it gives values [n, d] and the log of the volume's change, [n].
+    Called with values [n, d] it gives values [n, d] and log |det Jacobian|, [n]. It is the
+    identity until it is trained.
+
+    Args:
+        shape: its architecture.
 
     Source:
         Neural spline flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -49,6 +56,7 @@ class Flow(nn.Module):
         super().__init__()
         self._rotated, self._bent = _import_zuko()
         self._joint, d, count = shape.joint, sum(shape.sizes), range(shape.transforms)
+        # Rotations exp(A - A^T), A masked to blocks so that variables do not mix
         blocks = [d] if shape.joint else shape.sizes
         self._free = torch.block_diag(*(torch.ones(size, size) for size in blocks))
         self._turns = nn.ParameterList(_zeros(d, d) for _ in count)
@@ -59,19 +67,20 @@ class Flow(nn.Module):
     def forward(
         self, values: Float64[Tensor, "n d"]
     ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, " n"]]:
-        """Values and the log of the Jacobian's determinant."""
+        """Apply the flow; return values and log |det Jacobian|."""
         volume = torch.zeros(len(values), dtype=values.dtype)
         parts = zip(self._turns, self._widths, self._heights, self._slopes, strict=True)
         for at, (turn, *spline) in enumerate(parts):
             if at or self._joint:
                 values = self._rotated(turn * self._free)(values)
+            # A spline of each coordinate: log |det| is the sum of log slopes; a rotation has 0
             values, log_slopes = self._bent(*spline).call_and_ladj(values)
             volume = volume + log_slopes.sum(-1)
         return values, volume
 
 
 def _zeros(*shape: int) -> nn.Parameter:
-    """What makes a rotation or a spline the identity."""
+    """Create parameters of 0, of which a rotation or a spline is the identity."""
     return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
 
 

@@ -1,4 +1,4 @@
-"""Cross-fitting of a Gaussian decomposition: learned on one half, evaluated on the other."""
+"""Cross-fitting of a Gaussian PID: subspaces learned on one half, evaluated on the other."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ from pid_lens.results import NATS, Atoms
 def draw_halves(
     n: int, seed: int, splits: int, groups: Int[Tensor, " n"] | None
 ) -> Bool[Tensor, "splits n"]:
-    """A random half of the samples, of whole groups where there are any, so many times."""
+    """Draw a random half of the samples, in whole clusters, once for each split.
+
+    Returns:
+        Boolean mask of the first half, [splits, n].
+    """
     group = torch.arange(n) if groups is None else groups
     sizes = group.bincount()
     generator = torch.Generator().manual_seed(seed)
+    # Random order of the clusters; the first half are those that begin before sample n // 2
     orders = torch.stack([torch.randperm(len(sizes), generator=generator) for _ in range(splits)])
     before = sizes[orders].cumsum(-1) - sizes[orders]
     taken = torch.zeros_like(before, dtype=torch.bool).scatter(-1, orders, before < n // 2)
@@ -40,12 +45,12 @@ def cross_fit(
     plug_in: Atoms,
     redundancy: Redundancy,
 ) -> Atoms:
-    """The cross-fitted end of `gaussian_pid_samples`.
+    """Compute the cross-fitted estimate of `gaussian_pid_samples`.
 
     Args:
         rows: Y, X1 and X2 side by side.
         sizes: dimensions of Y, X1, X2.
-        firsts: the samples in the first half, one row a halving.
+        firsts: Boolean masks of the samples in the first half, one row a split.
         plug_in: the decomposition of the rows' covariance.
         redundancy: ``"exact"`` or ``"minimum"``.
 
@@ -55,8 +60,10 @@ def cross_fit(
     Raises:
         ValueError: a source determines a direction of Y within a half.
     """
+    # Informations, less the bias of Wishart log determinants
     nats, cov = NATS[plug_in.unit], covariance_of(rows)
     i12, i1, i2 = _subtract_bias(plug_in, cov, sizes, rows.shape[-2] - 1, nats)
+    # Union: by MMI the larger information; else the mean of I(Y; X2) + U1 and I(Y; X1) + U2
     if redundancy == "minimum":
         union = torch.maximum(i1, i2)
     else:
@@ -77,7 +84,8 @@ def cross_fit(
 def _subtract_bias(
     plug_in: Atoms, cov: Tensor, sizes: tuple[int, int, int], freedom: int, nats: float
 ) -> list[Float64[Tensor, "*batch"]]:
-    """I(Y; X1, X2), I(Y; X1) and I(Y; X2) in nats without their bias."""
+    """Subtract the bias from I(Y; X1, X2), I(Y; X1) and I(Y; X2), in nats."""
+    # 2 I = log det S_Y - log det S_Y|X: Wishart, of n - 1 and n - 1 - rank X degrees of freedom
     dy, d1, _ = sizes
     k = rank(whitener(cov[..., :dy, :dy]))
     fair = []
@@ -98,18 +106,20 @@ def _surplus(
     white: Float64[Tensor, "*batch dy dy"],
     sizes: tuple[int, int, int],
 ) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
-    """U1 and U2 in nats: learned on one half, evaluated on the other, mean of both ways."""
+    """Compute U1 and U2 in nats: learned on one half, evaluated on the other, mean of both."""
+    # Whiten Y, which changes no information
     dy = sizes[0]
     rows = torch.cat([rows[..., :dy] @ white.mT, rows[..., dy:]], -1)
     sides = [_measure_left_over(rows[..., half, :], white, sizes) for half in (first, ~first)]
-    ways = [_evaluate(*way) for way in (sides, sides[::-1])]
-    u1, u2 = (sum(parts) / 2 for parts in zip(*ways, strict=True))
+    # Two-fold cross-fitting: each half learns for the other
+    both = [_evaluate(*turn) for turn in (sides, sides[::-1])]
+    u1, u2 = (sum(parts) / 2 for parts in zip(*both, strict=True))
     return u1, u2
 
 
 @dataclass(frozen=True)
 class _LeftOver:
-    """What a half of the samples says is left of Y given X1, given X2, with its freedom."""
+    """Conditional covariances S_Y|X1 and S_Y|X2 in a half of the samples, degrees of freedom."""
 
     given_1: Float64[Tensor, "*batch dy dy"]
     given_2: Float64[Tensor, "*batch dy dy"]
@@ -118,6 +128,7 @@ class _LeftOver:
 
 
 def _measure_left_over(rows: Tensor, white: Tensor, sizes: tuple[int, int, int]) -> _LeftOver:
+    # S_Y|X for either source; constant directions of Y get variance 1 in both: ratio 1
     dy, d1, _ = sizes
     cov, freedom = covariance_of(rows), rows.shape[-2] - 1
     absent = torch.diag_embed((white == 0).all(-1).to(cov.dtype))
@@ -128,15 +139,18 @@ def _measure_left_over(rows: Tensor, white: Tensor, sizes: tuple[int, int, int])
             "within a half of the samples one source determines a direction of Y without error "
             "(few distinct values?): more samples, or fewer components"
         )
+    # n S_Y|X is a Wishart matrix of n - 1 - rank X degrees of freedom
     known = [rank(whitener(cov[..., s, s])) for s in sources]
     return _LeftOver(*given, *(freedom - k for k in known))
 
 
 def _evaluate(learned: _LeftOver, held_out: _LeftOver) -> tuple[Tensor, Tensor]:
-    """The bounds on U1 and U2, nats, of subspaces learned elsewhere."""
+    """Evaluate bounds on U1 and U2, nats, in subspaces that the other half has learned."""
+    # Best subspace for U1: directions w with w^T S_Y|X2 w > w^T S_Y|X1 w; for U2: the reverse
     ratios, basis = shared_basis(learned.given_1, learned.given_2)
     surplus = []
     for chosen in (ratios > 1 + NOTHING, ratios < 1 - NOTHING):
+        # U1 >= 1/2 log det W^T S_Y|X2 W - 1/2 log det W^T S_Y|X1 W
         left_1 = _log_det(held_out.given_1, held_out.freedom_1, basis, chosen)
         left_2 = _log_det(held_out.given_2, held_out.freedom_2, basis, chosen)
         surplus.append((left_2 - left_1) / 2)
@@ -149,7 +163,8 @@ def _log_det(
     basis: Float64[Tensor, "*batch dy dy"],
     chosen: Bool[Tensor, "*batch dy"],
 ) -> Float64[Tensor, "*batch"]:
-    """The log det of W^T S W over the chosen columns W, less its bias, constants apart."""
+    """Compute log det W^T S W over the chosen columns of W, less its bias, up to constants."""
+    # Columns that are not chosen become an identity block, of log det 0
     inside = basis.mT @ sample @ basis
     both = chosen[..., :, None] & chosen[..., None, :]
     padded = inside.where(both, 0.0) + torch.diag_embed((~chosen).to(inside.dtype))
@@ -157,7 +172,10 @@ def _log_det(
 
 
 def _log_det_bias(k: Int[Tensor, "*batch"], freedom: Int[Tensor, "*batch"]) -> Tensor:
-    """E log det of a Wishart matrix of size k less log det of its scale, but for k log 2."""
+    """Compute the bias of a Wishart log determinant of size k, but for k log 2.
+
+    E log det A - log det of its scale - k log 2 = sum_{i<k} digamma((freedom - i) / 2).
+    """
     steps = torch.arange(int(k.max()) if k.numel() else 0, device=k.device)
     inside = steps < k[..., None]
     half = ((freedom[..., None] - steps) / 2).where(inside, 1.0).double()

@@ -1,4 +1,4 @@
-"""GaussianPID: what image and question states tell of the answer's state, were they Gaussian."""
+"""GaussianPID: Gaussian PID of a model's hidden states, layer by layer."""
 
 from __future__ import annotations
 
@@ -27,23 +27,34 @@ STATES_NEEDED = ("answer", "image", "question")
 
 @dataclass
 class GaussianPID(OverReads):
-    """The decomposition of a model's states instead of its answers, an ``Estimator``.
+    """Gaussian PID of a model's hidden states instead of its answers, an ``Estimator``.
 
-    X1 is the mean state of the image, X2 that of the question, Y the state at the answer
-    position: ``Lens(..., states=[Pooled("image"), Pooled("question"), Pooled("answer")])``. All
-    are of the untouched pass: nothing is hidden from the model, and no option plays a part. The
-    atoms are those of a Gaussian with the states' covariance, and information about a state
-    is not information about the answer: a state holds far more bits than one.
+    X1 is the mean hidden state of the image tokens, X2 that of the question tokens, Y the
+    hidden state at the answer position:
+    ``Lens(..., states=[Pooled("image"), Pooled("question"), Pooled("answer")])``. All are of the
+    forward pass without ablation, and the options play no part. The atoms are those of a
+    Gaussian with the states' covariance, and information about a state is not information
+    about the answer: a state holds far more bits than one.
 
-    The spectrum is the plug-in end of `gaussian_pid_samples`, its ``bracket`` the cross-fitted
-    one; a layer where they differ by over .05 bits and a tenth of the information is doubtful.
-    It does not depend on the order of the samples.
+    The spectrum is the plug-in estimate of `gaussian_pid_samples`, its ``bracket`` the
+    cross-fitted one; a layer where they differ by over .05 bits plus a tenth of the information
+    is doubtful. It does not depend on the order of the samples.
 
-    Errors are right for states of any distribution and know that components are estimated: with
-    3 of 8 whose variances hardly fall, 1.96 of them covered 91 to 97 % at n = 1000, and 65 to 81 %
-    had the components been taken for given. They know nothing of the plug-in's bias: in 10
+    Standard errors hold for states of any distribution and include the estimation of components:
+    with 3 of 8 whose variances hardly fall, 1.96 errors covered 91 to 97 % at n = 1000, and 65 to
+    81 % with the components taken as given. They do not include the plug-in's bias: in 10
     dimensions with two equally good sources, n = 500, its atoms were 3 to 5 errors off. The
     intervals reach to the bracket for that reason.
+
+    Attributes:
+        target: Y is the hidden state at the answer position in the ``"last"`` layer that was
+            read, or in the ``"same"`` layer as X1 and X2.
+        redundancy: ``"exact"``, or ``"minimum"``: R = min(I1, I2), see `gaussian_pid`.
+        components: number of principal components to keep of each of Y, X1, X2; all by default.
+        seed: of the halves that cross-fitting learns and evaluates on.
+        unit: ``"bits"`` or ``"nats"``.
+        groups: sample id -> its cluster, where samples are not independent; standard errors count
+            clusters.
 
     Source:
         Gaussian partial information decomposition: bias correction and application to
@@ -59,16 +70,11 @@ class GaussianPID(OverReads):
     """
 
     target: Target = "last"
-    """Y is the answer's state in the last layer that was read, or in the ``"same"`` one."""
     redundancy: Redundancy = "exact"
-    """``"minimum"`` is R = min(I1, I2), see `gaussian_pid`."""
     components: int | None = None
-    """Keep so many principal components of each of Y, X1, X2; all by default."""
     seed: int = 0
-    """Of the halves that cross-fitting learns and evaluates on."""
     unit: Unit = "bits"
     groups: Groups | None = field(default=None, repr=False)
-    """Sample id -> its cluster, where samples are not independent; errors count clusters."""
 
     def __post_init__(self) -> None:
         require_redundancy(self.redundancy)
@@ -80,7 +86,7 @@ class GaussianPID(OverReads):
 
     @torch.no_grad()
     def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced.
+        """Add samples; one with the id of an earlier sample replaces it.
 
         Raises:
             ValueError: states were not kept, or these reads cannot be mixed with those before.
@@ -90,10 +96,10 @@ class GaussianPID(OverReads):
 
     @torch.no_grad()
     def result(self) -> Spectrum:
-        """The spectrum of everything seen.
+        """Compute the spectrum of all samples.
 
         Raises:
-            ValueError: no sample was seen, not more samples than dimensions, NaN, a sample that
+            ValueError: no sample was added, not more samples than dimensions, NaN, a sample that
                 ``groups`` lack, or a source that determines the answer's state.
         """
         reads = self.gather_in_order()
@@ -117,7 +123,7 @@ class GaussianPID(OverReads):
         )
 
     def _bracket(self, reads: Reads) -> GaussianBracket:
-        """The decompositions of all layers, with influences that know how components turn."""
+        """Decompose all layers; influences include the estimation of principal components."""
         parts = [Principal.of(x, self.components or x.shape[-1]) for x in self._states(reads)]
         bracket = gaussian_pid_samples(
             *(part.scores for part in parts),
@@ -129,18 +135,19 @@ class GaussianPID(OverReads):
         return replace(bracket, influence=_add_turning(bracket, parts))
 
     def _states(self, reads: Reads) -> list[Float64[Tensor, "layers n width"]]:
-        """Y, X1 and X2."""
+        """Select Y, X1 and X2."""
         y, x1, x2 = (require_finite(reads, name).double() for name in STATES_NEEDED)
         return [y[-1:] if self.target == "last" else y, x1, x2]
 
 
 def _add_turning(bracket: GaussianBracket, parts: list[Principal]) -> Atoms:
-    """The influences, and what each sample moves by turning the principal components."""
+    """Add to the influences what each sample moves by turning the principal components."""
     layers = bracket.plug_in.union.shape
     scores = torch.cat([part.scores.expand(*layers, -1, -1) for part in parts], -1)
     widths = [part.scores.shape[-1] for part in parts]
     moved: dict[str, Any] = {}
     for name, slope in bracket.slopes.items():
+        # Chain rule: n dI/dz_i = 2 G z_i of the scores z, split into those of Y, X1, X2
         pulls = (2 * scores @ slope / NATS[bracket.plug_in.unit]).split(widths, -1)
         turned = [part.turning_influence(pull) for part, pull in zip(parts, pulls, strict=True)]
         moved[name] = getattr(bracket.influence, name) + torch.stack(turned).sum(0)

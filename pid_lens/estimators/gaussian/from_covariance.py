@@ -1,4 +1,4 @@
-"""The decomposition of a Gaussian system, in closed form."""
+"""Gaussian PID of a covariance matrix, in closed form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gaussian_pid(
     redundancy: Redundancy = "exact",
     unit: Unit = "bits",
 ) -> Atoms:
-    r"""Redundancy, unique information and synergy of jointly Gaussian Y, X1, X2.
+    r"""Compute redundancy, unique information and synergy of jointly Gaussian Y, X1, X2.
 
     With :math:`\lambda_i` the eigenvalues of :math:`\Sigma_{Y|X_1}^{-1} \Sigma_{Y|X_2}`::
 
@@ -43,20 +43,21 @@ def gaussian_pid(
 
     That is the exact decomposition, not one restricted to Gaussian couplings: in the basis that
     diagonalises both posterior precisions of Y the larger of the two is a bound on any
-    coupling, and a Gaussian one meets it. It lies about data that are not Gaussian, and, from a
-    sample's covariance, about small samples (`gaussian_pid_samples`).
+    coupling, and a Gaussian one meets it. It is wrong for data that are not Gaussian, and biased
+    for the covariance of a small sample (`gaussian_pid_samples`).
 
-    A constant variable carries no information, and neither does a copy of another one beside
-    it. What is told without error is infinite information: where only both sources together
-    do, ``information`` and ``synergy`` are inf and the other atoms finite; where one source
-    does, the atoms are differences of infinities and an error says so. Less than 1e-12 of a
-    variable's own variance counts as none, as float64 has no digits there.
+    A constant variable adds no information, and neither does a second copy of a variable. A
+    direction of Y that is determined without error has infinite information: where only both
+    sources together determine it, ``information`` and ``synergy`` are inf and the other atoms
+    finite; where one source does, the atoms are differences of infinities: a ValueError. Less
+    than 1e-12 of a variable's own variance counts as none, as float64 has no digits there.
 
     Args:
         covariance: [..., d, d], blocks in the order Y, X1, X2.
         sizes: dimensions (dy, d1, d2), each at least 1, with sum d.
-        redundancy: ``"exact"``, or ``"minimum"``: R = min(I(Y; X1), I(Y; X2)), the baseline of
-            flow-based decompositions, by which one of U1 and U2 is 0 always.
+        redundancy: ``"exact"``, or ``"minimum"``: R = min(I(Y; X1), I(Y; X2)), the minimum
+            mutual information (MMI) of flow-based decompositions, by which one of U1 and U2 is
+            always 0.
         unit: ``"bits"`` or ``"nats"``.
 
     Returns:
@@ -80,9 +81,11 @@ def gaussian_pid(
     require_unit(unit)
     nats = NATS[unit]
     dy, d1, d2 = as_sizes(sizes)
+    # Whiten Y, det S_Y = 1, then S_Y|X for either source
     cov = standardise(_as_covariance(covariance, (dy, d1, d2)), dy)
     y_given_1 = conditional_covariance(cov, dy, slice(dy, dy + d1))
     y_given_2 = conditional_covariance(cov, dy, slice(dy + d1, None))
+    # I(Y; X) = -1/2 log det S_Y|X; union = I(Y; X2) + U1, or by MMI the larger information
     i1, i2 = (_information_of_one(c, k) for k, c in enumerate((y_given_1, y_given_2), 1))
     more = torch.maximum(i1, i2)
     union = more if redundancy == "minimum" else i2 + _surplus(y_given_1, y_given_2)
@@ -97,7 +100,8 @@ def gaussian_pid(
 
 
 def _information(y_given: Float64[Tensor, "*batch dy dy"]) -> Float64[Tensor, "*batch"]:
-    """-1/2 log det of what is left of a Y of unit variance, nats; inf where nothing is."""
+    """Compute -1/2 log det of the conditional covariance of a white Y, nats; inf if singular."""
+    # Cholesky: 1/2 log det = sum of log diag L; a pivot at rounding is a determined direction
     root, failed = torch.linalg.cholesky_ex(y_given)
     left = root.diagonal(dim1=-2, dim2=-1)
     known = (failed != 0) | (left.amin(-1) ** 2 <= NOTHING)
@@ -118,7 +122,8 @@ def _information_of_one(y_given: Tensor, source: int) -> Float64[Tensor, "*batch
 
 
 def _surplus(y_given_1: Tensor, y_given_2: Tensor) -> Float64[Tensor, "*batch"]:
-    """U1 in nats."""
+    """Compute U1 = 1/2 sum_i max(0, log lambda_i) in nats."""
+    # lambda_i: eigenvalues of L^-1 S_Y|X2 L^-T, with S_Y|X1 = L L^T
     ratios = torch.linalg.eigvalsh(divide_by_root(torch.linalg.cholesky(y_given_1), y_given_2))
     return 0.5 * ratios.clamp_min(1.0).log().sum(-1)
 
@@ -127,20 +132,20 @@ def _surplus(y_given_1: Tensor, y_given_2: Tensor) -> Float64[Tensor, "*batch"]:
 
 
 def require_redundancy(redundancy: str) -> None:
-    """The redundancy must be one that there is.
+    """Require that the redundancy is ``"exact"`` or ``"minimum"``.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is neither.
     """
     if redundancy not in get_args(Redundancy):
         raise ValueError(f"redundancy must be one of {get_args(Redundancy)}; got {redundancy!r}")
 
 
 def as_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
-    """Three whole numbers above 0.
+    """Convert sizes to three whole numbers above 0.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are no such numbers.
     """
     if len(sizes) != 3 or not all(int(size) == size and size > 0 for size in sizes):
         raise ValueError(
@@ -163,6 +168,7 @@ def _as_covariance(covariance: Tensor | np.ndarray, sizes: tuple[int, ...]) -> T
         raise ValueError("covariance has a negative variance on its diagonal")
     if bool((cov != 0).any(-1).logical_and(cov.diagonal(dim1=-2, dim2=-1) == 0).any()):
         raise ValueError("covariance gives a variable without variance a covariance")
+    # Judge symmetry and eigenvalues of the correlations D cov D: no unit, one tolerance
     scale = scales(cov)
     scaled = scale[..., None] * cov * scale[..., None, :]
     if float((scaled - scaled.mT).abs().max()) > _ROUNDING:
@@ -172,6 +178,7 @@ def _as_covariance(covariance: Tensor | np.ndarray, sizes: tuple[int, ...]) -> T
 
 
 def _require_nonnegative(scaled: Float64[Tensor, "*batch d d"]) -> None:
+    # Cholesky succeeds for a positive definite matrix; otherwise judge the least eigenvalue
     _, failed = torch.linalg.cholesky_ex(scaled)
     if not bool(failed.any()):
         return

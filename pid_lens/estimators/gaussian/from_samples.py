@@ -1,4 +1,4 @@
-"""The decomposition of Gaussian samples: an estimate from either side of the truth."""
+"""Gaussian PID of samples: plug-in and cross-fitted estimates, from either side of the truth."""
 
 from __future__ import annotations
 
@@ -37,12 +37,22 @@ from pid_lens.results import (
 )
 
 MOST_WIDTH = 0.1
-"""Estimates that differ by more than this share of the information (and .05 bits) are doubtful."""
+"""Estimates that differ by more than this share of the information plus .05 bits are doubtful."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class GaussianBracket(Sampled):
-    """Two estimates of one decomposition, of shape [...], and how far they are apart.
+    """Plug-in and cross-fitted estimates of one Gaussian PID, of shape [...].
+
+    Attributes:
+        plug_in: `gaussian_pid` of the sample covariance: both unique informations too large.
+        cross_fitted: informations without bias, unique ones too small if anything.
+        pointwise: each sample's local information in the plug-in's fit, [..., n]; means are the
+            values.
+        influence: how far each sample moves the plug-in, times n, [..., n]; mean 0.
+        slopes: the derivative of the plug-in's informations in the samples' covariance, nats,
+            [..., d, d] each.
+        n: number of samples.
 
     Example:
         >>> y, one, two = torch.randn(3, 900, 2, generator=torch.Generator().manual_seed(0))
@@ -52,30 +62,27 @@ class GaussianBracket(Sampled):
     """
 
     plug_in: Atoms
-    """`gaussian_pid` of the sample covariance: both unique informations too large."""
     cross_fitted: Atoms
-    """Informations without bias, unique ones too small if anything."""
     pointwise: Atoms = field()
-    """Each sample's local information in the plug-in's fit, [..., n]; means are the values."""
     influence: Atoms = field()
-    """How far each sample moves the plug-in, times n, [..., n]; mean 0."""
     slopes: dict[str, Float64[Tensor, "*batch d d"]]
-    """The derivative of the plug-in's informations in the samples' covariance, nats."""
     n: int
 
     @property
     def width(self) -> Float64[Tensor, "*batch"]:
-        """How far plug-in and cross-fitted atoms are apart at most, [...]."""
+        """Largest difference between plug-in and cross-fitted atoms, [...]."""
         return width_between(self.plug_in, self.cross_fitted)
 
     def interval(self, name: str, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """A confidence interval of one value, [...] each: sampling error around both estimates.
+        """Compute a confidence interval of one value: sampling error around both estimates.
 
         As `Spectrum.interval`, from an error below the lower estimate to an error above the
-        higher one. In ten dimensions with two equally good sources, n = 500, 95 % intervals
-        covered 93 to 96 %, and around the plug-in alone 0 to 83 %: there bias is all. The least
-        was 88 %, in eight dimensions with one source half as good again, n = 400.
+        higher one, [...] each. In ten dimensions with two equally good sources, n = 500, 95 %
+        intervals covered 93 to 96 %, and around the plug-in alone 0 to 83 %: there bias
+        dominates. The least was 88 %, in eight dimensions with one source half as good again,
+        n = 400.
         """
+        # Imbens-Manski: the bracket is a partially identified interval with sampling error
         error = self.standard_error(name)
         ends = torch.stack([getattr(self.plug_in, name), getattr(self.cross_fitted, name)])
         return confidence_interval(ends, torch.zeros_like(error), error, level)
@@ -92,13 +99,15 @@ class GaussianBracket(Sampled):
 
 
 def width_between(plug_in: Atoms, cross_fitted: Atoms) -> Float64[Tensor, "*batch"]:
-    """How far two estimates of the atoms are apart at most."""
+    """Compute the largest difference between two estimates of the atoms."""
+    # Equal infinities differ by 0, not by NaN
     pairs = [(getattr(plug_in, name), getattr(cross_fitted, name)) for name in ATOMS]
     return torch.stack([(a - b).abs().where(a != b, 0.0) for a, b in pairs]).amax(0)
 
 
 def is_uncertain(plug_in: Atoms, cross_fitted: Atoms) -> Bool[Tensor, "*batch"]:
-    """Whether two estimates are infinite, or .05 bits and a tenth of the information apart."""
+    """Return whether estimates are infinite or differ by .05 bits + a tenth of the information."""
+    # Tolerance in the unit of the atoms: TOO_MUCH bits + MOST_WIDTH I(Y; X1, X2)
     most = TOO_MUCH * NATS["bits"] / NATS[plug_in.unit] + MOST_WIDTH * plug_in.information
     return ~plug_in.information.isfinite() | (width_between(plug_in, cross_fitted) > most)
 
@@ -114,26 +123,27 @@ def gaussian_pid_samples(
     unit: Unit = "bits",
     groups: Sequence[Any] | Tensor | np.ndarray | None = None,
 ) -> GaussianBracket:
-    r"""Redundancy, unique information and synergy of Gaussian samples, from either side.
+    r"""Estimate redundancy, unique information and synergy of Gaussian samples, from either side.
 
-    *Plug-in*: `gaussian_pid` of the sample covariance. Its unique informations are sums over
-    positive parts, so that noise adds up: ten dimensions and two equally good sources, each
-    with nothing of its own, read .6 bits at n = 500.
+    *Plug-in estimate*: `gaussian_pid` of the sample covariance. Its unique informations are sums
+    over positive parts, so that noise adds up: ten dimensions and two equally good sources,
+    each with nothing of its own, read .6 bits at n = 500.
 
-    *Cross-fitted*: any subspace W of Y bounds U1 from below,
+    *Cross-fitted estimate*: any subspace W of Y bounds U1 from below,
 
     .. math::  U_1 \ge \tfrac12 \log\det W^T \Sigma_{Y|X_2} W
                      - \tfrac12 \log\det W^T \Sigma_{Y|X_1} W,
 
     and the best one is found on one half of the samples and evaluated on the other, where the
-    logarithm of a Wishart determinant has a known bias, :math:`\sum_{i<k} \psi((\nu - i)/2)`
-    and what cancels, that is taken off. Both halves are used in turn, and so are
-    both sources: the union is the mean of I(Y; X2) + U1 and I(Y; X1) + U2. The informations
-    themselves are unbiased by the same formula. What is left is too small where the half that
-    learns is too small to see what is unique.
+    log determinant of a Wishart matrix has a known bias,
+    :math:`\sum_{i<k} \psi((\nu - i)/2)` and terms that cancel, which is subtracted. Both halves
+    are used in turn, and so are both sources: the union is the mean of I(Y; X2) + U1 and
+    I(Y; X1) + U2. The informations themselves are unbiased by the same formula. The estimate of
+    unique information is too small where the half that learns has too few samples to find it.
 
     The corrections are exact for Gaussian samples that are independent of each other; samples
-    in ``groups`` are kept in one half, their dependence within it is not corrected for.
+    of one cluster (``groups``) are kept in one half, their dependence within it is not corrected
+    for.
 
     Args:
         y: [layers, n, dy] or [n, dy]; leading axes broadcast.
@@ -143,11 +153,11 @@ def gaussian_pid_samples(
         seed: of the halves.
         splits: how many random halvings to average over.
         unit: ``"bits"`` or ``"nats"``.
-        groups: the cluster of each sample, any labels, where samples are not independent;
+        groups: the cluster of each sample, any values, where samples are not independent;
             clusters stay in one half, and standard errors count them.
 
     Returns:
-        ``GaussianBracket`` with ``plug_in`` and ``cross_fitted`` of shape [...], ``pointwise``
+        `GaussianBracket` with ``plug_in`` and ``cross_fitted`` of shape [...], ``pointwise``
         and ``influence`` of shape [..., n], ``standard_error(name)`` and ``interval(name)``.
 
     Raises:
@@ -171,11 +181,13 @@ def gaussian_pid_samples(
     if splits < 1:
         raise ValueError(f"splits must be at least 1; got {splits}")
     n = rows.shape[-2]
-    labels = None if groups is None else as_clusters(groups, n)
-    firsts = draw_halves(n, seed, splits, labels)
+    clusters = None if groups is None else as_clusters(groups, n)
+    firsts = draw_halves(n, seed, splits, clusters)
     _require_enough(n, firsts, sizes)
+    # Plug-in: the closed form at the sample covariance
     cov = covariance_of(rows)
     plug_in = gaussian_pid(cov, sizes, redundancy=redundancy, unit=unit)
+    # Influence function by the delta method: dI/dS, then each sample's part in S
     with torch.no_grad():
         slopes = information_slopes(cov, sizes, redundancy)
         moves = gaussian_influence(rows, slopes, plug_in)
@@ -185,7 +197,7 @@ def gaussian_pid_samples(
         pointwise=gaussian_pointwise(moves, plug_in),
         influence=moves,
         slopes=slopes,
-        groups=labels,
+        groups=clusters,
         n=n,
     )
 
@@ -194,7 +206,7 @@ def gaussian_pid_samples(
 
 
 def _as_rows(*given: Any) -> tuple[Float64[Tensor, "*batch n d"], tuple[int, int, int]]:
-    """Y, X1 and X2 side by side, and their widths."""
+    """Concatenate Y, X1 and X2 along their coordinates; return their widths, too."""
     names = ("y", "x1", "x2")
     tensors = [as_float64(x, name) for x, name in zip(given, names, strict=True)]
     shapes = {name: list(x.shape) for name, x in zip(names, tensors, strict=True)}
@@ -213,6 +225,7 @@ def _as_rows(*given: Any) -> tuple[Float64[Tensor, "*batch n d"], tuple[int, int
 
 
 def _require_enough(n: int, firsts: Bool[Tensor, "splits n"], sizes: tuple[int, int, int]) -> None:
+    # A covariance of full rank needs n > d; S_Y|X of a half needs dy <= n - 1 - d_x
     d, need = sum(sizes), sizes[0] + max(sizes[1:]) + 1
     cure = "more samples, or fewer dimensions (GaussianPID(components=...) keeps the first few)"
     if n <= d:

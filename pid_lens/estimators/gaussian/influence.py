@@ -1,4 +1,4 @@
-"""Influence in a Gaussian fit: what each sample contributes, how far it moves the result."""
+"""Influence functions of a Gaussian PID, for the delta method: how far a sample moves it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def information_slopes(
     sizes: tuple[int, int, int],
     redundancy: Redundancy = "exact",
 ) -> dict[str, Float64[Tensor, "*batch d d"]]:
-    r"""The derivative of each information in the covariance, nats.
+    r"""Differentiate each information with respect to the covariance, nats.
 
-    With M the map from a sample (y, x1, x2) to the error of the regression of y on a source, in
-    directions in which that error is uncorrelated and of unit variance ::
+    With M the map from a sample (y, x1, x2) to the residual of the regression of y on a source,
+    in directions in which that residual is uncorrelated and of unit variance ::
 
         dI(Y; X) / dS = 1/2 (S_Y^-1 - M^T M)
 
     S_Y^-1 standing in the block of y. For the union the directions are those that diagonalise
-    S_Y|X1 and S_Y|X2 both, and the error is that of the source that sees the direction better:
-    to first order the best subspace stays what it is (envelope theorem). Where both see it
-    equally well there is a kink, and the slope is that of X2.
+    S_Y|X1 and S_Y|X2 both, and the residual is that of the source that predicts the direction
+    better: to first order the best subspace stays what it is (envelope theorem). Where both
+    predict it equally well there is a kink, and the slope is that of X2.
 
     Args:
         cov: blocks in the order Y, X1, X2; neither source determines a direction of Y.
         sizes: dimensions of Y, X1, X2.
-        redundancy: ``"minimum"``: the union is the larger of both informations.
+        redundancy: ``"minimum"`` (MMI): the union is the larger of both informations.
 
     Returns:
         A symmetric matrix for each of ``INFORMATIONS``, finite, and without meaning where the
@@ -51,8 +51,10 @@ def information_slopes(
     """
     dy, d1, _ = sizes
     sources = slice(dy, None), slice(dy, dy + d1), slice(dy + d1, None)
+    # Regressions of white Y on (X1, X2), X1 and X2; the union takes residuals of the better one
     both, one, two = (_Left.of(cov, dy, source) for source in sources)
     union = _larger_errors(one, two) if redundancy == "minimum" else _better_errors(one, two)
+    # S_Y^-1 in the block of y, then dI/dS = 1/2 (S_Y^-1 - M^T M)
     white = whitener(cov[..., :dy, :dy])
     known = torch.zeros_like(cov)
     known[..., :dy, :dy] = white.mT @ white
@@ -65,11 +67,11 @@ def gaussian_influence(
     slopes: dict[str, Float64[Tensor, "*batch d d"]],
     plug_in: Atoms,
 ) -> Atoms:
-    r"""How far one more sample like this one would move each value, times n; mean 0.
+    r"""Compute the empirical influence function: how far one more sample moves a value, times n.
 
-    The empirical influence function: :math:`z_i^T G z_i - \mathrm{tr}(G \Sigma)` of a centred
-    sample, G the slope in the covariance. It takes the samples for independent and not for
-    Gaussian. Where the information is infinite it is inf, and so is any error made of it.
+    It is :math:`z_i^T G z_i - \mathrm{tr}(G \Sigma)` of a centred sample, G the slope in the
+    covariance; its mean is 0. It assumes independent samples, but not that they are Gaussian.
+    Where the information is infinite it is inf, and so is any standard error made of it.
 
     Source:
         The influence curve and its role in robust estimation (Hampel, 1974),
@@ -83,6 +85,7 @@ def gaussian_influence(
     Returns:
         Atoms of shape [..., n] in the unit of ``plug_in``.
     """
+    # z^T G z of each sample, less its mean tr(G S)
     centred = rows - rows.mean(-2, keepdim=True)
     values: dict[str, Any] = {}
     for name, slope in slopes.items():
@@ -93,12 +96,12 @@ def gaussian_influence(
 
 
 def gaussian_pointwise(influence: Atoms, plug_in: Atoms) -> Atoms:
-    r"""Each sample's local information in the Gaussian fit; means are the plug-in's values.
+    r"""Compute each sample's local information in the Gaussian fit.
 
-    Of X about Y it is log p(y|x) / p(y). Of the union it is log q(y|x1,x2) / p(y), where q is
-    the coupling that attains it: each direction of y is predicted by the source that sees it
-    better, alone. (Under ``"minimum"``, all of y by the source that tells more.) In a Gaussian
-    fit these are the value plus the `gaussian_influence`.
+    Means over samples are the plug-in's values. Of X about Y it is log p(y|x) / p(y). Of the
+    union it is log q(y|x1,x2) / p(y), where q is the coupling that attains it: each direction of
+    y is predicted by the better source alone. (Under ``"minimum"``, all of y by the source of
+    more information.) In a Gaussian fit these are the value plus the `gaussian_influence`.
 
     Returns:
         Atoms of shape [..., n].
@@ -111,24 +114,26 @@ def gaussian_pointwise(influence: Atoms, plug_in: Atoms) -> Atoms:
 
 @dataclass(frozen=True)
 class _Left:
-    """What the regression of a whitened Y on a source leaves of it."""
+    """Linear regression of white Y on a source: map of a sample to its residual, covariance."""
 
     errors: Float64[Tensor, "*batch dy d"]
-    """The map from a sample to its error."""
     covariance: Float64[Tensor, "*batch dy dy"]
 
     @classmethod
     def of(cls, cov: Float64[Tensor, "*batch d d"], dy: int, source: slice) -> Self:
-        """That of one source, which stands in these rows and columns of the covariance."""
+        """Regress Y on the source in these rows and columns of the covariance."""
+        # K = W_Y S_YX W_X^T, whose singular values are the canonical correlations
         y, x = whitener(cov[..., :dy, :dy]), whitener(cov[..., source, source])
         gain = y @ cov[..., :dy, source] @ x.mT
+        # Residual W_Y y - K W_X x, of covariance I - K K^T
         errors = torch.zeros_like(cov[..., :dy, :])
         errors[..., :dy], errors[..., source] = y, -gain @ x
         eye = torch.eye(dy, dtype=cov.dtype, device=cov.device)
         return cls(errors, eye - gain @ gain.mT)
 
     def standardise(self) -> Float64[Tensor, "*batch dy d"]:
-        """The map to errors that are uncorrelated and of unit variance, where there are any."""
+        """Whiten the residuals; leave them as they are where their covariance is singular."""
+        # L^-1 residual, with I - K K^T = L L^T
         root, _ = torch.linalg.cholesky_ex(self.covariance)
         there = (root.diagonal(dim1=-2, dim2=-1) ** 2 > NOTHING).all(-1)[..., None, None]
         eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
@@ -136,7 +141,8 @@ class _Left:
 
 
 def _better_errors(one: _Left, two: _Left) -> Float64[Tensor, "*batch dy d"]:
-    """Of each direction, the standardised error of the source that sees it better."""
+    """Take, in each direction, the standardised residual of the source that predicts it better."""
+    # Basis with W^T S_Y|X1 W = I and W^T S_Y|X2 W = diag(ratios): X1 is better where ratio > 1
     ratios, basis = shared_basis(one.covariance, two.covariance)
     of_one, of_two = basis.mT @ one.errors, basis.mT @ two.errors
     ratios = ratios[..., None]
@@ -144,6 +150,7 @@ def _better_errors(one: _Left, two: _Left) -> Float64[Tensor, "*batch dy d"]:
 
 
 def _larger_errors(one: _Left, two: _Left) -> Float64[Tensor, "*batch dy d"]:
-    """The standardised errors of the source that tells more."""
+    """Take the standardised residuals of the source of more information."""
+    # I(Y; X) = -1/2 log det S_Y|X: the smaller determinant
     more = torch.logdet(one.covariance) < torch.logdet(two.covariance)
     return one.standardise().where(more[..., None, None], two.standardise())

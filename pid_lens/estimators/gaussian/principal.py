@@ -1,4 +1,4 @@
-"""Principal components of states, and what their being estimated adds to an error."""
+"""Principal components of hidden states, and the sampling error of their axes (delta method)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from pid_lens.estimators.common.pca import NOTHING, principal_axes
 
 @dataclass(frozen=True)
 class Principal:
-    """States in their first principal components.
+    """Hidden states in their first principal components.
+
+    Attributes:
+        states: centred hidden states, [layers, n, width].
+        axes: unit eigenvectors by falling variance, those left out included, [layers, width,
+            all]; 0 where there is no variance.
+        variances: along the axes, [layers, all].
+        kept: number of components that are kept.
 
     Example:
         >>> states = torch.tensor([[[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]]).double()
@@ -24,17 +31,16 @@ class Principal:
     """
 
     states: Float64[Tensor, "layers n width"]
-    """Centred."""
     axes: Float64[Tensor, "layers width all"]
-    """Of falling variance, the ones that are left out too; 0 where there is no variance."""
     variances: Float64[Tensor, "layers all"]
     kept: int
 
     @classmethod
     def of(cls, states: Float64[Tensor, "layers n width"], kept: int) -> Self:
-        """So many components of each layer; the states as they are where that is all."""
+        """Compute the first components of each layer; where all are kept, do not rotate."""
         centred = states - states.mean(1, keepdim=True)
         width = states.shape[-1]
+        # All of them: own coordinates, no axis to estimate
         if kept >= width:
             eye = torch.eye(width, dtype=states.dtype, device=states.device)
             return cls(centred, eye.expand(len(states), -1, -1), centred.square().mean(1), width)
@@ -43,13 +49,13 @@ class Principal:
 
     @cached_property
     def scores(self) -> Float64[Tensor, "layers n kept"]:
-        """The states along the axes that are kept."""
+        """Coordinates of the states along the axes that are kept."""
         return self.states @ self.axes[..., : self.kept]
 
     def turning_influence(
         self, pull: Float64[Tensor, "layers n kept"]
     ) -> Float64[Tensor, "layers n"]:
-        r"""How far each sample moves a value by turning the axes that are kept, times n.
+        r"""Compute how far each sample moves a value by turning the kept axes, times n.
 
         A sample with scores u_j along an axis that is kept and u_m along one that is left out
         turns the first towards the second, to first order by u_j u_m / (v_j - v_m), v being
@@ -64,10 +70,12 @@ class Principal:
         Args:
             pull: g, n times the derivative of the value in each score.
         """
+        # Eigenvalue gaps v_j - v_m of kept and left-out axes, bounded away from 0
         left_out = self.axes[..., self.kept :]
         apart = self.variances[:, None, : self.kept] - self.variances[:, self.kept :, None]
         least = NOTHING * self.variances[:, :1, None]
         apart = apart.maximum(least).where(least > 0, 1.0)
+        # 1/n sum_s u_sm g_sj, divided by the gaps; then the sum over j, m with u_ij u_im
         along = left_out.mT @ (self.states.mT @ pull) / self.states.shape[1]
         towards = left_out @ (along / apart)
         return ((self.states @ towards) * self.scores).sum(-1)

@@ -1,4 +1,4 @@
-"""Bound: the information that scores of pairs prove."""
+"""The InfoNCE bound: mutual information from a critic's scores of all pairs of a batch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from jaxtyping import Float64
 from torch import Tensor
 
 _CELLS = 2**22
-"""So many scores are in memory at a time."""
+"""Scores that are in memory at a time."""
 
 
 def pointwise_information(
     u: Float64[Tensor, "n features"], v: Float64[Tensor, "n features"]
 ) -> Float64[Tensor, " n"]:
-    r"""What each of n pairs adds to the InfoNCE bound, nats, with scores s_ij = u_i . v_j.
+    r"""Compute each pair's contribution to the InfoNCE bound, nats, with scores s_ij = u_i . v_j.
 
     .. math::  I_{NCE} = \frac1n \sum_i \Big( s_{ii} - \tfrac12 \log \tfrac1n \sum_j e^{s_{ij}}
         - \tfrac12 \log \tfrac1n \sum_j e^{s_{ji}} \Big)
 
-    A sample stands in its own term and in the denominators of all others. Both are counted, as
-    its influence on the mean, so that the standard error of the mean is theirs. The bound is at
-    most log n. Scores are computed some rows at a time, twice: memory grows with n, not n^2.
+    A sample stands in its own term and, as a negative, in the denominators of all other pairs.
+    Both are counted, as its influence on the mean, so that the standard error of the mean of these
+    contributions is that of the bound. The bound is at most log n. Scores are computed some rows
+    at a time, twice: memory grows with n, not n^2.
 
     Source:
         Representation learning with contrastive predictive coding (van den Oord, Li, Vinyals,
@@ -34,15 +35,18 @@ def pointwise_information(
         tensor([4.0000, 4.0000, 4.0000, 4.0000], dtype=torch.float64)
     """
     n = len(u)
+    # First pass: log-partition functions of rows, log sum_j e^{s_ij}, and of columns (streaming)
     chunks = torch.arange(n).split(max(_CELLS // n, 1))
     of_x, of_y = u.new_empty(n), u.new_full((n,), -torch.inf)
     for rows in chunks:
         scores = u[rows] @ v.mT
         of_x[rows] = scores.logsumexp(1)
         of_y = of_y.logaddexp(scores.logsumexp(0))
+    # Second pass: each sample's total weight in the softmaxes of all rows and of all columns
     in_others = u.new_zeros(n)
     for rows in chunks:
         scores = u[rows] @ v.mT
         in_others += (scores - of_x[rows, None]).exp().sum(0)
         in_others[rows] += (scores - of_y).exp().sum(1)
+    # Influence: s_ii + log n - (log Z_row + log Z_column) / 2, plus 1 - weight / 2 (of mean 0)
     return (u * v).sum(1) + math.log(n) + 1 - (of_x + of_y + in_others) / 2

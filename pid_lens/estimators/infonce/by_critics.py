@@ -1,4 +1,4 @@
-"""What estimators by critics share: how critics are built, trained and held out."""
+"""Settings that contrastive estimators share: critics, principal components, folds, clusters."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from pid_lens.results import Curve, Unit, require_unit
 
 @dataclass
 class ByCritics(OverReads):
-    """An estimator by critics; its own fields come first, from a base of their own.
+    """An estimator by contrastive critics; its own fields come first, from a base of their own.
 
     Dataclasses collect fields from the last base to the first, so that
     ``class Own(ByCritics, Sides)`` takes those of ``Sides`` before these.
+
+    Attributes:
+        constants: name of the critics' recipe, ``"default"`` or ``"paper"``.
+        components: principal components kept of each hidden state's normal scores; None keeps
+            all, as ``constants="paper"`` always does.
+        folds: number of parts of the samples; each is the held-out fold in turn.
+        seed: of folds, weights and batches.
+        unit: ``"bits"`` or ``"nats"``.
+        groups: sample id -> its cluster, where samples are not independent (several questions on
+            one image).
+        progress: whether to show a bar when it takes longer than two seconds.
     """
 
     constants: CriticConstants = "default"
     components: int | None = 64
-    """Keep so many principal components of each state's normal scores; None keeps all, as
-    ``constants="paper"`` always does."""
     folds: int = 3
-    """In how many parts samples are held out."""
     seed: int = 0
-    """Of folds, weights and batches."""
     unit: Unit = "bits"
     groups: Groups | None = field(default=None, repr=False)
-    """Sample id -> its cluster, where samples are not independent (several questions on one
-    image)."""
     progress: bool = field(default=True, repr=False, compare=False)
-    """Whether to show a bar when it takes longer than two seconds."""
 
     def __post_init__(self) -> None:
         require_known("constants", self.constants, CRITIC_RECIPES)
@@ -48,37 +52,37 @@ class ByCritics(OverReads):
 
     @property
     def critic_settings(self) -> dict[str, Any]:
-        """These fields by name, for another estimator by the same critics."""
+        """These settings by name, for another estimator with the same critics."""
         return {one.name: getattr(self, one.name) for one in fields(ByCritics) if one.init}
 
     def settings_of(self, *own: str) -> dict[str, Any]:
-        """What a result depends on: some settings of the estimator's own, and the critics'."""
+        """Collect the settings that a result depends on: the estimator's own and the critics'."""
         names = (*own, "constants", "components", "folds", "seed")
         said = {name: getattr(self, name) for name in names}
         return {**said, "clustered": self.groups is not None}
 
 
 def require_known(name: str, given: str, known: Iterable[str]) -> None:
-    """A setting must be one of those that there are.
+    """Require that a setting has one of its known values.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it has another one.
     """
     if given not in known:
         raise ValueError(f"{name} must be one of {tuple(known)}; got {given!r}")
 
 
 def near_cap_layers(curve: Curve) -> str:
-    """The layers at which a curve is near its cap, as a list."""
+    """List the layers at which a curve is near its cap, as text."""
     layers = curve.near_cap.nonzero().flatten().tolist()
     return ", ".join(str(curve.layers[at]) for at in layers)
 
 
 def _require_all_components(given: int | None) -> None:
-    """The paper's encoder takes states as they are.
+    """Require all components: the paper's encoder takes raw hidden states.
 
     Raises:
-        ValueError: some other number of components was asked for.
+        ValueError: another number of components was asked for.
     """
     if given not in (None, ByCritics.components):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""ContextualContribution: what the text adds to what the image alone tells of the answer."""
+"""Contextual contribution: a difference of two InfoNCE bounds, image and text less image."""
 
 from __future__ import annotations
 
@@ -15,41 +15,57 @@ from pid_lens.results import Curve
 
 @dataclass
 class StatesInContext(OverReads):
-    """Which states a contextual contribution is of."""
+    """Names of the hidden states that a contextual contribution compares.
+
+    Attributes:
+        image: the state that depends on the image alone.
+        multimodal: the state that depends on image and text.
+        y: the state whose last layer is the target of both terms.
+    """
 
     image: str = "image_last"
-    """The state that knows the image alone."""
     multimodal: str = "answer"
-    """The state that knows image and text."""
     y: str = "answer"
-    """The state whose last layer both are to tell of."""
 
 
 @dataclass
 class ContextualContribution(ByCritics, StatesInContext):
-    """What text and image tell of the last layer's state beyond the image alone, by InfoNCE.
+    """Contextual contribution: information of image and text about h_L beyond the image's alone.
 
     ::
 
         contribution(l) = I(h_l of the last token; h_L) - I(h_l of the last image token; h_L)
 
-    h_L is the last token's state in the last layer that was read. Both states come from one
-    forward pass: under causal attention the last image token does not see the text behind it.
+    Each I is an InfoNCE lower bound (`InfoNCE`); h is a hidden state, h_L that of the last token
+    in the last layer that was read. Both states come from one forward pass: under the causal mask
+    the last image token does not attend to the text after it.
     ``Lens(..., states=[Pooled("image", token="last"), Pooled("answer")])`` keeps them, and
-    refuses a model or a prompt in which the image sees the text.
+    refuses a model or a prompt in which image positions attend to the text.
 
-    *What it can tell.* Where the last state is image plus text in four noisy dimensions, 1,500
-    samples say 2.22 bits (truth: 2.32); where it is the image alone, -0.03 (truth: 0). Both are
-    means over eight draws of the samples; single ones scatter by 0.06 and 0.04.
+    *Where it is right.* Where h_L is image plus text in four noisy dimensions, 1,500 samples
+    give 2.22 bits (truth: 2.32); where it is the image alone, -0.03 (truth: 0). Both are means
+    over eight sets of samples; single ones scatter by 0.06 and 0.04.
 
-    *What it cannot tell.* h_L is a function of the same input. Without noise both terms are
-    infinite, and good critics read the log of their number of samples for both: what is left
+    *Where it is not.* h_L is a function of the same input. Without noise both terms are
+    infinite, and good critics read the log of their number of samples for both: their difference
     measures the critics. In the last layer of the digits model, under a constant question, where
     text adds 0 bits, it reads 2.8 (450 samples, cap 7.2, 16 components). Twelve dimensions, six
     of them the text's, known ever more exactly, truly add 1.2, 4.4, 8.0, 11.2 and 17.0 bits;
-    1,500 samples with a cap of 9.0 say 1.2, 3.0, 1.8, 0.6 and 0.0. A small contribution means
+    1,500 samples with a cap of 9.0 give 1.2, 3.0, 1.8, 0.6 and 0.0. A small contribution means
     that the text adds little only where both ``parts`` are well below their cap: a warning comes
-    within 10 % of it, the squeeze begins before.
+    within 10 % of it, but the bound saturates before.
+
+    Attributes:
+        image: name of the state that depends on the image alone.
+        multimodal: name of the state that depends on image and text.
+        y: name of the state whose last layer is the target of both terms.
+        constants: name of the critics' recipe, ``"default"`` or ``"paper"``.
+        components: principal components kept of each state's normal scores; None keeps all.
+        folds: number of held-out folds.
+        seed: of folds, weights and batches.
+        unit: ``"bits"`` or ``"nats"``.
+        groups: sample id -> its cluster; None where samples are independent.
+        progress: whether to show a bar when it takes longer than two seconds.
 
     Source:
         Traceable and explainable multimodal large language models (COLM 2025),
@@ -69,14 +85,14 @@ class ContextualContribution(ByCritics, StatesInContext):
     """
 
     def _terms(self) -> dict[str, InfoNCE]:
-        """An estimator for either term."""
+        """Build an `InfoNCE` for either term of the difference."""
         return {
             name: InfoNCE(x=x, y=self.y, **self.critic_settings)
             for name, x in (("multimodal", self.multimodal), ("image only", self.image))
         }
 
     def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced.
+        """Add samples to both terms; one with the id of an earlier sample replaces it.
 
         Raises:
             ValueError: a state was not kept, or these reads cannot be mixed with those before.
@@ -86,10 +102,10 @@ class ContextualContribution(ByCritics, StatesInContext):
         return super().update(reads)
 
     def result(self) -> Curve:
-        """The contribution over everything seen; its error is that of a paired difference.
+        """Compute the contribution over all samples; its error is that of a paired difference.
 
         Raises:
-            ValueError: no sample was seen or too few, or NaN among the states.
+            ValueError: no samples or too few, or NaN among the states.
         """
         reads = self.gather()
         parts = {name: term.update(reads).measure() for name, term in self._terms().items()}
@@ -101,6 +117,7 @@ class ContextualContribution(ByCritics, StatesInContext):
                     "says little; more samples raise the cap",
                     stacklevel=2,
                 )
+        # Paired difference: sample by sample, so that the error includes their covariance
         multimodal, image = parts.values()
         return Curve(
             name="contextual contribution",

@@ -1,4 +1,4 @@
-"""Critics: networks that tell which x belongs to which y, and the information that this proves."""
+"""Critics: separable networks that score pairs (x, y), trained by the InfoNCE loss."""
 
 from __future__ import annotations
 
@@ -22,28 +22,35 @@ CriticConstants = Literal["default", "paper"]
 
 @dataclass(frozen=True)
 class CriticRecipe:
-    """How a critic is built, trained and evaluated."""
+    """Architecture, training and evaluation of a critic.
+
+    Attributes:
+        widths: of the layers of each encoder; the last is that of the dot product.
+        activation: module class between layers.
+        batch: samples in a training step.
+        rate: learning rate of Adam.
+        steps: training steps at most; early stopping ends the training before.
+        every: steps between two evaluations on the validation samples.
+        block: number of held-out samples that are each other's negatives; None: all of a fold.
+        gaussian: whether inputs are normal scores and the critic learns a correction to the log
+            density ratio of the canonical pairs; else inputs are raw hidden states.
+        shared: whether both sides have one encoder.
+        temperature: what the learned dot product is divided by.
+    """
 
     widths: tuple[int, ...]
-    """Of the layers of each encoder; the last is that of the dot product."""
     activation: type[nn.Module]
     batch: int
     rate: float
-    """Of Adam."""
     steps: int
-    """At most; training ends earlier when the samples set aside see no more progress."""
     every: int
-    """Steps between two looks at the samples set aside."""
     block: int | None
-    """How many held-out samples are evaluated against each other; None for all of a fold."""
     gaussian: bool
-    """Normal scores in place of states, and learning what canonical pairs leave unsaid."""
     shared: bool
-    """One encoder for both sides."""
     temperature: float = 1.0
 
     def blocks(self, rows: Int64[Tensor, " m"]) -> tuple[Int64[Tensor, " block"], ...]:
-        """Rows that are evaluated together: full blocks and what is left, neighbours apart.
+        """Split rows into full blocks of negatives and one of the remainder, neighbours apart.
 
         Example:
             >>> [block.tolist() for block in CRITIC_RECIPES["paper"].blocks(torch.arange(66))][-1]
@@ -51,6 +58,7 @@ class CriticRecipe:
         """
         if self.block is None or len(rows) <= self.block:
             return (rows,)
+        # The remainder is taken at even spacing, the blocks by a stride
         full, left = divmod(len(rows), self.block)
         over = torch.zeros(len(rows), dtype=torch.bool)
         over[torch.arange(left) * len(rows) // max(left, 1)] = True
@@ -86,21 +94,21 @@ CRITIC_RECIPES: dict[CriticConstants, CriticRecipe] = {
 """Ours, and those of: Traceable and explainable multimodal large language models (COLM 2025),
 https://openreview.net/forum?id=pQm66IPmeE. It does not say how long it trains."""
 CRITIC_PATIENCE = 4
-"""So many looks without progress end the training."""
+"""Early stopping: evaluations without progress that end the training."""
 MOST_CHECKED = 2000
-"""Samples set aside to see when training is to end; a quarter, if that is fewer."""
+"""Validation samples for early stopping at most; a quarter, if that is fewer."""
 
 
 # ---------------------------------------------------------------- networks
 
 
 class Encoder(nn.Module):
-    """Fixed features, handed through, beside learned ones."""
+    """Encoder of one side: fixed features passed through, concatenated with learned ones."""
 
     def __init__(
         self, width: int, fixed: int, recipe: CriticRecipe, generator: torch.Generator
     ) -> None:
-        """Takes the widths of what comes in, learned from and fixed."""
+        """Build the network for inputs of a width, behind a number of fixed features."""
         super().__init__()
         self.fixed, self.scale = fixed, recipe.temperature**-0.5
         steps: list[nn.Module] = []
@@ -109,12 +117,12 @@ class Encoder(nn.Module):
         self.learned = nn.Sequential(*steps[:-1])
 
     def forward(self, x: Float[Tensor, "n width"]) -> Float[Tensor, "n features"]:
-        """Both kinds of features side by side."""
+        """Concatenate fixed and learned features."""
         return torch.cat([x[:, : self.fixed], self.scale * self.learned(x[:, self.fixed :])], -1)
 
 
 class Critic:
-    """score(x, y) = u(x) . v(y): how much likelier the two are together than apart, as a log."""
+    """Separable critic s(x, y) = u(x) . v(y), an estimate of log p(x, y) / (p(x) p(y))."""
 
     def __init__(
         self,
@@ -124,7 +132,8 @@ class Critic:
         recipe: CriticRecipe,
         generator: torch.Generator,
     ) -> None:
-        """Starts at what the canonical pairs say."""
+        """Start at the log density ratio of the canonical pairs."""
+        # Fixed features whose dot product is the Gaussian log density ratio
         of_x, of_y = (x[:, :0], y[:, :0]) if pairs is None else pairs.features(x, y)
         self.x, self.y = torch.cat([of_x, x], -1).float(), torch.cat([of_y, y], -1).float()
         u = Encoder(x.shape[1], of_x.shape[1], recipe, generator)
@@ -134,18 +143,19 @@ class Critic:
                 f"{y.shape[1]}: constants='default' has an encoder for each"
             )
         v = u if recipe.shared else Encoder(y.shape[1], of_y.shape[1], recipe, generator)
+        # The learned part starts at 0: u(x) . v(y) is the Gaussian ratio before the first step
         if pairs is not None:
             for parameter in u.learned[-1].parameters():
                 nn.init.zeros_(parameter)
         self.encoders = nn.ModuleList([u, v])
 
     def scores(self, rows: Int64[Tensor, " m"]) -> Float[Tensor, "m m"]:
-        """Of every x with every y."""
+        """Compute the scores s(x_i, y_j) of all pairs of some rows."""
         return self.encoders[0](self.x[rows]) @ self.encoders[1](self.y[rows]).mT
 
     @torch.no_grad()
     def information(self, rows: Int64[Tensor, " m"]) -> Float64[Tensor, " m"]:
-        """What each row adds to the bound, nats, told from the others."""
+        """Compute each row's contribution to the InfoNCE bound, nats, the rows as negatives."""
         u, v = self.encoders
         return pointwise_information(u(self.x[rows]).double(), v(self.y[rows]).double())
 
@@ -163,20 +173,30 @@ def train_critic(
     generator: torch.Generator,
     clusters: Int64[Tensor, " n"] | None = None,
 ) -> Critic:
-    """A critic learned from some rows; those set aside say when to stop."""
+    """Train a critic on some rows by InfoNCE, with early stopping on a validation part of them.
+
+    Args:
+        x: samples, [n, dx].
+        y: samples, [n, dy].
+        recipe: architecture and training.
+        rows: rows to use: the first quarter (at most `MOST_CHECKED`) validates, the rest trains.
+        generator: of weights and batches.
+        clusters: of each sample, numbers from 0; each its own by default.
+    """
     size = min(len(rows) // 4, MOST_CHECKED)
     check, learn = rows[:size], rows[size:]
     pairs = _starting_pairs(x, y, learn, check, clusters) if recipe.gaussian else None
     critic = Critic(x, y, pairs, recipe, generator)
     adam = torch.optim.Adam(critic.encoders.parameters(), lr=recipe.rate, fused=True)
-    best, kept, looks = -math.inf, deepcopy(critic.encoders.state_dict()), 0
+    best, kept, waited = -math.inf, deepcopy(critic.encoders.state_dict()), 0
     for step, batch in enumerate(_draw_batches(learn, recipe, generator)):
+        # Early stopping: keep the weights with the highest bound on the validation rows
         if step % recipe.every == 0:
-            seen = [critic.information(block) for block in recipe.blocks(check)]
-            reached, looks = float(torch.cat(seen).mean()), looks + 1
+            bounds = [critic.information(block) for block in recipe.blocks(check)]
+            reached, waited = float(torch.cat(bounds).mean()), waited + 1
             if reached > best:
-                best, kept, looks = reached, deepcopy(critic.encoders.state_dict()), 0
-            elif looks == CRITIC_PATIENCE:
+                best, kept, waited = reached, deepcopy(critic.encoders.state_dict()), 0
+            elif waited == CRITIC_PATIENCE:
                 break
         _improve(critic, batch, adam)
     else:
@@ -190,6 +210,7 @@ def train_critic(
 
 
 def _improve(critic: Critic, batch: Int64[Tensor, " batch"], adam: torch.optim.Adam) -> None:
+    # Symmetric InfoNCE loss: cross-entropy of the true pair by rows and by columns, halved
     scores = critic.scores(batch)
     both = scores.log_softmax(1).diagonal() + scores.log_softmax(0).diagonal()
     adam.zero_grad()
@@ -200,7 +221,7 @@ def _improve(critic: Critic, batch: Int64[Tensor, " batch"], adam: torch.optim.A
 def _draw_batches(
     rows: Int64[Tensor, " some"], recipe: CriticRecipe, generator: torch.Generator
 ) -> Iterator[Int64[Tensor, " batch"]]:
-    """Batches of one size, in a new order each time round, as many as there are steps."""
+    """Yield batches of one size, reshuffled every epoch, as many as there are steps."""
     size, left = min(recipe.batch, len(rows)), recipe.steps
     while left:
         order = rows[torch.randperm(len(rows), generator=generator)]
@@ -212,7 +233,7 @@ def _draw_batches(
 def _starting_pairs(
     x: Tensor, y: Tensor, learn: Tensor, check: Tensor, clusters: Tensor | None
 ) -> Pairs:
-    """Canonical pairs with the norms among the coordinates, or without, whichever says more."""
+    """Choose canonical pairs with or without the norm coordinate, by the validation bound."""
 
     def informativeness(pairs: Pairs) -> float:
         of_x, of_y = pairs.features(x[check], y[check])

@@ -1,4 +1,4 @@
-"""InfoNCE: what the states of a layer tell of another state, by critics."""
+"""InfoNCE: mutual information of the hidden states of each layer and a target, as a curve."""
 
 from __future__ import annotations
 
@@ -21,37 +21,42 @@ from pid_lens.reads import Reads
 from pid_lens.results import NATS, Curve
 
 LABEL_STATE = "label"
-"""The right option in place of a state."""
+"""Name of the target that is the right option, in place of a hidden state."""
 
 
 @dataclass
 class StatePair(OverReads):
-    """Which two states InfoNCE relates."""
+    """Names of the two hidden states whose mutual information InfoNCE bounds.
+
+    Attributes:
+        x: the state of each layer.
+        y: the target state, or ``"label"``, the right option.
+        target: layer of y: ``"last"`` that was read, or the ``"same"`` one as x.
+    """
 
     x: str = "answer"
-    """The state of each layer."""
     y: str = "answer"
-    """The state that it is to tell of, or ``"label"``, the right option."""
     target: Target = "last"
-    """y is that of the last layer that was read, or of the ``"same"`` one."""
 
 
 @dataclass
 class InfoNCE(ByCritics, StatePair):
-    r"""Mutual information of two states, layer by layer, by InfoNCE; an ``Estimator``.
+    r"""InfoNCE lower bound of the mutual information of two hidden states, layer by layer.
 
     .. math::  I(h_l; h_L) \ge \frac1B \sum_i \Big( s(x_i, y_i)
         - \tfrac12 \log \tfrac1B \sum_j e^{s(x_i, y_j)}
         - \tfrac12 \log \tfrac1B \sum_j e^{s(x_j, y_i)} \Big) \quad\text{(at most } \log B)
 
-    for any critic s. Each layer has critics of its own; every sample is told by one that was not
-    trained on it, among the B samples of its fold, and nothing depends on the order in which
-    samples came. States are kept by the Lens: ``Lens(..., states=[Pooled("answer")])``.
+    for any critic s. An ``Estimator``. Each layer has critics of its own; every sample is
+    evaluated by one that was not trained on it, among the B samples of its held-out fold, and
+    nothing depends on the order in which samples came. Hidden states are kept by the Lens:
+    ``Lens(..., states=[Pooled("answer")])``.
 
-    Several questions about one image are not independent: a critic that saw the image knows its
-    state again. 100 images of six questions each, whose states tell nothing of a code of the
-    image, read 2.9 bits. ``groups`` holds the questions of an image out together and counts them
-    as one in the error: -0.1 then (means over eight draws).
+    Several questions about one image are not independent: a critic trained on one of them
+    recognises the image's state in the next. 100 images of six questions each, whose states are
+    independent of a code of the image, read 2.9 bits. ``groups`` holds the questions of an image
+    out together and counts them as one cluster in the error: -0.1 then (means over eight data
+    sets).
 
     Where h_L is a function of h_l the truth is infinite and any good critic reads log B: such a
     value is near the ``cap``, says that the information is large, and nothing else. That is so
@@ -60,8 +65,20 @@ class InfoNCE(ByCritics, StatePair):
     ``constants="paper"`` takes the paper's encoder (1024, 256, 64, tanh, one for both sides),
     its score (dot product / 64), batch (32, also in the evaluation, so that the cap is 5 bits,
     or less where folds are no multiples of 32) and rate (2e-4) on raw states, all of their
-    coordinates. The paper does not say how long it trains: here until samples set aside see no
-    more progress.
+    coordinates. The paper does not say how long it trains: here early stopping on validation
+    samples ends the training.
+
+    Attributes:
+        x: name of the state of each layer.
+        y: name of the target state, or ``"label"``, the right option.
+        target: layer of y: ``"last"`` that was read, or the ``"same"`` one as x.
+        constants: name of the critics' recipe, ``"default"`` or ``"paper"``.
+        components: principal components kept of each state's normal scores; None keeps all.
+        folds: number of held-out folds.
+        seed: of folds, weights and batches.
+        unit: ``"bits"`` or ``"nats"``.
+        groups: sample id -> its cluster; None where samples are independent.
+        progress: whether to show a bar when it takes longer than two seconds.
 
     Source:
         Representation learning with contrastive predictive coding (van den Oord, Li, Vinyals,
@@ -82,7 +99,7 @@ class InfoNCE(ByCritics, StatePair):
         super().__post_init__()
 
     def update(self, reads: Reads) -> Self:
-        """Takes in more samples; one that came before is replaced.
+        """Add samples; one with the id of an earlier sample replaces it.
 
         Raises:
             ValueError: a state was not kept, or these reads cannot be mixed with those before.
@@ -92,10 +109,10 @@ class InfoNCE(ByCritics, StatePair):
         return super().update(reads)
 
     def result(self) -> Curve:
-        """The curve of everything seen.
+        """Compute the curve over all samples; warn of layers near the cap.
 
         Raises:
-            ValueError: no sample was seen or too few, NaN among the states, or no labels.
+            ValueError: no samples or too few, NaN among the states, or no labels.
         """
         curve = self.measure()
         if bool(curve.near_cap.any()):
@@ -107,12 +124,12 @@ class InfoNCE(ByCritics, StatePair):
         return curve
 
     def measure(self) -> Curve:
-        """The result, whatever it may be worth."""
+        """Compute the curve without a warning of values near the cap."""
         reads = self.gather_in_order()
         of = clusters_of(reads.ids, self.groups)
         layers = self._measure_layers(reads, of)
         return Curve(
-            name=f"I({self.x}; {self.y}{' of the last layer' * self._looks_ahead})",
+            name=f"I({self.x}; {self.y}{' of the last layer' * self._targets_last})",
             pointwise=torch.stack([layer.pointwise for layer in layers]) / NATS[self.unit],
             layers=reads.layers,
             ids=reads.ids,
@@ -124,16 +141,16 @@ class InfoNCE(ByCritics, StatePair):
         )
 
     @property
-    def _looks_ahead(self) -> bool:
+    def _targets_last(self) -> bool:
         return self.target == "last" and self.y != LABEL_STATE
 
     def _measure_layers(self, reads: Reads, of: Int64[Tensor, " n"] | None) -> list[Measured]:
         from tqdm import tqdm
 
         recipe = CRITIC_RECIPES[self.constants]
-        see = partial(show_states, recipe=recipe, components=self.components, seed=self.seed)
+        prepare = partial(show_states, recipe=recipe, components=self.components, seed=self.seed)
         x, y = _states_of(reads, self.x), _states_of(reads, self.y)
-        last = see(y[-1].double()) if self.target == "last" else None
+        last = prepare(y[-1].double()) if self.target == "last" else None
         layers = tqdm(
             range(len(x)),
             f"{self.x} and {self.y}",
@@ -143,8 +160,8 @@ class InfoNCE(ByCritics, StatePair):
         )
         return [
             measure_held_out(
-                see(x[layer].double()),
-                see(y[layer].double()) if last is None else last,
+                prepare(x[layer].double()),
+                prepare(y[layer].double()) if last is None else last,
                 recipe,
                 folds=self.folds,
                 seed=self.seed,
@@ -161,7 +178,7 @@ def _states_of(reads: Reads, name: str) -> Real[Tensor, "layers n width"]:
 
 
 def _one_hot_labels(reads: Reads) -> Int[Tensor, "n answers"]:
-    """One column an option."""
+    """Encode the right option one-hot, one column an option."""
     if bool((reads.labels < 0).any()):
         raise ValueError(
             f"{int((reads.labels < 0).sum())} of {reads.n} samples have no label: give labels= to "

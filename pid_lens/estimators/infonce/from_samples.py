@@ -1,4 +1,4 @@
-"""Information: how much two sets of variables say about each other, from samples."""
+"""Mutual information of continuous variables from samples: InfoNCE, Gaussian, KSG."""
 
 from __future__ import annotations
 
@@ -24,14 +24,20 @@ from pid_lens.results import NATS, NEAR_CAP, Unit, require_unit, standard_error
 
 Method = Literal["infonce", "gaussian", "ksg"]
 CERTAIN = 1e-9
-"""A correlation that is this near to 1 is 1 but for rounding."""
+"""A correlation this near to 1 is 1 up to rounding."""
 _Found: TypeAlias = tuple[float, float, float]
 """Value, error and cap, nats."""
 
 
 @dataclass(frozen=True, repr=False)
 class MutualInformation:
-    """A value, its standard error and the most that the method can say, in ``unit``.
+    """A mutual information, its standard error and the method's upper limit, in ``unit``.
+
+    Attributes:
+        value: the estimate.
+        error: its standard error.
+        cap: the most that the estimate can be at this number of samples; inf: no limit.
+        unit: ``"bits"`` or ``"nats"``.
 
     Example:
         >>> value, error, cap = MutualInformation(0.5, 0.01, math.inf)
@@ -45,7 +51,7 @@ class MutualInformation:
     unit: Unit = "bits"
 
     def __iter__(self) -> Iterator[float]:
-        """Value, error and cap."""
+        """Yield value, error and cap."""
         return iter((self.value, self.error, self.cap))
 
     @property
@@ -68,18 +74,18 @@ def mutual_information(
     seed: int = 0,
     unit: Unit = "bits",
 ) -> MutualInformation:
-    """I(X; Y) of continuous variables, from samples.
+    """Estimate the mutual information I(X; Y) of continuous variables from paired samples.
 
-    All methods look at normal scores of each coordinate's ranks, whose information is the same.
+    All methods use normal scores of each coordinate's ranks, whose information is the same.
 
     ============ ==================================================================================
-    ``infonce``  a lower bound, by critics that are trained on two thirds of the samples and
-                 evaluated on the last, in turn; at most the log of that third's number. They
-                 start at the log density ratio of the canonical pairs and learn what these leave
-                 unsaid. Too small where there is much to learn from few samples
+    ``infonce``  a lower bound, by critics that are trained on two folds of three and evaluated on
+                 the held-out fold, in turn; at most the log of a fold's size. They start at the
+                 log density ratio of the canonical pairs and learn a correction to it. Too small
+                 where there is much to learn from few samples
     ``gaussian`` -1/2 sum log(1 - r^2) over canonical correlations r, less its bias: right where
                  the scores are jointly normal
-    ``ksg``      distances to the fifth neighbour, at most psi(n) - psi(5): right in few
+    ``ksg``      distances to the fifth nearest neighbour, at most psi(n) - psi(5): right in few
                  dimensions, far too small in many; samples that are equal are refused
     ============ ==================================================================================
 
@@ -92,16 +98,16 @@ def mutual_information(
         method: see above.
         groups: the cluster of each sample, one label each, where samples are not independent
             (several questions on one image): held out together and counted as one in the error.
-            Without it a critic that saw the image knows it again. Equal rows bring no warning,
+            Without it a critic trained on an image recognises it. Equal rows bring no warning,
             as they may be samples of one discrete value. ``gaussian`` subtracts the bias of n
             independent samples all the same, which is too little then.
         seed: of the critics.
         unit: ``"bits"`` or ``"nats"``.
 
     Returns:
-        value, standard error and cap. The error is that of samples drawn anew; the bias is not in
-        it: 95 % intervals hold the truth of normal pairs (one to three dimensions, 600 to 900
-        samples) in 78 to 92 % of draws (infonce), 95 to 98 % (gaussian), 30 to 92 % (ksg).
+        value, standard error and cap. The error is the sampling error; the bias is not in it:
+        95 % intervals hold the truth of normal pairs (one to three dimensions, 600 to 900
+        samples) in 78 to 92 % of data sets (infonce), 95 to 98 % (gaussian), 30 to 92 % (ksg).
 
     Raises:
         TypeError: not tensors or arrays.
@@ -131,7 +137,7 @@ def mutual_information(
     result = MutualInformation(value, error, cap, unit)
     if result.near_cap:
         warnings.warn(
-            f"{result.value:.2f} {unit} is within 10 % of the most that so few samples can show, "
+            f"{result.value:.2f} {unit} is within 10 % of its cap at this number of samples, "
             f"{result.cap:.2f}: the information is large, and how large needs more samples",
             stacklevel=2,
         )
@@ -139,6 +145,7 @@ def mutual_information(
 
 
 def _infonce(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
+    # The bound is a mean of influences on the held-out folds; their spread is its error
     recipe = CRITIC_RECIPES["default"]
     one, other = (show_states(side, recipe, seed=seed) for side in (x, y))
     pointwise, cap = measure_held_out(one, other, recipe, seed=seed, clusters=of)
@@ -146,7 +153,7 @@ def _infonce(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
 
 
 def _gaussian(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
-    """Without the bias of the log determinants of Wishart matrices, which is known."""
+    """Estimate -1/2 sum log(1 - r^2) less the known bias of Wishart log determinants."""
     n, dx, dy = len(x), x.shape[1], y.shape[1]
     if n <= dx + dy + 1:
         raise ValueError(
@@ -162,10 +169,13 @@ def _gaussian(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
             "measured"
         )
     of_x, of_y = pairs.features(x, y)
+    # Bias of (log|S_y| - log|S_y|x|) / 2: E log|S| adds psi((degrees of freedom - k) / 2) over k,
+    # with n - 1 degrees of freedom for S_y and n - 1 - rank_x for the residual S_y|x
     rank_x, rank_y = (int(rank(whitener(covariance_of(z)))) for z in (x, y))
     steps = torch.arange(rank_y)
     of_all, given_x = (torch.digamma((n - 1 - k - steps) / 2).sum() for k in (0, rank_x))
     value = float(pairs.information - (of_all - given_x) / 2)
+    # Influences: pointwise mutual information, up to a constant
     return value, _error((of_x * of_y).sum(-1), of), math.inf
 
 
@@ -185,7 +195,7 @@ def _error(pointwise: Float64[Tensor, " n"], of: Tensor | None) -> float:
 
 
 def _as_samples(x: Any, y: Any) -> list[Float64[Tensor, "n width"]]:
-    """Both as matrices of as many rows."""
+    """Convert both to float64 matrices of equally many rows, or refuse them."""
     given = [as_float64(z, name).detach().cpu() for name, z in (("x", x), ("y", y))]
     given = [z[:, None] if z.ndim == 1 else z for z in given]
     shapes = [list(z.shape) for z in given]

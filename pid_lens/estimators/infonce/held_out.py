@@ -1,4 +1,4 @@
-"""Held out: the information that critics prove on samples they were not trained on."""
+"""Cross-fitted InfoNCE bound: critics trained on all folds but the held-out fold they score."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from pid_lens.estimators.infonce.copula import coordinates
 from pid_lens.estimators.infonce.critics import CriticRecipe, train_critic
 
 LEAST_FOLD = 50
-"""In each fold."""
+"""Samples in a fold at least."""
 
 
 class Measured(NamedTuple):
-    """An information, nats."""
+    """A held-out InfoNCE bound, nats.
+
+    Attributes:
+        pointwise: contribution of each sample, [n]; the bound is their mean.
+        cap: the most that the bound can be.
+    """
 
     pointwise: Float64[Tensor, " n"]
-    """What each sample adds to it; it is their mean."""
     cap: float
-    """The most that it can be."""
 
 
 def show_states(
@@ -32,13 +35,13 @@ def show_states(
     components: int | None = None,
     seed: int = 0,
 ) -> Float64[Tensor, "n shown"]:
-    """Samples as critics see them: as they are, or normal scores of their components.
+    """Prepare the critics' inputs: raw hidden states, or normal scores of their components.
 
     Args:
         x: [n, width].
         recipe: one of `CRITIC_RECIPES`.
         components: principal components to keep, where the recipe takes normal scores.
-        seed: of their search.
+        seed: of the randomised search for principal components.
     """
     return coordinates(x.detach(), components, seed) if recipe.gaussian else x.detach()
 
@@ -52,18 +55,19 @@ def measure_held_out(
     seed: int = 0,
     clusters: Int64[Tensor, " n"] | None = None,
 ) -> Measured:
-    """The InfoNCE bound of I(X; Y), each sample told by a critic that never saw it.
+    """Compute the InfoNCE bound of I(X; Y), each sample scored by a critic not trained on it.
 
-    Each fold in turn is held out; of the others a quarter is set aside to end the training. The
-    cap is the log of the number of held-out samples that are told from each other, all of a fold
-    or a block of it, averaged over samples. Clusters are held out as a whole; samples of one are
-    each other's negatives all the same.
+    Each fold in turn is the held-out fold; of the others a quarter validates, for early stopping.
+    The negatives of a sample are the other samples of its held-out fold, or of a block of it; the
+    cap is the log of the number of samples that are each other's negatives, averaged over
+    samples. Clusters are held out as a whole; samples of one are each other's negatives all the
+    same.
 
     Args:
-        x: [n, dx], as `show_states` to critics.
+        x: [n, dx], prepared by `show_states`.
         y: [n, dy], likewise.
         recipe: one of `CRITIC_RECIPES`.
-        folds: how many.
+        folds: number of folds.
         seed: of folds, weights and batches.
         clusters: of each sample, numbers from 0; each its own by default.
 
@@ -86,6 +90,7 @@ def measure_held_out(
     generator = torch.Generator().manual_seed(seed)
     parts = folds_of(len(x), folds, generator, clusters)
     pointwise, caps = torch.empty(2, len(x), dtype=torch.float64)
+    # Cross-fitting: train on all folds but one, evaluate on all of the held-out fold
     for rows in parts:
         rest = torch.cat([part for part in parts if part is not rows])
         critic = train_critic(x, y, recipe, rest, generator, clusters)

@@ -1,4 +1,4 @@
-"""Neighbours: the information that distances to near samples show."""
+"""KSG: mutual information from distances to the k-th nearest neighbour."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ _ROWS = 500
 
 
 class Counted(NamedTuple):
-    """An information, its standard error and the most that it can be, nats."""
+    """A nearest-neighbour (KSG) estimate of mutual information, nats.
+
+    Attributes:
+        value: the estimate.
+        error: its jackknife standard error.
+        cap: the most that it can be, psi(n) - psi(k).
+    """
 
     value: float
     error: float
@@ -31,15 +37,15 @@ def neighbour_information(
     seed: int = 0,
     clusters: Int64[Tensor, " n"] | None = None,
 ) -> Counted:
-    """I(X; Y) by distances to the fifth neighbour.
+    """Estimate I(X; Y) by distances to the fifth nearest neighbour (KSG, first algorithm).
 
-    The error is that of the jackknife, by tenths: samples share their neighbours. Those of one
-    cluster are no neighbours, and stay together in the tenths.
+    Samples share their neighbours, so the error is that of a delete-a-group jackknife of ten
+    groups. Samples of one cluster are no neighbours, and are deleted together.
 
     Args:
         x: [n, dx].
         y: [n, dy].
-        seed: of the tenths.
+        seed: of the jackknife's groups.
         clusters: of each sample, numbers from 0; each its own by default.
 
     Raises:
@@ -61,7 +67,9 @@ def neighbour_information(
     of = torch.arange(len(x)) if clusters is None else clusters
     whole = _information_among(x, y, of, torch.arange(len(x)))
     without = torch.stack([_information_among(x, y, of, kept) for kept in _all_but_one(parts)])
+    # Delete-a-group jackknife: variance (g - 1) / g sum_j (I_(-j) - mean)^2
     spread = (without - without.mean()).square().sum() * (JACKKNIFE_PARTS - 1) / JACKKNIFE_PARTS
+    # Cap: n_x, n_y >= k - 1, hence I <= psi(n) - psi(k)
     most = torch.digamma(torch.tensor([len(x), NEIGHBOURS], dtype=torch.float64)).diff()
     return Counted(float(whole), float(spread.sqrt()), -float(most))
 
@@ -76,18 +84,21 @@ def _information_among(
     clusters: Int64[Tensor, " n"],
     among: Int64[Tensor, " some"],
 ) -> Float64[Tensor, ""]:
-    """Mean of psi(k) + psi(N) - psi(n_x) - psi(n_y) over some samples.
+    """Average psi(k) + psi(N) - psi(n_x + 1) - psi(n_y + 1) over some samples.
 
-    Of N samples, itself and all of other clusters, n_x are nearer in x alone than the k-th of
-    them in both.
+    N counts the sample itself and all samples of other clusters; n_x of the latter are nearer in
+    x alone than the k-th nearest of them in x and y, by the maximum norm.
     """
     x, y, clusters = x[among], y[among], clusters[among]
     known = []
     for rows in torch.arange(len(among)).split(_ROWS):
+        # Chebyshev distances in x and in y; samples of the same cluster are no neighbours
         apart = torch.stack([torch.cdist(z[rows], z, p=math.inf) for z in (x, y)])
         apart = apart.masked_fill(clusters[rows, None] == clusters, math.inf)
+        # Radius: distance to the k-th neighbour in the joint space, max(|dx|, |dy|)
         reach = apart.amax(0).kthvalue(NEIGHBOURS).values
         _require_no_ties(reach, among[rows])
+        # Marginal counts n_x, n_y strictly within the radius
         nearer = (apart < reach[:, None]).sum(-1)
         counts = torch.stack([apart[0].isfinite().sum(-1), *nearer]).double()
         of_all, of_x, of_y = torch.digamma(counts + 1)
@@ -96,11 +107,11 @@ def _information_among(
 
 
 def _require_no_ties(reach: Float64[Tensor, " rows"], samples: Int64[Tensor, " rows"]) -> None:
-    """Distances tell nothing of samples that are equal."""
+    """Require a radius above 0: the estimate needs samples that differ."""
     tied = samples[reach == 0].tolist()
     if tied:
         raise ValueError(
-            f"ksg needs continuous variables: {NEIGHBOURS} others or more equal sample "
-            f"{min(tied)} in x and y, and their distances tell nothing. method='infonce' takes "
-            "ties"
+            f"ksg needs continuous variables: at least {NEIGHBOURS} others equal sample "
+            f"{min(tied)} in x and y, and distances of 0 carry no information. method='infonce' "
+            "takes ties"
         )

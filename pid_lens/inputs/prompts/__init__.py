@@ -1,1 +1,1 @@
-"""Prompts: images and questions as a model takes them, and where their parts stand."""
+"""Prompts: chat template and tokenizer applied to questions; token positions of their parts."""

@@ -1,4 +1,4 @@
-"""Chat template: what it makes of a question, and which tokens its characters became."""
+"""Chat template: render a question as a prompt, and map its characters to token positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 STAND_IN = "\ue000"
-"""A letter of nobody's text, to see where a chat template puts what it is given."""
+"""A private-use character, absent from real text: it shows where a chat template puts a text."""
 
 BY_HAND = "hand over spans={'image': mask, 'question': mask}"
 
@@ -24,15 +24,15 @@ Stretch = tuple[int, int]
 
 
 def render(processor: Any, question: str, system: str | None = None, *, images: int = 1) -> str:
-    """The prompt of a question after its images, as the processor's chat template has it.
+    """Render the prompt of a question after its images by the processor's chat template.
 
     Raises:
         ValueError: the processor has no chat template.
     """
     if getattr(processor, "chat_template", None) is None:
         raise ValueError(
-            f"{type(processor).__name__} has no chat template, so prompts and their questions "
-            f"cannot be told apart: set processor.chat_template, or {BY_HAND}"
+            f"{type(processor).__name__} has no chat template, so the question cannot be "
+            f"located in a prompt: set processor.chat_template, or {BY_HAND}"
         )
     content = [{"type": "image"} for _ in range(images)] + [{"type": "text", "text": question}]
     turns = [{"role": "user", "content": content}]
@@ -42,20 +42,21 @@ def render(processor: Any, question: str, system: str | None = None, *, images: 
 
 
 def special_tokens(processor: Any, prompt: str) -> dict[str, bool]:
-    """How to call the tokenizer: a template that writes its own start wants no second one."""
+    """Choose ``add_special_tokens``: False where the template writes the start token itself."""
     start = processor.tokenizer.bos_token
     return {"add_special_tokens": not (start and prompt.startswith(start))}
 
 
 def locate(template: Callable[[str], str], text: str, what: str) -> Stretch:
-    """Where a text stands in the prompt that a template makes of it.
+    """Locate a text, in characters, in the prompt that a template makes of it.
 
-    Seen with a stand-in in its place, so the same words elsewhere in the prompt do not mislead.
+    A stand-in in its place marks the position, so that the same words elsewhere in the prompt do
+    not mislead.
 
     Args:
-        template: what makes a prompt of a text.
+        template: from a text to its prompt.
         text: the text to find; white space around it does not count.
-        what: how an error calls it.
+        what: its name in errors.
 
     Raises:
         ValueError: the text is blank, or the template leaves it out, repeats or rewrites it.
@@ -76,19 +77,23 @@ def locate(template: Callable[[str], str], text: str, what: str) -> Stretch:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as its tokenizer has it, with one placeholder an image."""
+    """A tokenised prompt with character offsets and one placeholder token an image.
+
+    Attributes:
+        text: the rendered prompt.
+        tokens: token ids, before a processor widens the placeholders.
+        offsets: the characters of each token; (0, 0) where it has none.
+        placeholders: ids of the tokens that hold an image's place.
+    """
 
     text: str
     tokens: list[int]
-    """Token ids, before a processor widens the placeholders."""
     offsets: list[Stretch]
-    """The characters of each token; (0, 0) where it has none."""
     placeholders: frozenset[int]
-    """Ids of the tokens that hold an image's place."""
 
     @classmethod
     def of(cls, processor: Any, text: str) -> Prompt:
-        """Tokenises a prompt.
+        """Tokenise a prompt.
 
         Raises:
             ValueError: the tokenizer knows no character offsets.
@@ -113,14 +118,14 @@ class Prompt:
         return [offset for token, offset in pairs if token in self.placeholders]
 
     def places(self, where: Stretch, expanded: list[int]) -> list[int]:
-        """Positions of some characters in the widened prompt: of every token with one of them.
+        """Find the positions, in the widened prompt, of all tokens with one of the characters.
 
         Args:
             where: the characters, of which neither the first nor the last is white space.
             expanded: the prompt's token ids, each placeholder widened to its image's tokens.
 
         Raises:
-            ValueError: the characters have no token, or their tokens cannot be told from others.
+            ValueError: the characters have no token, or their tokens cannot be identified.
         """
         start, stop = where
         inside = [i for i, (a, b) in enumerate(self.offsets) if a < stop and b > start and b > a]
@@ -132,18 +137,21 @@ class Prompt:
         if shift is None or any(self.tokens[i] in self.placeholders for i in inside):
             raise ValueError(
                 f"{self.text[start:stop]!r} stands between images or holds one, and the processor "
-                "rewrites the text around it, so its tokens cannot be told from others: hand over "
-                "a mask, spans | {name: mask}"
+                "rewrites the text around it, so its tokens cannot be identified: hand over a "
+                "mask, spans | {name: mask}"
             )
         return [i + shift for i in inside]
 
     def _shift(self, first: int, last: int, expanded: list[int]) -> int | None:
-        """How far these tokens moved: all behind them agrees, or before, or their text is one."""
+        """Find how far tokens moved as placeholders widened; None where it is ambiguous."""
+        # All tokens from the first on agree when counted from the end
         grown = len(expanded) - len(self.tokens)
         if grown >= 0 and self.tokens[first:] == expanded[first + grown :]:
             return grown
+        # All tokens up to the last agree when counted from the start
         if self.tokens[: last + 1] == expanded[: last + 1]:
             return 0
+        # The text between the neighbouring placeholders occurs once in the widened prompt
         images = [i for i, token in enumerate(self.tokens) if token in self.placeholders]
         start = max((i + 1 for i in images if i < first), default=0)
         stop = min((i for i in images if i > last), default=len(self.tokens))
@@ -153,7 +161,7 @@ class Prompt:
 
 
 def placeholders(processor: Any) -> frozenset[int]:
-    """Ids that hold an image's or a video's place in the processor's text."""
+    """Collect the token ids that hold an image's or a video's place in the processor's text."""
     tokenizer = processor.tokenizer
     known = [
         getattr(processor, "image_token_id", None),
@@ -165,16 +173,16 @@ def placeholders(processor: Any) -> frozenset[int]:
 
 
 def find_text(prompt: Prompt, wanted: str, occurrence: int | None = None) -> Stretch:
-    """Where a text stands in a prompt, as whole words, outside the images' placeholders.
+    """Locate a text in a prompt, in characters: whole words, outside the images' placeholders.
 
     Args:
-        prompt: where to look.
+        prompt: the prompt to search.
         wanted: the text; white space around it does not count.
         occurrence: which of several is meant, from 0; -1 is the last.
 
     Raises:
-        ValueError: it is not there, stands only inside longer words, or stands there more often
-            than once and nobody said which is meant.
+        ValueError: it is not there, stands only inside longer words, or stands there more than
+            once and no ``occurrence`` was given.
     """
     wanted = wanted.strip()
     if not wanted:
@@ -201,20 +209,20 @@ def find_text(prompt: Prompt, wanted: str, occurrence: int | None = None) -> Str
 
 
 def _inside_a_word(text: str, where: Stretch) -> bool:
-    """Whether letters or digits of a script with spaces go on beyond either end."""
+    """Return whether letters or digits of a script with spaces go on beyond either end."""
     return any(0 < at < len(text) and all(map(_of_a_word, text[at - 1 : at + 1])) for at in where)
 
 
 def _of_a_word(character: str) -> bool:
-    """Whether it is a letter, a digit or a mark on one, in a script with spaces."""
+    """Return whether it is a letter, a digit or a mark on one, in a script with spaces."""
     written = character == "_" or unicodedata.category(character)[0] in "LNM"
     return written and not SPACELESS.match(character)
 
 
 def image_id(processor: Any) -> int:
-    """The id of an image's tokens in a processor's ids.
+    """Look up the id of image tokens in a processor's ids.
 
-    The tokenizer's word counts first: Gemma 3's processor calls the token before them its own.
+    The tokenizer's attribute counts first: that of Gemma 3's processor is the token before them.
     """
     known = getattr(processor.tokenizer, "image_token_id", None)
     return processor.image_token_id if known is None else known

@@ -1,4 +1,4 @@
-"""Several images in one prompt: which image tokens belong to which."""
+"""Several images in one prompt: split the image tokens into one mask an image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def single_images(
     image: Bool[Tensor, "n tokens"],
     albums: Sequence[list[Image]],
 ) -> dict[str, Bool[Tensor, "n tokens"]]:
-    """The tokens of each image alone: ``image_0``, ``image_1``, ... as far as all samples go.
+    """Split the image tokens by image: ``image_0``, ``image_1``, ... as far as all samples go.
 
-    Images whose tokens stand together are told apart by what stands between them; others (rows
-    that end with a break, tiles with a label each) by how many tokens each makes on its own.
+    Images whose tokens are contiguous are split where other tokens stand between them; the rest
+    (rows that end with a break, tiles with a label each) by how many tokens each image makes on
+    its own.
 
     Args:
         processor: it made the inputs.
@@ -34,7 +35,7 @@ def single_images(
         No mask at all where no sample has several images.
 
     Raises:
-        ValueError: an image makes another number of tokens on its own than beside others.
+        ValueError: an image makes another number of tokens on its own than in its prompt.
     """
     if max(map(len, albums)) == 1:
         return {}
@@ -50,7 +51,7 @@ def single_images(
 
 
 def _by_count(processor: Any, places: Int[Tensor, " k"], album: list[Image]) -> Sequence[Tensor]:
-    """An album's tokens, shared out by how many each image makes on its own."""
+    """Split an album's tokens by how many each image makes when processed on its own."""
     prompt = render(processor, "")
     counts = []
     for one in album:
@@ -59,6 +60,6 @@ def _by_count(processor: Any, places: Int[Tensor, " k"], album: list[Image]) -> 
     if sum(counts) != len(places):
         raise ValueError(
             f"{len(album)} images have {len(places)} tokens together, but {counts} each on its "
-            "own, so they cannot be told apart: hand over one image a sample"
+            "own, so the tokens of each are not known: hand over one image a sample"
         )
     return places.split(counts)

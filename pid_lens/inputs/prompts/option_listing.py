@@ -1,4 +1,4 @@
-"""Option listing: where a question lists its options."""
+"""Option listing: the characters of a question that list its options, behind markers (``A.``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARKED = r"(?:\(?(?:[A-Za-z]|\d{{1,2}})[.):]|[-*•])\s+{}(?!\w)"
 
 
 def find_listing(question: str, options: Sequence[Any]) -> tuple[int, int] | None:
-    """The characters of a question in which it lists its options, or None where it does not.
+    """Find the characters of a question that list its options; None where it lists none.
 
     Options count as listed where every one of them stands once behind a marker, and all in
     their order: as the marker itself (``A. a cat`` for the option "A"; the listing then ends
@@ -48,7 +48,7 @@ def find_listing(question: str, options: Sequence[Any]) -> tuple[int, int] | Non
 
 
 def _in_order(question: str, options: Sequence[str], pattern: str) -> list[tuple[int, int]]:
-    """Where each option stands behind its marker; nothing unless each stands once, in order."""
+    """Locate each option behind its marker; return [] unless each stands there once, in order."""
     found = [
         [match.span() for match in re.finditer(_of(pattern, option), question, re.MULTILINE)]
         for option in options

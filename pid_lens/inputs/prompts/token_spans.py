@@ -1,4 +1,4 @@
-"""Where image, question and answer stand in token ids."""
+"""Token positions of image, question and answer, found from token ids, as masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PROBE_QUESTION = "probe"
-"""A stand-in for the question, to see what a chat template puts around it."""
+"""A stand-in for the question: it shows what a chat template puts around it."""
 
 _Frame = tuple[list[int], list[int]]
 """Token ids of a prompt between image and question, and behind the question."""
@@ -27,10 +27,15 @@ _FRAMES: PerObject[dict[tuple[str | None, int | None], _Frame]] = PerObject(dict
 def find_image(
     input_ids: Int[Tensor, "n tokens"], image_token: int | None
 ) -> Bool[Tensor, "n tokens"]:
-    """The image's tokens: wherever its placeholder id stands, together or not.
+    """Find the image tokens: all positions of the placeholder id, contiguous or not.
 
     Raises:
         ValueError: the placeholder is unknown, or a sample has none.
+
+    Example:
+        >>> find_image(torch.tensor([[1, 9, 9, 5], [9, 1, 9, 5]]), image_token=9)
+        tensor([[False,  True,  True, False],
+                [ True, False,  True, False]])
     """
     if image_token is None:
         raise ValueError(
@@ -48,7 +53,14 @@ def find_image(
 
 
 def find_answer(attended: Bool[Tensor, "n tokens"]) -> Bool[Tensor, "n tokens"]:
-    """The last attended token of each sample, whichever side is padded."""
+    """Find the last attended token of each sample, be the padding left or right.
+
+    Example:
+        >>> attended = torch.tensor([[False, True, True], [True, True, False]])
+        >>> find_answer(attended)
+        tensor([[False, False,  True],
+                [False,  True, False]])
+    """
     steps = torch.arange(attended.shape[1], device=attended.device)
     return steps == (attended * steps).amax(-1, keepdim=True)
 
@@ -59,7 +71,7 @@ def find_question(
     attended: Bool[Tensor, "n tokens"],
     image_token: int | None,
 ) -> Bool[Tensor, "n tokens"]:
-    """The question's tokens in prompts of the processor's chat template.
+    """Find the question's tokens in prompts of the processor's chat template.
 
     The processor makes one prompt around a stand-in; what follows the stand-in must end every
     prompt, what stands between the image and it must follow the last image token, and the
@@ -79,19 +91,19 @@ def find_question(
     require_no_videos({"input_ids": input_ids}, processor)
     before, after = _frame_of(processor, image_token)
     mask = torch.zeros_like(attended)
-    for row, (ids, seen) in enumerate(zip(input_ids.tolist(), attended.tolist(), strict=True)):
-        positions = [at for at, yes in enumerate(seen) if yes]
+    for row, (ids, kept) in enumerate(zip(input_ids.tolist(), attended.tolist(), strict=True)):
+        positions = [at for at, yes in enumerate(kept) if yes]
         prompt = [ids[at] for at in positions]
         first = len(prompt) - prompt[::-1].index(image_token)
         between = _between(processor.tokenizer, prompt[first:], before, after)
         if between is None:
-            raise ValueError(_strange(processor, row, prompt[first:], before, after))
+            raise ValueError(_describe_mismatch(processor, row, prompt[first:], before, after))
         mask[row, positions[first:][between]] = True
     return mask
 
 
 def require_no_videos(inputs: Mapping[str, Any], processor: Any = None) -> None:
-    """Videos are not read: their tokens would be taken for text.
+    """Require that no video came: its tokens would be taken for text.
 
     Raises:
         ValueError: there is a video among the inputs, or its token in a prompt.
@@ -108,9 +120,9 @@ def require_no_videos(inputs: Mapping[str, Any], processor: Any = None) -> None:
 
 
 def _frame_of(processor: Any, image_token: int | None) -> _Frame:
-    """What stands around the question, found once for each processor and template.
+    """Look up the tokens around the question, built once for each processor and template.
 
-    A processor that cannot be weakly referenced is asked every time.
+    For a processor that cannot be weakly referenced they are built every time.
     """
     try:
         known = _FRAMES.of(processor)
@@ -123,9 +135,9 @@ def _frame_of(processor: Any, image_token: int | None) -> _Frame:
 
 
 def _build_frame(processor: Any, image_token: int | None) -> _Frame:
-    """What stands around the question of a prompt that the processor itself makes.
+    """Build the tokens around the question from a prompt that the processor itself makes.
 
-    So whatever it adds around an image is there.
+    They include all that the processor adds around an image.
     """
     from PIL import Image
 
@@ -145,7 +157,7 @@ def _build_frame(processor: Any, image_token: int | None) -> _Frame:
 
 
 def _between(tokenizer: Any, rest: list[int], before: list[int], after: list[int]) -> slice | None:
-    """The question among the tokens behind the image, or None where they are not one turn."""
+    """Find the question among the tokens behind the image; None where they are not one turn."""
     found = slice(len(before), len(rest) - len(after))
     if rest[: found.start] != before or rest[found.stop :] != after:
         found = _between_texts(tokenizer, rest, before, after)
@@ -154,7 +166,7 @@ def _between(tokenizer: Any, rest: list[int], before: list[int], after: list[int
 
 
 def _between_texts(tokenizer: Any, rest: list[int], before: list[int], after: list[int]) -> slice:
-    """The tokens with a letter between two texts; an empty slice where these are not there."""
+    """Find the tokens with a letter between two texts; an empty slice where these are missing."""
 
     def say(ids: list[int]) -> str:
         return "".join(tokenizer.decode(ids).split())
@@ -170,14 +182,14 @@ def _between_texts(tokenizer: Any, rest: list[int], before: list[int], after: li
 
 
 def _turns_within(tokenizer: Any, question: list[int], after: list[int]) -> bool:
-    """Whether a turn ends within the question too: by the template's text or its own tokens."""
+    """Return whether a turn ends within the question, by the template's text or special tokens."""
     ending = tokenizer.decode(after).strip()
     marks = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
     by_text = ending != "" and ending in tokenizer.decode(question)
     return by_text or not marks.isdisjoint({*after} & {*question})
 
 
-def _strange(
+def _describe_mismatch(
     processor: Any, row: int, rest: list[int], before: list[int], after: list[int]
 ) -> str:
     say = processor.tokenizer.decode

@@ -1,4 +1,4 @@
-"""Turns: what a user asks in one prompt, and where its parts stand there."""
+"""Turns: one sample's system turn and question as a prompt, and the characters of its spans."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ Named = bool | str | tuple[str, int]
 
 @dataclass(frozen=True)
 class Turn:
-    """One question after its images, as a processor's chat template has it."""
+    """One question after its images, rendered by a processor's chat template.
+
+    Attributes:
+        processor: its chat template and tokenizer make the prompt.
+        question: the text, without white space around it.
+        system: the system turn, or None.
+        images: number of images before the question.
+        options: what may be answered, as text or token ids.
+    """
 
     processor: Any
     question: str
-    """Without white space around it."""
     system: str | None
     images: int
     options: Sequence[Any]
@@ -28,13 +35,13 @@ class Turn:
     @cached_property
     def prompt(self) -> Prompt:
         """The prompt, tokenised; the template must have kept the question and the system turn."""
-        prompt = Prompt.of(self.processor, self._asking(self.question))
+        prompt = Prompt.of(self.processor, self._with_question(self.question))
         if self.system is not None and self.system.strip():
             self.where("system", True)
         return prompt
 
     def where(self, name: str, said: Named) -> Stretch:
-        """The characters of a span.
+        """Locate a span in the prompt, in characters.
 
         Raises:
             ValueError: they cannot be found, or could be several.
@@ -42,9 +49,9 @@ class Turn:
         if not isinstance(said, bool):
             return find_text(self.prompt, *((said,) if isinstance(said, str) else said))
         if name == "question":
-            return locate(self._asking, self.question, "question")
+            return locate(self._with_question, self.question, "question")
         if name == "system" and self.system is not None:
-            return locate(self._told, self.system, "system turn")
+            return locate(self._with_system, self.system, "system turn")
         listing = find_listing(self.question, self.options) if name == "options" else None
         if listing is None:
             raise ValueError(
@@ -56,15 +63,15 @@ class Turn:
         start, _ = self.where("question", True)
         return start + listing[0], start + listing[1]
 
-    def _asking(self, question: str) -> str:
+    def _with_question(self, question: str) -> str:
         return render(self.processor, question, self.system, images=self.images)
 
-    def _told(self, system: str) -> str:
+    def _with_system(self, system: str) -> str:
         return render(self.processor, self.question, system, images=self.images)
 
 
 def requested_spans(spans: Mapping[str, Any], n: int) -> list[dict[str, Named]]:
-    """What each of n samples is to have as spans, the question first.
+    """List the spans that each of n samples is to have, the question first.
 
     Raises:
         ValueError: a name that every batch has, texts of another number than samples, or a
@@ -89,6 +96,6 @@ def requested_spans(spans: Mapping[str, Any], n: int) -> list[dict[str, Named]]:
 
 
 def _is_one(said: Any) -> bool:
-    """Whether it is what one sample is asked for."""
+    """Return whether it names a span of one sample: True, a text, or (text, occurrence)."""
     occurrence = isinstance(said, tuple) and [type(part) for part in said] == [str, int]
     return said is True or isinstance(said, str) or occurrence

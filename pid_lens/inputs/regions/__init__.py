@@ -1,1 +1,1 @@
-"""Regions: which of an image's tokens see a part of it."""
+"""Regions: the image tokens whose patches cover a part of the image."""

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pid_lens.inputs.regions.placement import Placement
 
 TokenBoxes = tuple[int, int, int, int]
-"""row0, column0, row1, column1 of the token grid; row1 and column1 are not part of it."""
+"""row0, column0, row1, column1 of the token grid; row1 and column1 are exclusive."""
 Part = tuple[Grid, "Int[Tensor, ' tokens']"]
 """An image's grid and the positions of its tokens, row by row."""
 EDGE_ROUNDING = 1e-6
-"""Share of a token that a box may stick out by, for its corners were scaled."""
+"""Share of a token's side by which rounding may move a box's edges when they are scaled."""
 
 
 def region(
@@ -40,15 +40,15 @@ def region(
     processor: Any = None,
     image: int = 0,
 ) -> Bool[Tensor, "n tokens"]:
-    """The image tokens that cover a box of the image, as a mask.
+    """Select the image tokens that cover a box of the image, as a mask.
 
-    An image's R x C tokens lie on it row by row, each a square s pixels wide of the image that
-    the vision tower sees. The processor scales the original by a and shifts it by b (resizing,
-    padding to a square, centre crop), so a box from x0 to x1 is covered by the columns
+    An image's R x C tokens lie on it row by row, each a square of s x s pixels of the image that
+    the vision tower is given. The processor scales the original by a and shifts it by b
+    (resizing, padding to a square, centre crop), so a box from x0 to x1 is covered by the columns
     floor((a x0 + b) / s) up to ceil((a x1 + b) / s) - 1, and rows likewise. A token belongs to
     the region if any part of it does. Resizing blurs: a pixel or two beyond the box may be mixed
-    into a neighbouring token. Inside the tower tokens see each other; a region says where a token
-    lies, not what it knows.
+    into a neighbouring token. Inside the vision tower tokens attend to each other: a region says
+    where a token's patch lies, not which pixels its features depend on.
 
     Args:
         model: the model, or its configuration; its ``model_type`` says how its tokens lie.
@@ -67,7 +67,7 @@ def region(
     Raises:
         TypeError: box, cells or sizes are not numbers in the right number.
         ValueError: the family has no such geometry (tiles of several resolutions, Q-Formers,
-            cross-attention, families nobody wrote down), an image came in several tiles, a box
+            cross-attention, families of unknown layout), an image came in several tiles, a box
             is outside its image or wholly cropped away, or processor, sizes and inputs disagree.
 
     Warns:
@@ -91,10 +91,10 @@ def region(
     parts = _parts(geometry, config, given, image)
     grids = [grid for grid, _ in parts]
     if box is None:
-        asked = _each("cells", cells, 4, len(parts))
-        windows = [_checked(*one) for one in zip(asked, grids, strict=True)]
+        asked = _repeat("cells", cells, 4, len(parts))
+        windows = [_check_cells(*one) for one in zip(asked, grids, strict=True)]
     else:
-        windows = _of_box(box, sizes, processor, geometry, grids)
+        windows = _locate_boxes(box, sizes, processor, geometry, grids)
     chosen = torch.zeros_like(given.inputs["input_ids"], dtype=torch.bool)
     for row, ((grid, places), (top, left, bottom, right)) in enumerate(
         zip(parts, windows, strict=True)
@@ -104,26 +104,26 @@ def region(
     return chosen
 
 
-def _of_box(
+def _locate_boxes(
     box: Any, sizes: Any, processor: Any, geometry: Geometry, grids: Sequence[Grid]
 ) -> list[TokenBoxes]:
-    """The cells that each sample's box covers."""
+    """Compute the cells of the token grid that each sample's box covers."""
     if processor is None or sizes is None:
         raise ValueError(
             "a box in pixels needs processor= and sizes=, the (width, height) of each original "
-            "image: without them nobody knows how it was resized and cropped"
+            "image: without them its resizing and cropping are unknown"
         )
     settings = getattr(processor, "image_processor", processor)
-    asked, originals = _each("box", box, 4, len(grids)), _each("sizes", sizes, 2, len(grids))
+    asked, originals = _repeat("box", box, 4, len(grids)), _repeat("sizes", sizes, 2, len(grids))
     windows = []
     for one, size, grid in zip(asked, originals, grids, strict=True):
         placement = geometry.placed(settings, size, grid)
-        windows.append(_covering(one, size, placement, grid))
+        windows.append(_cover(one, size, placement, grid))
     return windows
 
 
-def _each(name: str, given: Any, length: int, n: int) -> list[Any]:
-    """So many numbers for each sample; one for all is repeated."""
+def _repeat(name: str, given: Any, length: int, n: int) -> list[Any]:
+    """List ``length`` numbers for each of n samples; those given for all are repeated."""
     rows = given.tolist() if hasattr(given, "tolist") else list(given)
     rows = [tuple(row) for row in rows] if rows and hasattr(rows[0], "__len__") else [tuple(rows)]
     rows = rows * n if len(rows) == 1 else rows
@@ -134,21 +134,21 @@ def _each(name: str, given: Any, length: int, n: int) -> list[Any]:
 
 
 def _parts(geometry: Geometry, config: Any, given: Batch, image: int) -> list[Part]:
-    """The grid and the tokens of one image of each sample."""
+    """Find the grid and the token positions of one image of each sample."""
     mask = find_image(given.inputs["input_ids"], _image_token(config))
     named = [name for name in given.spans or {} if name.startswith("image_")]
     several = f"image_{image}" in named
     found = []
-    for row, parts in enumerate(_shared_out(geometry.grids(config, given.inputs, mask), mask)):
+    for row, parts in enumerate(_split_by_grid(geometry.grids(config, given.inputs, mask), mask)):
         if not several and (len(parts) > 1 or image):
             raise ValueError(
-                f"image {image} of sample {row} cannot be told: its image tokens are {len(parts)} "
+                f"image {image} of sample {row} is ambiguous: its image tokens are {len(parts)} "
                 "grids, be they several images or tiles of one (tiles have no regions: turn them "
                 "off in the processor). Say which tokens are which image's in spans image_0, "
                 "image_1, ..., as pid_lens.batch does"
             )
         grid, places = parts[min(image, len(parts) - 1)]
-        if several and not _says(given.spans, image, row, places):
+        if several and not _has_tokens(given.spans, image, row, places):
             raise ValueError(
                 f"image {image} of sample {row} comes in several tiles, or its span has other "
                 f"tokens than the {grid.rows} x {grid.columns} of its grid: tiles have no regions"
@@ -157,8 +157,8 @@ def _parts(geometry: Geometry, config: Any, given: Batch, image: int) -> list[Pa
     return found
 
 
-def _shared_out(grids: Iterator[Grid], mask: Bool[Tensor, "n tokens"]) -> Iterator[list[Part]]:
-    """Each sample's image tokens, grid after grid."""
+def _split_by_grid(grids: Iterator[Grid], mask: Bool[Tensor, "n tokens"]) -> Iterator[list[Part]]:
+    """Split each sample's image tokens, grid after grid."""
     for row, among in enumerate(mask):
         rest, parts = among.nonzero().flatten(), []
         while len(rest):
@@ -174,7 +174,7 @@ def _shared_out(grids: Iterator[Grid], mask: Bool[Tensor, "n tokens"]) -> Iterat
         yield parts
 
 
-def _says(spans: Any, image: int, row: int, places: Int[Tensor, " tokens"]) -> bool:
+def _has_tokens(spans: Any, image: int, row: int, places: Int[Tensor, " tokens"]) -> bool:
     own = torch.as_tensor(spans[f"image_{image}"])[row].nonzero().flatten()
     return torch.equal(own.cpu(), places.cpu())
 
@@ -184,8 +184,8 @@ def _image_token(config: Any) -> int | None:
     return getattr(config, "image_token_index", None) if known is None else known
 
 
-def _checked(cells: TokenBoxes, grid: Grid) -> TokenBoxes:
-    """Cells of the grid, if they are."""
+def _check_cells(cells: TokenBoxes, grid: Grid) -> TokenBoxes:
+    """Return cells as they are, if they lie in the grid."""
     top, left, bottom, right = cells
     if not all(isinstance(cell, Integral) for cell in cells) or not (
         0 <= top < bottom <= grid.rows and 0 <= left < right <= grid.columns
@@ -197,8 +197,8 @@ def _checked(cells: TokenBoxes, grid: Grid) -> TokenBoxes:
     return cells
 
 
-def _covering(box: Box, size: Size, placement: Placement, grid: Grid) -> TokenBoxes:
-    """The cells that a box of the original touches; warns of what is cropped away."""
+def _cover(box: Box, size: Size, placement: Placement, grid: Grid) -> TokenBoxes:
+    """Compute the cells that a box of the original touches; warn of what is cropped away."""
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]):
         raise ValueError(
@@ -207,16 +207,20 @@ def _covering(box: Box, size: Size, placement: Placement, grid: Grid) -> TokenBo
         )
     across, down = grid.columns * grid.side, grid.rows * grid.side
     slack = EDGE_ROUNDING * grid.side
+    # Map the box to the tower's pixels, x -> a x + b, and clip it to the grid
     left, top, right, bottom = placement.forward(box)
     clipped = max(left, 0.0), max(top, 0.0), min(right, across), min(bottom, down)
     if clipped[2] - clipped[0] <= slack or clipped[3] - clipped[1] <= slack:
-        raise ValueError(f"box {box} is cropped away: {_visible(size, placement, across, down)}")
+        raise ValueError(
+            f"box {box} is cropped away: {_describe_crop(size, placement, across, down)}"
+        )
     if max(clipped[0] - left, clipped[1] - top, right - clipped[2], bottom - clipped[3]) > slack:
         warnings.warn(
-            f"part of box {box} is cropped away: {_visible(size, placement, across, down)}. The "
-            "region has the rest",
+            f"part of box {box} is cropped away: "
+            f"{_describe_crop(size, placement, across, down)}. The region has the rest",
             stacklevel=4,
         )
+    # Cells floor(edge / s) up to ceil(edge / s), exclusive; edges may be off by rounding
     x0, y0, x1, y1 = (edge / grid.side for edge in clipped)
     return (
         floor(y0 + EDGE_ROUNDING),
@@ -226,7 +230,7 @@ def _covering(box: Box, size: Size, placement: Placement, grid: Grid) -> TokenBo
     )
 
 
-def _visible(size: Size, placement: Placement, across: int, down: int) -> str:
+def _describe_crop(size: Size, placement: Placement, across: int, down: int) -> str:
     x0, y0, x1, y1 = placement.back((0, 0, across, down))
     return (
         f"of the image of {size[0]} x {size[1]} pixels the model sees x from {max(x0, 0):g} to "

@@ -1,4 +1,4 @@
-"""Families: how the image tokens of each one lie on the image, row by row."""
+"""Families: the patch grid on which each model family's image tokens lie, row by row."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ Grids = Callable[[Any, Mapping[str, Any], "Bool[Tensor, 'n tokens']"], Iterator[
 
 @dataclass(frozen=True)
 class Geometry:
-    """What is to know of a family."""
+    """How a family lays an image on tokens: the grid of patches, and resizing and cropping.
+
+    Attributes:
+        grids: (config, inputs, image tokens) -> the images' grids, in the order of the batch.
+        placed: (image processor, size of the original, grid) -> where the original's pixels went.
+    """
 
     grids: Grids
     placed: Callable[[Any, Size, Grid], Placement] = place_cropped
-    """(image processor, size of the original, grid) -> where the original's pixels went."""
 
 
 def _by_pixels(side: Callable[[Any], float]) -> Grids:
-    """Square patches of images whose sizes the inputs say, as such or by the pixels' shape."""
+    """Make a grid function for square patches: sizes by ``image_sizes`` or the pixels' shape."""
 
     def grids(
         config: Any, inputs: Mapping[str, Any], image: Bool[Tensor, "n tokens"]
@@ -48,7 +52,7 @@ def _by_pixels(side: Callable[[Any], float]) -> Grids:
 def _by_thw(
     config: Any, inputs: Mapping[str, Any], image: Bool[Tensor, "n tokens"]
 ) -> Iterator[Grid]:
-    """Qwen: ``image_grid_thw`` counts patches; each square of them is merged into a token."""
+    """Yield Qwen's grids: ``image_grid_thw`` counts patches, squares of which merge to a token."""
     patch, merge = config.vision_config.patch_size, config.vision_config.spatial_merge_size
     for _, high, wide in inputs["image_grid_thw"].tolist():
         yield Grid(high // merge, wide // merge, patch * merge, (wide * patch, high * patch))
@@ -57,7 +61,7 @@ def _by_thw(
 def _by_rows(
     config: Any, inputs: Mapping[str, Any], image: Bool[Tensor, "n tokens"]
 ) -> Iterator[Grid]:
-    """Fuyu: one image a sample; a newline token ends each row of patches."""
+    """Yield Fuyu's grids: one image a sample; a newline token ends each row of patches."""
     side = config.patch_size
     for mask in image:
         places = mask.nonzero().flatten()
@@ -72,7 +76,7 @@ def _by_rows(
 
 
 def _whole(side: Any) -> int:
-    """A side in pixels; families write it as a number or as a pair of equal ones."""
+    """Return a token's side in whole pixels."""
     if side != int(side):
         raise ValueError(f"tokens {side} pixels wide do not lie on whole patches")
     return int(side)
@@ -86,8 +90,8 @@ def _patch(config: Any) -> int:
     return sides.pop()
 
 
-def _pooled(config: Any) -> int:
-    """Gemma 3 averages squares of patches until mm_tokens_per_image are left."""
+def _pooled_side(config: Any) -> int:
+    """Compute Gemma 3's token side: patches are averaged until mm_tokens_per_image are left."""
     patch, image = _patch(config), config.vision_config.image_size
     return patch * (image // patch // isqrt(config.mm_tokens_per_image))
 
@@ -97,7 +101,7 @@ GEOMETRIES = {
     "llava": Geometry(SQUARES),
     "paligemma": Geometry(SQUARES),
     "mistral3": Geometry(SQUARES),
-    "gemma3": Geometry(_by_pixels(_pooled)),
+    "gemma3": Geometry(_by_pixels(_pooled_side)),
     "idefics3": Geometry(_by_pixels(lambda config: _patch(config) * config.scale_factor)),
     "internvl": Geometry(_by_pixels(lambda config: _patch(config) / config.downsample_ratio)),
     "qwen2_vl": Geometry(_by_thw),
@@ -105,12 +109,12 @@ GEOMETRIES = {
     "qwen3_vl": Geometry(_by_thw),
     "fuyu": Geometry(_by_rows, place_fitted),
 }
-"""Families whose image tokens lie on one grid, by the model type of their configuration."""
+"""Families whose image tokens lie on one grid, by the ``model_type`` of their configuration."""
 ANYRES = (
     "the image comes several times, whole and in tiles, with rows cut off and newline tokens "
     "between, so one place has several tokens"
 )
-QUERIES = "each image token is a query that looks at the whole image"
+QUERIES = "each image token is a query that attends to the whole image"
 REFUSED = {
     "llava_next": ANYRES,
     "llava_onevision": ANYRES,
@@ -122,14 +126,14 @@ REFUSED = {
 
 
 def geometry_of(config: Any) -> Geometry:
-    """A family's geometry.
+    """Look up a family's geometry.
 
     Raises:
         ValueError: the family has none, or none is known.
     """
     family = config.model_type
     if family not in GEOMETRIES:
-        reason = REFUSED.get(family, "nobody wrote down how its image tokens lie on the image")
+        reason = REFUSED.get(family, "no layout of its image tokens on the image is known")
         raise ValueError(
             f"{family} has no image regions: {reason}. Choose tokens by their rank instead, "
             "spans.pick('image', ranks)"

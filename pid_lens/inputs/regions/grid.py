@@ -1,4 +1,4 @@
-"""Grid: how one image's tokens lie, and boxes on the image."""
+"""Grid: rows and columns of one image's tokens, and boxes on the image."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Grid:
-    """The tokens of one image: row by row, each a square of the image that the tower sees."""
+    """The tokens of one image: row by row, each a square of the vision tower's input image.
+
+    Attributes:
+        rows: rows of tokens.
+        columns: tokens of a row.
+        side: side of a token's square, in pixels of the tower's input.
+        size: width and height of the tower's input, in pixels; what is beyond the tokens is not
+            read.
+    """
 
     rows: int
     columns: int
     side: int
-    """Pixels of a token's side."""
     size: Size
-    """Pixels of the image that the tower sees; what is beyond the tokens is not read."""
 
     @property
     def tokens(self) -> int:
-        """How many image tokens the grid has."""
+        """Number of image tokens, rows x columns."""
         return self.rows * self.columns
 
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1: left, top, right, bottom, in pixels; right and bottom are not part of it."""
+"""x0, y0, x1, y1: left, top, right, bottom, in pixels; right and bottom are exclusive."""

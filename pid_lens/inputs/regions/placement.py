@@ -1,4 +1,4 @@
-"""Placement: where a processor puts the pixels of an image before the vision tower sees it."""
+"""Placement: the scale and shift by which an image processor resizes, pads and crops an image."""
 
 from __future__ import annotations
 
@@ -13,46 +13,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """x of the original lies at ``scale[0] x + shift[0]``, y at ``scale[1] y + shift[1]``."""
+    """An affine map of pixels: x -> ``scale[0] x + shift[0]``, y -> ``scale[1] y + shift[1]``.
+
+    Attributes:
+        scale: factors (x, y): pixels of the tower's input a pixel of the original.
+        shift: offsets (x, y) in pixels of the tower's input.
+    """
 
     scale: tuple[float, float]
     shift: tuple[float, float]
 
     def forward(self, box: Box) -> Box:
-        """A box of the original, where the tower sees it."""
+        """Map a box of the original to the vision tower's input."""
         (a, b), (c, d) = self.scale, self.shift
         return a * box[0] + c, b * box[1] + d, a * box[2] + c, b * box[3] + d
 
     def back(self, box: Box) -> Box:
-        """A box of what the tower sees, in the original."""
+        """Map a box of the vision tower's input to the original."""
         (a, b), (c, d) = self.scale, self.shift
         return (box[0] - c) / a, (box[1] - d) / b, (box[2] - c) / a, (box[3] - d) / b
 
 
 def place_cropped(processor: Any, original: Size, grid: Grid) -> Placement:
-    """Padded to a square, resized and centre-cropped, as far as the image processor does so.
+    """Compute the map of padding to a square, resizing and centre crop, as far as they are done.
 
     Raises:
         ValueError: it would not have made an image of this size of the original.
     """
-    framed = _framed(processor, original)
+    # Pad to a square: the original is centred in it
+    framed = _pad(processor, original)
     left, top = (framed[0] - original[0]) // 2, (framed[1] - original[1]) // 2
+    # Resize, then crop around the centre
     crops = bool(getattr(processor, "do_center_crop", False))
     resizes = bool(getattr(processor, "do_resize", True))
-    resized = (_resized(processor.size, framed) if crops else grid.size) if resizes else framed
+    resized = (_resize(processor.size, framed) if crops else grid.size) if resizes else framed
     made = (processor.crop_size["width"], processor.crop_size["height"]) if crops else resized
     if made != grid.size:
         raise ValueError(
             f"{type(processor).__name__} makes {made} pixels of an image of {original}, but the "
             f"inputs have {grid.size}: hand over the processor and the sizes of these very images"
         )
+    # x -> scale (x + padding) - crop
     scale = resized[0] / framed[0], resized[1] / framed[1]
     cut = (resized[0] - made[0]) // 2, (resized[1] - made[1]) // 2
     return Placement(scale, (scale[0] * left - cut[0], scale[1] * top - cut[1]))
 
 
 def place_fitted(processor: Any, original: Size, grid: Grid) -> Placement:
-    """Shrunk until it fits, where it is too large, and set into the upper left corner (Fuyu)."""
+    """Compute the map of shrinking an image until it fits, into the upper left corner (Fuyu)."""
     width, height = original
     wide, high = processor.size["width"], processor.size["height"]
     shrink = min(wide / width, high / height) if width > wide or height > high else 1.0
@@ -66,15 +74,15 @@ def place_fitted(processor: Any, original: Size, grid: Grid) -> Placement:
     return Placement((made[0] / width, made[1] / height), (0.0, 0.0))
 
 
-def _framed(processor: Any, original: Size) -> Size:
-    """The size once padded to a square, where it is (LLaVA); an odd pixel comes last."""
+def _pad(processor: Any, original: Size) -> Size:
+    """Compute the size after padding to a square, where it is done; an odd pixel comes last."""
     if not (hasattr(processor, "pad_to_square") and processor.do_pad):
         return original
     return max(original), max(original)
 
 
-def _resized(size: Any, original: Size) -> Size:
-    """To a given size, or by the shorter edge."""
+def _resize(size: Any, original: Size) -> Size:
+    """Compute the size after resizing to a given size, or by the shorter edge."""
     short = size.get("shortest_edge")
     if short is None:
         return size["width"], size["height"]

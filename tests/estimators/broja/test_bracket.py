@@ -95,7 +95,7 @@ def test_a_spectrum_has_bracket_and_floor_on_request(tmp_path):
     assert found.bracket.union < found.union
     assert found.floor.unique_vision.shape == (3, 1)
     assert found.floor.unique_vision.min() >= -1e-9
-    with pytest.raises(ValueError, match="the floor tells of"):
+    with pytest.raises(ValueError, match="the floor is a null of"):
         found.p_value("synergy")
     found.save(tmp_path / "spectrum")
     again = pid_lens.Spectrum.load(tmp_path / "spectrum")

@@ -208,5 +208,5 @@ def test_an_independent_solver_agrees_on_posterior_rows(answers, scale):
 def test_marginals_that_differ_are_refused():
     p1 = torch.tensor([[[0.5, 0.0], [0.0, 0.5]]], dtype=torch.float64)
     p2 = torch.tensor([[[0.4, 0.6]]], dtype=torch.float64)
-    with pytest.raises(ValueError, match="label marginals differ"):
+    with pytest.raises(ValueError, match="answer marginals differ"):
         solve_rows(p1, p2)

@@ -1,4 +1,4 @@
-"""Two answers: the decomposition in closed form, by the curves of two decision makers."""
+"""Closed form of the union information for two answers, by decision problems (Blackwell order)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pid_lens.estimators.common.entropy import entropy, table_information
 
 
 def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n2 2"]) -> Solution:
-    r"""The union information I_Q of two sources about a binary answer, exactly.
+    r"""Compute the union information I_Q of two sources about a binary answer in closed form.
 
-    A decision maker who is paid 1 - t for a right "yes" and loses t by a wrong one gains
-    h_i(t) = sum over x of max(0, (1 - t) p_i(x, yes) - t p_i(x, no)) from source i. With two
-    answers the channels form a lattice (they do not with three), so that the least channel
-    above both sources gains max(h_1, h_2) at every t, and as neg-entropy is a mixture of these
-    games with density 1 / (t (1 - t))::
+    In the decision problem with threshold t, a right "yes" is worth 1 - t and a wrong one -t, so
+    that source i gains h_i(t) = sum over x of max(0, (1 - t) p_i(x, yes) - t p_i(x, no)). With
+    two answers the channels form a lattice under the Blackwell order (they do not with three), so
+    that the least channel above both sources gains max(h_1, h_2) at every t; and as neg-entropy
+    is a mixture of these decision problems with density 1 / (t (1 - t))::
 
         I_Q = I(Y; X2) + integral of max(0, h_1 - h_2) dt / (t (1 - t))      (U1 is the integral)
 
     The h_i are linear between posteriors: sorting and sums, O((n1 + n2) log(n1 + n2)), no
     quantisation, no iterations. The set where h_1 > h_2 gives a feasible dual pair of the same
-    value: ``lower`` is what that pair is worth, ``upper`` the closed form, and their difference
-    what float64 sums leave. That nothing lies below ``upper`` is proven by the pair; that
-    something lies there, by the lattice.
+    value: ``lower`` is the dual objective of that pair, ``upper`` the closed form, and their
+    difference the rounding of float64 sums. The pair proves that no coupling is below ``upper``;
+    the lattice, that one attains it.
 
     Source:
         The Blackwell relation defines no lattice (Bertschinger, Rauh, 2014),
@@ -39,7 +39,7 @@ def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n
 
     Args:
         p1: masses p(x1, y) of source 1, summing to 1; rows without mass are padding.
-        p2: masses p(x2, y) of source 2, with the same label marginal.
+        p2: masses p(x2, y) of source 2, with the same answer marginal.
 
     Returns:
         A ``Solution`` without coupling; its dual pair is in nats.
@@ -50,10 +50,13 @@ def solve_binary(p1: Float64[Tensor, "batch n1 2"], p2: Float64[Tensor, "batch n
         >>> solve_binary(bit, noise).upper
         tensor([0.6931], dtype=torch.float64)
     """
+    # h_1 - h_2 is linear in t between neighbouring posteriors, given here as log-odds
     vision, language = _log_odds(p1), _log_odds(p2)
     games = _games(p1, p2, vision, language)
+    # Upper: I(Y; X1) + U2 and I(Y; X2) + U1, equal but for rounding
     by_vision = table_information(p1) + games.excess(-1.0)
     by_language = table_information(p2) + games.excess(1.0)
+    # Lower: dual pair (a, b), the scores of both answers integrated over disjoint sets of t
     pieces, rest = games.pieces()
     a = _potentials(games.odds, pieces, vision) + math.log(0.5)
     b = _potentials(games.odds, rest, language)
@@ -74,13 +77,20 @@ def potentials_of(
     new1: Float64[Tensor, "batch m1 2"],
     new2: Float64[Tensor, "batch m2 2"],
 ) -> tuple[Float64[Tensor, "batch m1 2"], Float64[Tensor, "batch m2 2"]]:
-    """The optimal potentials of one problem, as functions of a posterior, at other rows.
+    """Evaluate the optimal dual potentials of one problem, functions of a posterior, at new rows.
 
     They are feasible at any pair of posteriors, as they are integrals over disjoint sets.
+
+    Args:
+        p1: masses p(x1, y) of the problem.
+        p2: masses p(x2, y) of the problem.
+        new1: masses of new rows of source 1; only their posteriors matter.
+        new2: masses of new rows of source 2.
 
     Returns:
         a and b for the new rows, nats.
     """
+    # The new rows stand among the points with mass 0, so that the integrals end at them
     one, two = _log_odds(new1), _log_odds(new2)
     points = torch.cat([_log_odds(p1), one, two], 1), _log_odds(p2)
     nothing = torch.zeros_like(torch.cat([new1, new2], 1))
@@ -94,20 +104,24 @@ def potentials_of(
 
 @dataclass(frozen=True)
 class _Games:
-    """h_1 - h_2 = (1 - t) yes - t no between neighbouring log-odds of t."""
+    """Piecewise linear difference of gains: h_1 - h_2 = (1 - t) yes - t no on each interval.
+
+    ``odds`` are the ends of the intervals, log(t / (1 - t)) in ascending order.
+    """
 
     odds: Float64[Tensor, "batch points"]
     yes: Float64[Tensor, "batch intervals"]
     no: Float64[Tensor, "batch intervals"]
 
     def excess(self, sign: float) -> Float64[Tensor, " batch"]:
-        """The integral of max(0, sign (h_1 - h_2)) dt / (t (1 - t))."""
+        """Integrate max(0, sign (h_1 - h_2)) dt / (t (1 - t)), in closed form on each interval."""
+        # yes times the integral of dt / t, no times that of -dt / (1 - t)
         yes, no = sign * self.yes, sign * self.no
         low, high = self._won_part(yes, no)
         return (_multiply(yes, _rise(low, high)) + _multiply(no, _rise(-low, -high))).sum(-1)
 
     def pieces(self) -> tuple[Tensor, Tensor]:
-        """Integrals of (dt / t, -dt / (1 - t)) where h_1 wins, and over what is left."""
+        """Integrate (-dt / (1 - t), dt / t), of (no, yes), where h_1 > h_2 and over the rest."""
         start, end = self.odds[:, :-1], self.odds[:, 1:]
         low, high = self._won_part(self.yes, self.no)
         won = torch.stack([_rise(-low, -high), _rise(low, high)], -1)
@@ -116,7 +130,8 @@ class _Games:
         return won, before + after
 
     def _won_part(self, yes: Tensor, no: Tensor) -> tuple[Tensor, Tensor]:
-        """The part of each interval where (1 - t) yes > t no."""
+        """Find the part of each interval where (1 - t) yes > t no."""
+        # The sign changes at log-odds log(yes / no), clamped to the interval
         start, end = self.odds[:, :-1], self.odds[:, 1:]
         root = ((yes * no.sign()).clamp_min(0) / no.abs()).log()
         root = root.nan_to_num(nan=0.0, posinf=math.inf, neginf=-math.inf).clamp(start, end)
@@ -127,10 +142,11 @@ class _Games:
 
 
 def _games(p1: Tensor, p2: Tensor, vision: Tensor, language: Tensor) -> _Games:
-    """The gains' difference from the sums above each point; below it in the lower half.
+    """Compute h_1 - h_2 from cumulative sums of p1 - p2 above each point, sorted by posterior.
 
-    The point t = 1/2 always stands among the points. Sums start at the nearer end, where a
-    posterior of exactly 0 or 1 must meet a sum of exactly 0.
+    In the lower half the sums run from below, as sums above and below add up to 0: they start at
+    the nearer end, where a posterior of exactly 0 or 1 must meet a sum of exactly 0. The point
+    t = 1/2 always stands among the points.
     """
     half = torch.zeros_like(p1[:, :1])
     points = torch.cat([vision, half[..., 0], language], 1)
@@ -150,18 +166,19 @@ def _log_odds(joint: Float64[Tensor, "batch n 2"]) -> Float64[Tensor, "batch n"]
 
 
 def _rise(low: Tensor, high: Tensor) -> Tensor:
-    """Log t at the end minus log t at the start, 0 on an empty interval."""
+    """Integrate dt / t between two log-odds: log t at the end minus log t at the start."""
     sigmoid = torch.nn.functional.logsigmoid
     return (sigmoid(high) - sigmoid(low)).where(low != high, 0.0)
 
 
 def _multiply(mass: Tensor, length: Tensor) -> Tensor:
-    """Their product, 0 where there is no mass even if the length is infinite."""
+    """Multiply mass by length, with 0 times infinity = 0."""
     return (mass * length).where(mass != 0, 0.0)
 
 
 def _potentials(odds: Tensor, pieces: Tensor, rows: Tensor) -> Float64[Tensor, "batch n 2"]:
-    """Each row's sum of pieces between t = 1/2 and its own posterior, no and yes."""
+    """Sum the pieces between t = 1/2 and each row's own posterior, for no and yes."""
+    # Cumulative sums from t = 1/2 upwards and downwards, read off at the row's posterior
     upper = (odds[:, :-1] >= 0)[..., None]
     zero = torch.zeros_like(pieces[:, :1])
     up = torch.cat([zero, pieces.where(upper, 0.0).cumsum(1)], 1)

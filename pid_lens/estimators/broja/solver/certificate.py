@@ -1,4 +1,4 @@
-"""Proofs: any coupling and any pair of potentials, mended until they bound the optimum."""
+"""Certificates: round a coupling to its marginals, shift potentials to dual feasibility."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _LEAST = 1e-300
 def require_same_marginals(
     p1: Float64[Tensor, "batch n1 answers"], p2: Float64[Tensor, "batch n2 answers"]
 ) -> None:
-    """Refuses two tables that have no joint.
+    """Require that two tables have a joint, which is that their answer marginals agree.
 
     Raises:
-        ValueError: their label marginals differ by more than 1e-9.
+        ValueError: the answer marginals differ by more than 1e-9.
     """
     worst = float((p1.sum(1) - p2.sum(1)).abs().max())
     if not worst <= _SAME_MARGINAL:
         raise ValueError(
-            f"the two sources' label marginals differ by {worst:.2g}, so no joint has both: "
+            f"the two sources' answer marginals differ by {worst:.2g}, so no joint has both: "
             "repair them first (rake, tilt)"
         )
 
@@ -31,32 +31,34 @@ def round_to_marginals(
     p1: Float64[Tensor, "batch n1 answers"],
     p2: Float64[Tensor, "batch n2 answers"],
 ) -> Float64[Tensor, "batch n1 n2 answers"]:
-    """A coupling near q that has the marginals p1 and p2 exactly.
+    """Round q to a coupling that has the marginals p1 and p2 exactly.
 
-    Rows that hold too much are scaled down, then columns, and what is missing is added as a
-    product, answer by answer: it moves q by at most twice its violation in total variation.
+    Rows that hold too much are scaled down, then columns, and the mass that is missing is added
+    as a product, answer by answer: q moves by at most twice its violation in total variation.
 
     Source:
         Near-linear time approximation algorithms for optimal transport via Sinkhorn iteration
         (Altschuler, Weed, Rigollet, 2017), https://arxiv.org/abs/1705.09634
 
     Args:
-        q: non-negative masses, anything near a coupling.
+        q: non-negative masses, near a coupling.
         p1: masses p(x1, y).
-        p2: masses p(x2, y), with the same label marginal.
+        p2: masses p(x2, y), with the same answer marginal.
 
     Returns:
-        The mended coupling.
+        The coupling: primal feasible, so that its value is an upper bound.
     """
+    # Scale rows, then columns, down to their marginals
     q = q * (p1 / _as_divisor(q.sum(2))).clamp_max(1)[:, :, None]
     q = q * (p2 / _as_divisor(q.sum(1))).clamp_max(1)[:, None]
+    # Add the missing mass as a rank-one product, answer by answer
     short1, short2 = (p1 - q.sum(2)).clamp_min(0), (p2 - q.sum(1)).clamp_min(0)
     share = short2 / _as_divisor(short2.sum(1, keepdim=True))
     return q + short1[:, :, None] * share[:, None]
 
 
 def value_of(q: Float64[Tensor, "batch n1 n2 answers"]) -> Float64[Tensor, " batch"]:
-    """The primal objective -H_q(Y | X1, X2), nats."""
+    """Compute the primal objective -H_q(Y | X1, X2) = sum q log q(y | x1, x2), nats."""
     posterior = q / _as_divisor(q.sum(-1, keepdim=True))
     return torch.xlogy(q, posterior).sum((1, 2, 3))
 
@@ -67,11 +69,12 @@ def shift_to_feasible(
     p1: Float64[Tensor, "batch n1 answers"],
     p2: Float64[Tensor, "batch n2 answers"],
 ) -> tuple[Tensor, Tensor, Float64[Tensor, " batch"]]:
-    """The best constant shifts of the rows of a and b that make the pair feasible.
+    """Shift the rows of a and b by constants until the pair is dual feasible: z <= 1.
 
     With z = sum_y exp(a + b): rows of a are lowered (or raised) by the log of their largest z,
-    then those of b by what is left; and the other way round. The better of the two is kept.
-    z is a product of matrices, so the exponentials themselves must be within float64.
+    then those of b by the log of the largest z left; and b first, then a. The order with the
+    higher dual objective is kept. z is a product of matrices, so exp(a) and exp(b) themselves
+    must be within float64.
 
     Args:
         a: potentials of source 1, nats; -inf where p1 is 0.
@@ -82,10 +85,12 @@ def shift_to_feasible(
     Returns:
         a, b, and the dual objective <a, p1> + <b, p2>, a lower bound of the primal one.
     """
+    # z(x1, x2) = sum_y exp(a + b), and its largest by row and by column, before and after a shift
     z = a.exp() @ b.exp().mT
     row, column = _one_where_zero(z.amax(2)), _one_where_zero(z.amax(1))
     then_column = _one_where_zero((z / row[..., None]).amax(1))
     then_row = _one_where_zero((z / column[:, None]).amax(2))
+    # Cost of each order in the dual objective: sum over x of p(x) log(shift)
     cost_rows = _weigh(row, p1) + _weigh(then_column, p2)
     cost_columns = _weigh(then_row, p1) + _weigh(column, p2)
     first = (cost_rows <= cost_columns)[:, None]
@@ -100,10 +105,10 @@ def lower_the_lighter(
     p1: Float64[Tensor, "batch n1 answers"],
     p2: Float64[Tensor, "batch n2 answers"],
 ) -> tuple[Tensor, Tensor]:
-    """Makes pairs of symbols of unlike masses feasible at the expense of the lighter symbol.
+    """Lower the potentials of the lighter symbol of each pair of unlike masses with z > 1.
 
-    To be done before the shifts of ``shift_to_feasible``, which lower whole rows, or whole
-    columns, heavy ones too, where a light symbol alone is to blame.
+    To be done before ``shift_to_feasible``, which lowers whole rows, or whole columns, heavy
+    ones too, for a constraint that a light symbol alone violates.
 
     Args:
         a: potentials of source 1, nats; -inf where p1 is 0.
@@ -114,6 +119,7 @@ def lower_the_lighter(
     Returns:
         a and b, lowered where sum_y exp(a + b) > 1 and one mass is less than half the other.
     """
+    # Largest violation z > 1 of each symbol among partners of more than twice its mass
     z = a.exp() @ b.exp().mT
     mass1, mass2 = p1.sum(-1)[:, :, None], p2.sum(-1)[:, None]
     rows = z.where(2 * mass1 < mass2, 0.0).amax(2).clamp_min(1)
@@ -124,17 +130,17 @@ def lower_the_lighter(
 def dual_pairing(
     potential: Float64[Tensor, "batch n answers"], masses: Float64[Tensor, "batch n answers"]
 ) -> Float64[Tensor, " batch"]:
-    """<potential, masses>, where nothing times -inf is nothing."""
+    """Compute the pairing <potential, masses>, where 0 times -inf is 0."""
     return (potential * masses).where(masses > 0, 0.0).sum((1, 2))
 
 
 def _as_divisor(whole: Tensor) -> Tensor:
-    """A divisor: 0 where there is nothing to divide."""
+    """Clamp a divisor to 1e-300, so that 0 / 0 becomes 0."""
     return whole.clamp_min(_LEAST)
 
 
 def _one_where_zero(largest: Tensor) -> Tensor:
-    """Rows without any constraint (padding) are left alone."""
+    """Replace 0 by 1: rows without a constraint (padding) are not shifted."""
     return largest.where(largest > 0, 1.0)
 
 

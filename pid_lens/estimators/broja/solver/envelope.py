@@ -1,4 +1,4 @@
-"""Envelope: the optimum as a differentiable function of the masses."""
+"""Envelope theorem: the gradient of the union information in the masses."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pid_lens.estimators.broja.solver.solution import Solution
 
 
 class _Optimum(torch.autograd.Function):
-    """Passes a solved optimum through; its derivative in the masses are the dual variables."""
+    """Identity on a solved optimum, whose derivative in the masses are the dual potentials."""
 
     @staticmethod
     def forward(ctx: Any, p1: Tensor, p2: Tensor, value: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """The optimum as it is."""
+        """Return the optimum unchanged."""
         ctx.save_for_backward(p1, a, b)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        """The dual variables, times the slope of what is made of the optimum."""
+        """Compute the vector-Jacobian product: dual potentials times the incoming gradient."""
+        # dI_Q / dp1 = a + dH(Y) / dp1 with H = -sum p log p;  dI_Q / dp2 = b
         p1, a, b = ctx.saved_tensors
         slope = slopes[0][:, None, None]
         prior = -(p1.sum(1, keepdim=True).log() + 1)
@@ -34,10 +35,10 @@ def attach_gradient(
     p2: Float64[Tensor, "batch n2 answers"],
     solution: Solution,
 ) -> Float64[Tensor, " batch"]:
-    """I_Q (the middle of its interval, nats) with the gradient of the envelope theorem.
+    """Attach the gradient of the envelope theorem to I_Q (the middle of its interval, nats).
 
     dI_Q / dp1 = a - log p(y) - 1 and dI_Q / dp2 = b, along changes that keep both tables'
-    label marginals equal. Where a unique atom is 0 the dual is not unique and this is one of
+    answer marginals equal. Where a unique atom is 0 the dual is not unique and this is one of
     the subgradients.
 
     Source:
@@ -50,5 +51,5 @@ def attach_gradient(
 
 
 def _zero_infinite(slope: Tensor) -> Tensor:
-    """0 where a mass is 0 and its potential minus infinity."""
+    """Replace infinite slopes by 0: those of masses of 0, whose potential is -inf."""
     return slope.where(slope.isfinite(), 0.0)
