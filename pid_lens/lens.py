@@ -26,15 +26,15 @@ class Lens:
     """Logit lens at every layer in one forward pass: as it is, question ablated, image ablated.
 
     Inside ``with lens:`` every forward pass of the model is forked at its decoder's input. The
-    batch rows are repeated once a condition, the embeddings of each copy are ablated (or its
+    batch rows are repeated once per condition, the embeddings of each copy are ablated (or its
     attention knocked out), and a readout is applied to the residual stream at the answer position
     of every layer. The caller gets its own rows of the logits, which no condition ablates. The
-    vision tower runs once. With `views` the caller's own block runs once a condition instead.
+    vision tower runs once. With `views` the caller's own block runs once per condition instead.
 
     During a fork, your own hooks inside the decoder (a torch hook, a read in an nnsight trace,
     TransformerLens's cache) are given your n rows. A write there is refused: where every
     condition has rows of its own, one that names rows (``h[1, -1] = h[0, -1]``) would hit one
-    condition alone. Replay with `views` runs your block once a condition, as it is. An edit that
+    condition alone. Replay with `views` runs your block once per condition, as it is. An edit that
     is meant for every row, such as steering, is let through by ``fork_edits=True``; it is given
     the rows of all conditions, one block of n each (`rows`). The activations that hooks are given
     in a fork are slices off the path of gradients: replay to differentiate with respect to one.
@@ -164,7 +164,7 @@ class Lens:
         Args:
             batch: a `Batch`.
             said: ``ids`` (n names), ``spans`` (masks [n, tokens] by name), ``options`` (one list,
-                or one a sample), ``labels`` (n indices of options).
+                or one per sample), ``labels`` (n indices of options).
 
         Raises:
             TypeError: ``said`` has another name.

@@ -87,7 +87,7 @@ def check_estimator(
     """Check the laws on fresh copies of an estimator that decomposes answers.
 
     ======== ==================================================================================
-    fields   the result has atoms and information, float64 and finite, one a layer
+    fields   the result has atoms and information, float64 and finite, one per layer
     sum      R + U_vision + U_language + S is the information
     swap     exchanging vision and language exchanges their unique informations
     relabel  invariance to the order of the options

@@ -2,22 +2,34 @@
 
 In come an `Anatomy` (the model's modules), conditions (name -> interventions) and a readout, such
 as the logit lens. Out go `Reads`: log-probabilities of the options, [layers, conditions, n,
-options]. All conditions share one forward pass and one run of the vision tower. The hooks of a
-`Recorder` fire in this order:
+options]. `LogitLens` (final norm, unembedding, log-softmax) normalises them over the whole
+vocabulary before it takes those of the options; only `Reads.posteriors` normalises over the
+options. All conditions share one forward pass and one run of the vision tower (a Q-Former runs
+again where its question is ablated). The hooks of a `Recorder` fire in this order:
 
 1. Before the model, the samples are resolved: token positions of image, question and answer.
-2. Before the decoder, the n batch rows are repeated, one row block a variation (a condition and a
-   draw of its noise), and the embeddings of each block are ablated: `fork`, `rows`,
-   `position_ids`.
+2. Before the decoder, the n batch rows are repeated, one row block per variation (a condition and
+   a draw of its noise), and the embeddings of each block are ablated: `fork` (batch expansion),
+   `rows`, `position_ids`.
 3. Before each attention module, its attention mask is edited, so that the query positions of a
    knockout do not attend to its key positions: `attention_mask`, `blocked_pairs`.
-4. After each layer, the readout is applied to the residual stream at the answer position:
-   `layer_answers`.
-5. After the decoder, the first row block is kept, which no condition ablates: the caller gets
-   logits of n rows, as without a lens.
+4. After each layer, the readout is applied to its output (resid_post; layers count from 0) at the
+   answer position: `layer_answers`.
+5. After the decoder, only the first row block is kept, which has the interventions common to all
+   conditions (``always``) and no other: the caller gets logits of its n rows.
+
+Memory: V variations take V * n rows through the decoder at once, 1 + 2 * draws times n under the
+default conditions; they are not split. Each readout makes V * n rows of vocabulary logits. No KV
+cache is made unless the caller asks for one. Out of memory, use smaller batches or fewer draws,
+or `Lens.views`, whose passes have n rows each.
+
+Reads carry no gradients (``no_grad``); the caller's logits do. A model in training mode brings a
+warning, as dropout differs between row blocks. Layers may lie on several devices
+(``device_map``). Final norm and unembedding run in the model's precision, the log-softmax in
+float32.
 
 `stream` reads a pass under one condition, filled from an nnsight trace or a TransformerLens hook.
-`replay` joins passes of a user's block that ran once a condition, without a fork.
+`replay` joins passes of a user's block that ran once per condition and draw, without a fork.
 `intervention_scope` applies interventions and reads nothing (`intervene`); `prompt_resolver`
 finds the samples of its prompts, beams and generated tokens included.
 

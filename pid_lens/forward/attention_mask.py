@@ -1,7 +1,11 @@
 """Attention knockout: edit the attention mask [rows, heads, queries, keys] of each layer.
 
 The implementations of attention that take such a mask (eager, sdpa) apply it; flash and flex
-attention are refused.
+attention are refused. In a boolean mask a blocked pair becomes False, in an additive one the
+lowest finite number of its dtype (``torch.finfo(dtype).min``, not -inf). A mask of None (sdpa's
+``is_causal``) is written out first: a boolean causal mask, or all True where the layer's attention
+is not causal. Pairs that the model's own mask blocks (padding) stay blocked. A knockout never
+blocks a query's own key, so that every attended token keeps a key.
 """
 
 from __future__ import annotations
@@ -45,10 +49,10 @@ class AttentionKnockouts:
 
     Attributes:
         anatomy: the model's parts.
-        interventions: all that may be in force in the block: their layers are hooked.
+        interventions: all that any pass in the block may apply: their layers are hooked.
 
     Raises:
-        ValueError: an intervention has a layer or head that the model has not.
+        ValueError: an intervention names a layer or head that the model does not have.
 
     Example:
         >>> import pid_lens
@@ -93,7 +97,7 @@ class AttentionKnockouts:
 
     @property
     def after(self) -> list[tuple[nn.Module, After]]:
-        """Cross-attention modules, each with the hook that zeroes what blocked queries get of it.
+        """Cross-attention modules, each with the hook that zeroes its output at blocked queries.
 
         With every key masked the softmax is uniform, and its output still carries information
         about the image; so the module's output is set to 0 at these query positions.
@@ -109,7 +113,8 @@ class AttentionKnockouts:
     def begin(self, samples: Samples, variations: Sequence[Variation], before: int = 0) -> None:
         """Begin a pass over ``samples``, with a block of n rows for each variation.
 
-        ``before`` tokens of each sample ran in earlier passes: the KV cache holds their keys.
+        ``before`` is the number of tokens of each sample that ran in earlier passes, whose keys
+        the KV cache holds.
         """
         self._now = _PassMasks(BlockedPairs(self.anatomy, samples, variations, before))
 
@@ -152,7 +157,7 @@ class _Origin(NamedTuple):
     Attributes:
         given: ``id`` of the layer's own mask.
         causal: whether the layer's attention is causal.
-        active: ``id`` of each intervention in force, variation by variation.
+        active: ``id`` of each active intervention, variation by variation.
         keys: number of key positions.
         device: where the layer's hidden states are.
     """
@@ -184,7 +189,7 @@ class _PassMasks:
         """Mask a layer's blocked pairs in a copy of its mask; return None if there is none.
 
         Raises:
-            ValueError: the layer's mask has not one entry for each query and key.
+            ValueError: the layer's mask does not have an entry for each query and key.
         """
         active = self.blocked.active(layer)
         if not any(active):

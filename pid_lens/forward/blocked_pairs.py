@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pid_lens.model import Anatomy
 
 Active = tuple["tuple[AttentionIntervention, ...]", ...]
-"""For each variation of a pass, the interventions in force at one layer."""
+"""For each variation of a pass, the interventions that are active at one layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class BlockedPairs:
     before: int = 0
 
     def active(self, layer: int) -> Active:
-        """List the interventions in force at a layer, for each variation."""
+        """List the interventions that are active at a layer, for each variation."""
         return tuple(
             tuple(one for one in variation.attention if layer in self._layers_of(one))
             for variation in self.variations
@@ -53,8 +53,8 @@ class BlockedPairs:
     ) -> Bool[Tensor, "rows heads queries keys"]:
         """Compute the mask of blocked (query, key) pairs, True where attention is blocked.
 
-        The heads' axis has size 1, for all heads, where no intervention chooses some. A token
-        always attends to itself.
+        The heads' axis has size 1, for all heads, where no intervention chooses some. Pairs
+        blocked by any of several interventions are blocked. A token always attends to itself.
         """
         samples = self.samples.extended(self.before + queries)
         # Position of the first key: a sliding-window cache has dropped the keys before it

@@ -1,4 +1,4 @@
-"""Fork: repeat the batch rows once a variation, and ablate the embeddings of each row block."""
+"""Fork: repeat the batch rows once per variation, and ablate the embeddings of each row block."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fork_arguments(
     samples: Samples,
     variations: Sequence[Variation],
 ) -> dict[str, Any]:
-    """Repeat a decoder's arguments once a variation, and ablate the embeddings of each copy.
+    """Repeat a decoder's arguments once per variation, and ablate the embeddings of each copy.
 
     Args:
         anatomy: the model's parts.
@@ -37,7 +37,7 @@ def fork_arguments(
         variations: what to ablate in each copy.
 
     Returns:
-        The decoder's arguments with [variations * n] rows, one block of n a variation.
+        The decoder's arguments with [variations * n] rows, one block of n per variation.
     """
     repeated = repeat_rows(arguments, samples.n, len(variations))
     main, *sides = entries_of(anatomy.entrances, arguments, samples)

@@ -23,12 +23,12 @@ TEXT_SPANS = ("question", "options")
 
 @dataclass(frozen=True)
 class NegatedText(Deterministic):
-    """Sign flip of the embeddings behind the image, which stands for another text."""
+    """Sign flip of the embeddings after the image, as a stand-in for another text."""
 
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """Negate the embeddings at positions behind the last image token."""
+        """Negate the embeddings at positions after the last image token."""
         steps = torch.arange(embeddings.shape[1], device=embeddings.device)
         behind = steps > samples.spans.positions("image").to(embeddings.device)[:, None]
         return torch.where(behind[..., None], -embeddings, embeddings)
@@ -52,7 +52,7 @@ def require_image_first(spans: Spans) -> None:
     """
     if "question" not in spans:
         raise ValueError(
-            "no span says where the text is, so nothing shows that it stands behind the image: "
+            "no span says where the text is, so nothing shows that it stands after the image: "
             "name it, spans={'image': mask, 'question': mask}, or hand over the processor, or "
             "leave out Pooled('image', token='last')"
         )
@@ -74,11 +74,11 @@ def require_image_first(spans: Spans) -> None:
 def require_unseen_text(
     own: Float[Tensor, "n width"], other: Float[Tensor, "n width"], layer: int, dtype: torch.dtype
 ) -> None:
-    """Require that the last image token's hidden state is the same with another text behind it.
+    """Require that the last image token's hidden state is the same with another text after it.
 
     Args:
-        own: the hidden state with the sample's own text, not rounded to half precision.
-        other: the hidden state with another text.
+        own: the hidden state with the sample's own text, before rounding for storage.
+        other: the hidden state with another text, not rounded either.
         layer: number of the layer.
         dtype: the model's precision, which determines how far rounding may move a state.
 
@@ -92,11 +92,11 @@ def require_unseen_text(
             "that it is independent of the text: run the model in float32 or bfloat16, or leave "
             "out Pooled('image', token='last')"
         )
-    # Relative distance |other - own| / |own|, a sample
+    # Relative distance |other - own| / |own| of each sample
     moved = (other - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(torch.finfo(own.dtype).tiny)
     if not bool((moved <= tolerances_of(dtype).unseen_text).all()):
         raise ValueError(
-            f"the image sees the text in this model: with another text behind it, the last image "
+            f"the image sees the text in this model: with another text after it, the last image "
             f"token's state at layer {layer} moves by {float(moved.max()):.2%}. There is no "
             "image-only state in it to compare with (PaliGemma's prefix, for one, attends both "
             "ways): leave out Pooled('image', token='last')"

@@ -62,9 +62,10 @@ def intervene(
         interventions: one or more, such as ``Knockout("image", "question")``.
         processor: finds the question in prompts of its chat template; the model's own by default.
         spans: masks [n, tokens] by name, in its place; they hold for prompts of that shape.
-        ids: one name a sample, which seeds its noise; by default a hash of its content. Noise in
-            ``generate`` needs them: its calls of the model bring no pixels to hash.
-        moments: mean and standard deviation of the embeddings, for noise; of `calibrate`.
+        ids: one name per sample, which seeds its noise; by default a hash of its content. Noise
+            in ``generate`` needs them: it encodes the images first, and calls the model with
+            their features and no pixels to hash, in the first call, too.
+        moments: mean and standard deviation of the embeddings, for noise; from `calibrate`.
         seed: of the noise.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
@@ -103,7 +104,7 @@ def complete_interventions(
     Args:
         interventions: one or more.
         anatomy: of the model that they will run on.
-        moments: of `calibrate`, for noise that brings none; None if all bring theirs.
+        moments: from `calibrate`, for noise without its own; None if all noise has its own.
         seed: for noise that has none.
 
     Raises:
@@ -167,7 +168,7 @@ class InterventionScope:
     resolve: PromptResolver
     passes: int | None = None
     _begun: int = field(default=0, init=False)  # passes so far
-    _samples: Samples | None = field(default=None, init=False)  # of the last prompts
+    _samples: Samples | None = field(default=None, init=False)  # of the latest prompts
     _prompt: Tensor | None = field(default=None, init=False, repr=False)  # their token ids
     _length: int = field(default=0, init=False)  # their tokens so far, generated ones included
     _shift: Tensor | None = field(default=None, init=False, repr=False)  # of later positions
@@ -216,12 +217,13 @@ class InterventionScope:
             yield
 
     def resume(self, prompt: dict[str, Any], arguments: dict[str, Any], *, decoding: bool) -> None:
-        """Join a forward pass that has begun already, of a prompt or of tokens behind one.
+        """Join a forward pass that has begun already, of a prompt or of tokens after one.
 
         Args:
             prompt: the model's arguments for the whole prompts, by name.
             arguments: the model's arguments for this pass, by name.
-            decoding: whether the decoder runs already.
+            decoding: whether the decoder module has been entered in this pass (not: whether
+                tokens are generated).
 
         Raises:
             ValueError: the decoder runs already, and its input is to be ablated; prompts whose
@@ -302,7 +304,7 @@ class InterventionScope:
     # ---------------------------------------------------------------- prompts
 
     def _continues(self, ids: Tensor) -> bool:
-        """Return whether these are the last prompts, with one more generated token."""
+        """Return whether these are the latest prompts, with one more generated token."""
         if self._prompt is None or self._samples is None:
             return False
         n, tokens = self._prompt.shape
@@ -323,21 +325,21 @@ class InterventionScope:
         image = self.anatomy.image_token
         if image is not None and bool((ids == image).any()):
             raise ValueError(
-                "another image came in behind a prompt that is in the KV cache, and its spans are "
+                "another image came in after a prompt that is in the KV cache, and its spans are "
                 "not known: run the whole prompt at once, without the cache"
             )
 
     # ---------------------------------------------------------------- positions
 
     def _keep_shift(self, arguments: dict[str, Any], samples: Samples) -> None:
-        """Keep how far the positions behind a prompt move up, where tokens are removed from it."""
+        """Keep by how much position ids after a prompt fall, where tokens are removed from it."""
         removed = self.variation.removed(samples)
         self._shift = None
         if bool(removed.any()):
             self._shift = shift_of(positions_of(arguments, samples), removed, samples)[..., -1:]
 
     def _move_up(self, arguments: dict[str, Any], before: int) -> dict[str, Any]:
-        """Return the arguments of generated tokens, with their positions moved up."""
+        """Return the arguments of generated tokens, their position ids less what was removed."""
         if self._shift is None:
             return arguments
         given = arguments.get("position_ids")

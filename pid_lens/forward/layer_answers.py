@@ -45,7 +45,7 @@ def answers_at(
 
 
 def stack_layers(layers: Sequence[Tensor]) -> Tensor:
-    """Stack one tensor a layer on the first one's device; a model may lie on several."""
+    """Stack one tensor per layer on the first one's device; a model may lie on several."""
     return torch.stack([layer.to(layers[0].device) for layer in layers])
 
 

@@ -35,7 +35,7 @@ def renumber_positions(
     removed = [variation.removed(samples) for variation in variations]
     if not any(bool(one.any()) for one in removed):
         return repeated
-    # p'_t = p_t - (steps of the removed tokens before t), one row block a variation
+    # p'_t = p_t - (steps of the removed tokens before t), one row block per variation
     given = positions_of(arguments, samples)
     moved = [given - shift_of(given, one, samples)[..., :-1] for one in removed]
     changed = {**repeated, "position_ids": torch.cat(moved, -2)}
@@ -62,10 +62,10 @@ def positions_of(arguments: Mapping[str, Any], samples: Samples) -> Int[Tensor, 
 def shift_of(
     positions: Int[Tensor, "*axes n tokens"], removed: Bool[Tensor, "n tokens"], samples: Samples
 ) -> Int[Tensor, "*axes n more"]:
-    """Compute how far each token moves up, and, as the last entry, the tokens after the prompt.
+    """Compute by how much each token's position id falls; last entry: that of later tokens.
 
-    The token behind a run of removed tokens takes the position at which the run began, on every
-    axis.
+    The token after a run of removed tokens takes the position at which the run began, on every
+    axis. Tokens after the prompt (generated ones) are all lowered by the last entry.
 
     Raises:
         ValueError: part of an image is removed, and its positions are those of a grid (M-RoPE).

@@ -82,7 +82,7 @@ def require_fresh_cache(arguments: Mapping[str, Any]) -> None:
 
 
 def require_prompt_width(embeddings: Float[Tensor, "n tokens width"], samples: Samples) -> None:
-    """Raise a ValueError where a decoder is given other rows or positions than the model was."""
+    """Raise a ValueError where decoder and model get different numbers of rows or tokens."""
     if embeddings.shape[:2] != samples.spans.shape:
         raise ValueError(
             f"the decoder was given [n, tokens] = {list(embeddings.shape[:2])} for an input of "
@@ -126,5 +126,5 @@ def confirm_last_layer(
             "off the model's own answer: something else comes after its last layer (a soft cap, a "
             "scale). Hand over the model's parts: dataclasses.replace("
             "pid_lens.dissect(model), softcap=..., scale=...) as anatomy=. If it is an edit of "
-            "your own behind the last layer: Lens(..., check=False)"
+            "your own after the last layer: Lens(..., check=False)"
         )

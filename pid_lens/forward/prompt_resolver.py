@@ -47,7 +47,7 @@ class WholeBatch:
 
     Attributes:
         anatomy: the model's parts.
-        said: spans and ids, as far as the caller gave them.
+        said: the spans and ids that the caller gave; None for those to be found.
         processor: finds the question where no span is given.
         by_content: whether prompts without ids are named by a hash of their content, as noise
             needs, or by their numbers.
@@ -84,7 +84,7 @@ class WholeBatch:
         return Spans(**{k: m.repeat_interleave(times, 0) for k, m in masks.items()})
 
     def _names(self, ids: Tensor) -> tuple[str, ...] | None:
-        """Repeat the given ids once a beam; without ids, number the rows, or None to hash them."""
+        """Repeat the given ids once per beam; without ids, number the rows, or None to hash."""
         if self.said.ids is not None:
             times = _beams(ids, len(self.said.ids))
             return tuple(name for name in self.said.ids for _ in range(times))

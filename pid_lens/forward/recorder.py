@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Verified:
-    """Checks of a model that earlier passes have passed, and that later passes skip.
+    """Checks that the model met in an earlier forward pass, not repeated in later ones.
 
     Attributes:
         last_layer: whether the last layer's reads were found equal to the model's logits.
-        image_only: whether the last image token was found independent of the text behind it.
+        image_only: whether the last image token was found independent of the text after it.
 
     Example:
         >>> verified = Verified(image_only=True)
@@ -75,14 +75,14 @@ class Verified:
 class Recorder:
     """Hooks that read a model under several conditions in one forward pass (`attach`).
 
-    In the order in which they fire:
+    In the order in which they fire (attention masks: `attention_mask`):
 
     ================ ==============================================================================
     before_model     resolves the samples
-    before_decoder   repeats the rows, one block a variation, and ablates the block's embeddings
-    after_layer      applies the readout to the residual stream at the answer position
+    before_decoder   repeats the rows, one block per variation, and ablates its embeddings
+    after_layer      applies the readout to the layer's output at the answer position
     after_decoder    keeps the first row block, the caller's own
-    after_model      hands the reads on; once, compares the last layer's with the model's logits
+    after_model      hands the reads on; on the first pass, compares last-layer reads with logits
     ================ ==============================================================================
 
     Attributes:
@@ -92,7 +92,7 @@ class Recorder:
         layers: numbers of the layers to read.
         options: token ids of the options, [1, answers]; None where each batch has its own.
         states: pooled hidden states to keep along with the answers.
-        conditions: what each condition ablates, and what is in force in all.
+        conditions: what each condition ablates, and the interventions common to all.
         settings: what the reads depend on.
         fork_edits: whether the caller's own edits are meant for the rows of all conditions.
         verified: checks that need not be repeated.
@@ -147,13 +147,13 @@ class Recorder:
         """Attach the hooks for a block: every forward pass in it ends in one call of ``sink``.
 
         Args:
-            variations: a row block each, in this order; the first is the caller's own.
+            variations: one row block each, in this order; the first is the caller's own.
             given: the one batch that may run in the block; None where samples are found from the
                 inputs of each pass.
             sink: takes the reads of a pass.
 
         Raises:
-            RuntimeError: another lens is open on this model, or interventions are in force.
+            RuntimeError: another lens, or a block of `intervene`, is open on this model.
             ValueError: the model is compiled, or its attention cannot be masked.
         """
         model, decoder = self.anatomy.model, self.anatomy.decoder
@@ -304,7 +304,7 @@ class _Pass:
 
     @torch.no_grad()
     def after_model(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """Hand the reads on; once, compare the last layer's with the logits: the model's hook."""
+        """Hand the reads on; on the first pass, compare them with the logits: the model's hook."""
         samples, how = self._known_samples, self.how
         logits = output[0] if isinstance(output, tuple) else getattr(output, "logits", None)
         last = len(how.anatomy.layers) - 1
@@ -331,7 +331,7 @@ class _Pass:
 
     @property
     def _is_unablated(self) -> bool:
-        """Whether no condition ablates the first row block: it has what is in force in all."""
+        """Whether the first row block has the interventions of ``always`` alone."""
         return self.variations[0].interventions == self.how.conditions.always
 
     @property

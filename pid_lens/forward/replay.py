@@ -1,4 +1,4 @@
-"""Replay: a user's block runs once a condition, without a fork, and its reads are joined."""
+"""Replay: a user's block runs once per condition and draw, unforked; its reads are joined."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass
 class View:
     """Context of a replay in which a forward pass runs under one condition and draw.
+
+    `Lens.views` yields last the view that no condition ablates, where there is one.
 
     Attributes:
         variation: the condition, the draw and their interventions.

@@ -10,15 +10,15 @@ from einops import repeat
 from torch import Tensor
 
 BY_BATCH = frozenset({"cache_position"})
-"""Arguments without a row a sample, although their length may equal n."""
+"""Arguments without a row per sample, although their length may equal n."""
 BESIDE = frozenset({"cross_attention_states"})
-"""Arguments with several rows a sample (image tiles), those of one sample together."""
+"""Arguments with several rows per sample (image tiles), those of one sample together."""
 
 
 def repeat_rows(arguments: Mapping[str, Any], n: int, times: int) -> dict[str, Any]:
     """Repeat the batch of n samples in a decoder's arguments: one row block after the other.
 
-    Position ids of several axes (M-RoPE) are [axes, n, tokens]; all other arguments with a row a
+    Position ids of several axes (M-RoPE) are [axes, n, tokens]; all other arguments with a row per
     sample have the rows first. What all rows share, or None, stays as it is.
 
     Example:

@@ -55,7 +55,7 @@ class Stream:
         >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
         >>> stream = Stream(anatomy=pid_lens.dissect(model), layers=(4,))
         >>> stream.begin(resolve_samples(batch, processor))
-        >>> with torch.no_grad():  # entry 0 of the hidden states is the embeddings
+        >>> with torch.no_grad():  # entry 0 is the embeddings, the last is normed already
         ...     found = model(**batch.inputs, output_hidden_states=True).hidden_states
         >>> stream.take(4, found[5])
         >>> stream.reads

@@ -86,7 +86,7 @@ class UserHookGuard:
             raise ForkEditError(
                 f"{what} was written to during a fork, where each condition has rows of its own: "
                 "an edit that names rows (h[1, -1] = h[0, -1]) would hit one condition alone. "
-                "Either replay, where your block runs once a condition as it is: `for view in "
+                "Either replay, where your block runs once per condition as it is: `for view in "
                 "lens.views(): with view: model(...)` (or `with view, model.trace(...)`). Or, "
                 "if the edit is meant for every row (steering), Lens(..., fork_edits=True): it "
                 "is then given the rows of all conditions. A knockout or noise belongs into the "

@@ -54,11 +54,11 @@ def batch(
             a sample, as text (its first token counts) or token ids.
         labels: the right option of each sample, as its index or its text.
         ids: names of the samples; by default a hash of each one's content.
-        system: the system turn, one for all or one a sample. No condition ablates it.
+        system: the system turn, one for all or one per sample. No default condition ablates it.
         spans: more spans, by name. ``{"system": True}`` is the system turn; ``{"options": True}``
             the listing of the options in the question, where each stands behind a marker (``A.``,
             ``(1)``, ``-``; see `find_listing`); ``{"car": "the red car"}`` any words of the
-            prompt, one text for all samples or a list of one a sample. ``(text, k)`` is its k-th
+            prompt, one text for all samples or a list of one per sample. ``(text, k)`` is its k-th
             occurrence, from 0. Every sample must have it: those without go into a batch of their
             own.
 

@@ -104,7 +104,7 @@ class Spans(Mapping[str, Tensor]):
 
         Args:
             name: the span.
-            ranks: which of its tokens, from 0; one list for all samples, or one a sample.
+            ranks: which of its tokens, from 0; one list for all samples, or one per sample.
 
         Raises:
             TypeError: a rank is no whole number.

@@ -1,14 +1,14 @@
-"""Interventions on a forward pass: ablations and attention knockouts, one kind a file.
+"""Interventions on a forward pass: ablations and attention knockouts, one kind per file.
 
 In come names of spans (named sets of token positions) and, for some kinds, what was measured on
-the model. Out go frozen records that say their settings, for a Lens or `pid_lens.intervene`:
+the model. Out go frozen records whose repr is their settings, for a Lens or `pid_lens.intervene`:
 
 - `Zero` and `Mean`: zero ablation and mean ablation of a span's embeddings;
-- `Noise`: noise ablation, Gaussian with the span's own mean and deviation (`calibrate` measures
-  these `Moments`);
+- `Noise`: noise ablation, Gaussian with the span's own mean and standard deviation (`calibrate`
+  measures these `Moments`);
 - `Resample`: resample ablation, that is activation patching of the embeddings with those of
   another sample (`collect` records these `Donors`);
-- `Remove`: tokens removed from the attention mask and from the position ids;
+- `Remove`: tokens masked as keys for all other tokens, and skipped in the position ids;
 - `Knockout`: attention knockout between query positions and key positions.
 
 `Zero`, `Mean`, `Noise` and `Resample` edit the embeddings at the decoder's input, where images
@@ -17,6 +17,12 @@ the attention mask (`AttentionIntervention`). `Conditions` holds the interventio
 condition, and gives one `Variation` for each block of batch rows in a forward pass. The hooks
 that apply them are in `pid_lens.forward`; here `calibrate` and `collect` alone hook a model, and
 stop its forward pass where the decoder begins.
+
+Spans: ``image`` are the positions of the image placeholder's id, and no begin, end or newline
+marker with an id of its own; ``question`` is the user's text in the chat template, listed options
+included; ``answer`` is the last attended token, at which the answer is read. What no span covers
+(template, system turn) is the same in all conditions: text there that differs between samples is
+not ablated by an ablation of the question.
 """
 
 from pid_lens.interventions.ablations import Mean, Zero

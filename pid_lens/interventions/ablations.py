@@ -21,7 +21,7 @@ class Zero(Deterministic):
     """Zero ablation: zeros in place of a span's embeddings, at the decoder's input.
 
     Zeros are unlike any embedding that the model was trained on: what it answers may be due to
-    that. `Noise` keeps the mean and the deviation of the span.
+    that. `Noise` keeps the mean and the standard deviation of the span.
 
     Attributes:
         span: name of the span to ablate.
@@ -57,7 +57,8 @@ class Mean(Deterministic):
 
     Attributes:
         span: name of the span to ablate.
-        moments: mean and deviation of its embeddings, of `calibrate`; by default the Lens's.
+        moments: mean and standard deviation of its embeddings, from `calibrate`; by default the
+            Lens's moments.
 
     Example:
         >>> import torch

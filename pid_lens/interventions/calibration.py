@@ -125,7 +125,8 @@ def calibrate(
         `Moments` of every span of the batches but ``answer``; float64.
 
     Raises:
-        ValueError: no batch at all, a batch whose spans cannot be found, or one token in all.
+        ValueError: no batch at all, a batch whose spans cannot be found, or a span of
+            just one token in all batches.
 
     Example:
         >>> import pid_lens
@@ -170,12 +171,12 @@ def _moments_of_spans(anatomy: Anatomy, batch: Batch, processor: Any) -> dict[st
 
 
 def _require_deviations(moments: Moments) -> None:
-    """Require that every span has two tokens or more, so that there is a deviation."""
+    """Require that every span has two tokens or more, so that there is a standard deviation."""
     for name, moment in moments.items():
         if moment.count < 2:
             raise ValueError(
-                f"span {name!r} has one token in all: noise needs a deviation, so calibrate on "
-                "more samples"
+                f"span {name!r} has one token in all: noise needs a standard deviation, so "
+                "calibrate on more samples"
             )
 
 

@@ -1,4 +1,8 @@
-"""Conditions: the interventions in each forward pass that a decomposition needs."""
+"""Conditions: the interventions of each condition that a decomposition needs.
+
+By default ``full`` ablates nothing, ``vision`` ablates the question and ``language`` the image,
+both by `Noise` in one draw (``draws=1``) of seed 0. D draws of a condition take D row blocks.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ def as_conditions(conditions: Mapping[str, Any]) -> dict[str, tuple[Intervention
     """Require conditions by name, each with a list of interventions; return these as tuples.
 
     Raises:
-        TypeError: the interventions of a condition are not a list of such.
+        TypeError: the interventions of a condition are not a list of interventions.
         ValueError: there is no condition.
     """
     if not conditions:
@@ -80,7 +84,7 @@ def complete_each(
 
     Args:
         interventions: as the user made them.
-        moments: mean and deviation of embeddings, for noise and mean ablation.
+        moments: mean and standard deviation of embeddings, for noise and mean ablation.
         seed: for random interventions without one.
         draws: for random interventions that do not say how many.
 
@@ -104,7 +108,7 @@ class Conditions:
 
     Attributes:
         named: condition -> the interventions that it adds to those in ``always``.
-        always: the interventions in force in every condition.
+        always: the interventions common to all conditions.
 
     Example:
         >>> from pid_lens.interventions import Zero
@@ -129,9 +133,11 @@ class Conditions:
         """Complete the conditions that a user gives.
 
         Args:
-            conditions: name -> interventions; None for ``full``, ``vision`` and ``language``.
-            always: interventions in force in every condition.
-            moments: mean and deviation of embeddings, for interventions without their own.
+            conditions: name -> interventions; None for ``full`` (nothing ablated), ``vision``
+                (question noised) and ``language`` (image noised).
+            always: interventions common to all conditions.
+            moments: mean and standard deviation of embeddings, for interventions without their
+                own.
             seed: of the noise, for interventions without their own.
             draws: how often noise is drawn, for interventions that do not say.
 
@@ -146,7 +152,7 @@ class Conditions:
 
     @property
     def every(self) -> tuple[Intervention, ...]:
-        """All interventions: those always in force, then those of each condition."""
+        """All interventions: those common to all conditions, then those of each condition."""
         return (*self.always, *chain(*self.named.values()))
 
     @property
@@ -165,8 +171,9 @@ class Conditions:
     def variations(self) -> tuple[Variation, ...]:
         """Every condition and draw, one block of batch rows each.
 
-        First comes one that ablates nothing: its rows are those that the caller's forward pass
-        returns. It is a condition without interventions of its own, or else a nameless one.
+        First comes one with the interventions of ``always`` alone: its rows are those that the
+        caller's forward pass returns. It is a condition without interventions of its own, or
+        else a nameless one.
 
         Raises:
             ValueError: as `drawn`.

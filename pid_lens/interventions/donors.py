@@ -26,8 +26,8 @@ class Donors:
         model: fingerprint of the model that they come from.
         site: the decoder's path and argument that they were recorded at.
         ids: names of the samples, or hashes of their content.
-        spans: span -> its embeddings [tokens, width], one tensor a sample; named ``span@site``
-            for what enters the decoder elsewhere than in its embeddings.
+        spans: span -> its embeddings [tokens, width], one tensor per sample; named
+            ``span@site`` for what enters the decoder elsewhere than in its embeddings.
 
     Example:
         >>> import torch
@@ -43,7 +43,7 @@ class Donors:
     spans: dict[str, tuple[Float[Tensor, "tokens width"], ...]] = field(default_factory=dict)
 
     def of(self, span: str, site: str = "") -> tuple[Float[Tensor, "tokens width"], ...]:
-        """Look up a span's embeddings, one tensor a sample.
+        """Look up a span's embeddings, one tensor per sample.
 
         Raises:
             UnknownSpan: it was not collected.

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 class Knockout(Deterministic):
     r"""Attention knockout: queries of a target span do not attend to keys of a source span.
 
-    In some layers and heads, or in all. Scores are set to minus infinity before the softmax,
+    In some layers and heads, or in all. Scores are set to minus infinity before the softmax (in
+    a float mask to the lowest number of its dtype, in a boolean mask to False),
 
-    .. math::  a_{qk} = -\infty \quad\text{for}\quad q \in \text{target},\; k \in \text{source},
+    .. math::
+        a_{qk} = -\infty \quad\text{for}\quad
+        q \in \text{target},\; k \in \text{source},\; k \neq q,
 
     so that the source's information reaches the target by other positions or not at all:
     ``Knockout("image", "question")`` blocks image -> question, the direction in which information
@@ -30,7 +33,8 @@ class Knockout(Deterministic):
 
     Attributes:
         source: the span of the key positions, ``"image"``, ``"question"`` or one of your own.
-        target: the span of the query positions; ``"answer"`` is the last token of the prompt.
+        target: the span of the query positions; ``"answer"`` is the prompt's last
+            position, which predicts the answer.
         layers: numbers of layers, negative ones counted from the last; None for all.
         heads: numbers of query heads; None for all.
 

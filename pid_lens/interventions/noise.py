@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Noise:
     """Noise ablation: calibrated Gaussian noise in place of a span, at the decoder's input.
 
-    The noise has the embeddings' mean and deviation in each dimension, and carries no information
-    about this sample's.
+    The noise has the embeddings' mean and standard deviation in each dimension, and carries no
+    information about this sample's.
 
     ::
 
@@ -37,9 +37,10 @@ class Noise:
 
     Attributes:
         span: name of the span to ablate, ``"image"``, ``"question"`` or one of your own.
-        moments: mean and deviation of its embeddings, of `calibrate`; by default the Lens's.
-        seed: of the noise; by default the Lens's.
-        draws: independent draws to average over; by default the Lens's.
+        moments: mean and standard deviation of its embeddings, from `calibrate`; by default the
+            Lens's moments.
+        seed: of the noise; by default the Lens's seed (0).
+        draws: independent draws to average over; by default the Lens's number (1).
 
     Raises:
         ValueError: fewer than one draw.

@@ -1,6 +1,6 @@
 """Protocols of interventions: edited embeddings, or query positions and key positions masked.
 
-An object with the methods of one plugs in; nothing is registered. The ``repr`` must say the
+An object with the methods of one plugs in; nothing is registered. The ``repr`` must contain the
 settings, because reads and results record it as what they depend on. That of a frozen dataclass
 does.
 """
@@ -105,7 +105,8 @@ class AttentionIntervention(Intervention, Protocol):
         """Numbers of query heads; None for all."""
 
     def ends(self, samples: Samples) -> tuple[Bool[Tensor, "n tokens"], Bool[Tensor, "n tokens"]]:
-        """Return query positions and key positions: no such query attends to such a key.
+        """Return masks [n, tokens] of queries and of keys, between which attention is blocked.
 
-        Except to its own: a token always attends to itself.
+        A query's attention to its own key is not: a token always attends to itself. Query
+        positions come first, key positions second.
         """

@@ -1,4 +1,4 @@
-"""Removal of tokens from the attention mask and the position ids: a prompt without a span."""
+"""Removal of tokens: masked as keys, skipped in position ids, as in a prompt without a span."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Remove(Deterministic):
-    """Removal of a span's tokens, from the attention mask and from the position ids.
+    """Removal of a span's tokens: masked as keys for all other tokens, skipped in position ids.
 
     Equal to a prompt without these tokens, in one forward pass with the whole prompt: in every
     layer and head attention from all other tokens to them is masked, and position ids are counted
-    without them. It is the condition behind published "accuracy without the image";
-    unlike `Noise` it changes the prompt's length, from which a model may know whether there is an
-    image. In layers with a sliding window shorter than the prompt, removed tokens still count
-    towards the window, though no other token attends to them.
+    without them. No tensor gets shorter: the removed tokens still run, and attend to each other
+    and to other tokens. It is the condition of published "accuracy without the image"; unlike
+    `Noise` it lowers later position ids, from which a model may tell whether there is an image.
+
+    The 2-D ``attention_mask`` of the call and ``cache_position`` stay as they are (padding on
+    either side is allowed); position ids fall on all axes of M-RoPE, those of generated tokens,
+    too. In layers with a sliding window shorter than the
+    prompt, removed tokens still count towards the window, though no other token attends to them.
+    ``Remove("answer")`` is not refused; under causal attention it changes no read, as no earlier
+    token attends to the last one.
 
     Attributes:
         span: name of the span to remove, such as ``"image"``.

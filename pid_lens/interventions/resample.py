@@ -29,12 +29,12 @@ class Resample:
 
     Attributes:
         span: name of the span to ablate.
-        donors: embeddings of other samples, of `pid_lens.collect`.
-        seed: of the choice of donors; by default the Lens's.
-        draws: independent donors to average over; by default the Lens's.
+        donors: embeddings of other samples, from `pid_lens.collect`.
+        seed: of the choice of donors; by default the Lens's seed (0).
+        draws: independent donors to average over; by default the Lens's number (1).
 
     Raises:
-        TypeError: donors that are not of `pid_lens.collect`.
+        TypeError: donors that are not from `pid_lens.collect`.
         ValueError: fewer than one draw, or donors without this span.
 
     Source:
@@ -72,7 +72,7 @@ class Resample:
     def edit(
         self, embeddings: Float[Tensor, "n tokens width"], samples: Samples, draw: int
     ) -> Float[Tensor, "n tokens width"]:
-        """Patch the span's embeddings with those of other samples, one donor a sample.
+        """Patch the span's embeddings with those of other samples, one donor per sample.
 
         Raises:
             ValueError: no donor has as many tokens as a sample's span.
@@ -80,7 +80,7 @@ class Resample:
         mask = samples.spans[self.span].cpu()
         if not bool(mask.any()):
             return embeddings
-        # One donor a sample, and as many of its embeddings as the span has tokens
+        # One donor per sample, and as many of its embeddings as the span has tokens
         counts = mask.sum(-1).tolist()
         given = [
             self.donors.choose(self.span, name, count, self._key(name, draw), samples.site)

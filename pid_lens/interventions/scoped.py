@@ -1,4 +1,4 @@
-"""Scoped interventions: in force for some batch rows only, as those of one nnsight invoke."""
+"""Scoped interventions: they apply to some batch rows only, as those of one nnsight invoke."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scoped:
-    """An intervention in force for the batch rows ``first`` to ``first + count - 1`` alone."""
+    """An intervention that applies to the rows ``first`` to ``first + count - 1`` alone."""
 
     inner: Intervention
     first: int
@@ -42,7 +42,7 @@ class Scoped:
         return replace(self, inner=self.inner.complete(moments=moments, seed=seed, draws=draws))
 
     def rows(self, of: Tensor) -> Bool[Tensor, " n"]:
-        """Return the mask of the batch rows that it is in force for."""
+        """Return the mask of the batch rows to which it applies."""
         at = torch.arange(len(of), device=of.device)
         return (at >= self.first) & (at < self.first + self.count)
 
@@ -114,7 +114,7 @@ def scope(intervention: Intervention, first: int, count: int) -> Scoped:
 def place_among(
     samples: Samples, first: int, n: int, image: Bool[Tensor, "n tokens"] | None = None
 ) -> Samples:
-    """Place samples as rows ``first`` on of a batch of n, whose other rows are unknown.
+    """Place samples in a batch of n rows, from row ``first`` on; its other rows are unknown.
 
     The other rows get the spans of the first sample: a `Scoped` intervention leaves them alone.
 

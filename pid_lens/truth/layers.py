@@ -74,7 +74,7 @@ def layered_reads(
     strength: float = 1.0,
     noise: float = 0.1,
 ) -> LayeredReads:
-    """Draw reads of n independent samples from distributions of known atoms, one a layer.
+    """Draw reads of n independent samples from distributions of known atoms, one per layer.
 
     In each sample a latent answer z, uniform, is revealed to both sources, to vision, to language
     or to neither; a source to which it is not revealed has a random key instead. If to neither,
@@ -95,7 +95,7 @@ def layered_reads(
     Args:
         n: number of samples.
         answers: number of options.
-        layers: names of recipes in `LAYERS`, one a layer.
+        layers: names of recipes in `LAYERS`, one per layer.
         seed: of the samples.
         strength: factor in [0, 1] on every probability of revealing z; 0 is ``nothing``.
         noise: probability that y is drawn anew, uniformly, in [0, 1].

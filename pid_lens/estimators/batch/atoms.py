@@ -27,7 +27,7 @@ class BatchAtoms(Atoms):
         batches: atoms of each evaluated batch, [batches].
         loss: unique language in the last training batch of each epoch, which is minimised,
             [epochs], in ``unit``.
-        converged: share of the evaluated projections, one an answer and batch, that met both
+        converged: share of the evaluated projections, one per answer and batch, that met both
             marginals.
         converged_training: the same while training.
         steps: mean rounds of Sinkhorn scaling in a projection, trained and evaluated.

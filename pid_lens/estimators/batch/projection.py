@@ -16,7 +16,7 @@ AT_REST = 1e-5
 
 @dataclass(frozen=True)
 class Projection:
-    """Couplings after Sinkhorn scaling, one an answer, and how well they meet their marginals.
+    """Couplings after Sinkhorn scaling, one per answer, and how well they meet their marginals.
 
     Attributes:
         log_coupling: natural log, [answers, vision, language]; sums over language are p(y|x1),

@@ -34,21 +34,22 @@ class BROJA(OverReads):
     """BROJA partial information decomposition of a model's answers, an ``Estimator``.
 
     Each layer is decomposed by `posterior_pid`. Samples are stratified by their number of
-    options k and the strata's atoms averaged, sum over k of n_k / n times PID_k: pooled, the
-    number of options itself would pass for information. A stratum with one option carries none.
+    options k and the strata's atoms averaged, sum over k of n_k / n times PID_k: if they were
+    pooled, the number of options would count as information about the answer. A stratum with one
+    option has 0 bits. Labels are not used: Y is the model's own answer.
 
     Attributes:
-        tau: least mass of the options; a sample below it counts as unsure, uniform over them.
+        tau: least total probability of the options in the vocabulary; below it, a sample's answer
+            at this layer under this condition is taken as uniform over them.
         repair: marginal repair, ``"rake"`` or ``"tilt"``; the atoms under the other one are the
             ``sensitivity``.
         tol: width of the certified interval to reach, bits; with two options it is rounding.
         groups: sample id -> its cluster, where samples are not independent; errors are then
             cluster-robust.
-        bracket: whether to cross-fit the union's lower end, too (`cross_fitted`), which
-            `Spectrum.interval` reaches to; samples are halved by their ids, alike in all spectra
-            over them.
-        floor: number of random exchanges of the modalities (`exchanged`), for the finite-sample
-            bias of unique information; 0 for none.
+        bracket: whether to also cross-fit the union (`cross_fitted`), as its lower end in
+            `Spectrum.interval`; samples are halved by their ids, alike in all spectra over them.
+        floor: number of random exchanges of the modalities (`exchanged`), for the null level
+            (finite-sample bias) of unique information; 0 for none.
 
     Source:
         Quantifying unique information (Bertschinger, Rauh, Olbrich, Jost, Ay, 2014),

@@ -83,7 +83,7 @@ def union_information(
         tol: duality gap in nats at which a problem is finished.
 
     Returns:
-        A ``Solution`` with one entry a problem.
+        A ``Solution`` with one entry per problem.
 
     Raises:
         ValueError: the answer marginals differ.

@@ -1,4 +1,4 @@
-"""Posterior PID: BROJA decomposition of a model's answers from three posteriors a sample."""
+"""Posterior PID: BROJA decomposition of a model's answers, from three posteriors per sample."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PosteriorAtoms(SampledAtoms):
         feasible: whether tilt found weights that leave at most 1e-3; else ``rake`` stands in.
         sensitivity: the atoms under the other repair; NaN where tilt found no weights.
         pointwise: each sample's contribution, [layers, n]; the mean is the layer's value (of the
-            union, the certified lower end).
+            union, which is the middle of its interval, the certified lower end).
         influence: influence function: how far each sample moves the result, times n, [layers, n];
             mean 0.
     """
@@ -65,19 +65,21 @@ def posterior_pid(
     groups: Sequence[Any] | Tensor | np.ndarray | None = None,
     unit: Unit = "bits",
 ) -> PosteriorAtoms:
-    """Decompose a model's answers, given its posteriors from both sources and from each alone.
+    """Decompose a model's answer Y by its distributions p(y|both), p(y|vision), p(y|language).
 
-    The posterior is a sufficient statistic of a source about the answer, so each sample's
-    posterior vector is its symbol, with mass 1/n. The three conditions' mean posteriors must
-    agree first: ``rake`` corrects the two ablated predictors by a factor per answer (raking),
-    ``tilt`` reweights the samples (exponential tilting); the atoms under the other repair are
-    the ``sensitivity``. Where tilt has no solution rake stands in for it, ``feasible`` is False
-    and the sensitivity NaN; where both differ much neither should be believed.
+    These are the posteriors, normalised over the options. A posterior is a sufficient statistic
+    of a source about the answer, so each sample's posterior vector is its symbol, with mass 1/n.
+    The three conditions' mean posteriors must agree first: ``rake`` corrects the two ablated
+    predictors by a factor per answer (raking), ``tilt`` reweights the samples (exponential
+    tilting); the atoms under the other repair are the ``sensitivity``. Where tilt has no solution
+    rake stands in for it, ``feasible`` is False and the sensitivity NaN; where both differ much
+    neither should be believed.
 
     With two answers the optimum has a closed form and ``gap`` is rounding. With more, potentials
     and coupling are scaled in turn on the samples themselves until the certified interval is
-    below ``tol`` or a limit on the work is met. This plug-in estimate is exact for the samples,
-    not for their population: with few samples unique information is biased upward.
+    below ``tol`` or a limit on the work is met (`solver` has the limits; nothing is raised or
+    warned, ``gap`` stays above ``tol``). This plug-in estimate is exact for the samples, not for
+    their population: with few samples unique information is biased upward.
 
     Args:
         full: log-probabilities given both, [layers, n, answers], each row's probabilities
@@ -91,7 +93,7 @@ def posterior_pid(
         unit: of the result, ``"bits"`` or ``"nats"``.
 
     Returns:
-        ``PosteriorAtoms``, one entry a layer, bits. Under ``rake`` the atoms are differentiable
+        ``PosteriorAtoms``, one entry per layer, bits. Under ``rake`` the atoms are differentiable
         in the log-probabilities (envelope theorem).
 
     Raises:

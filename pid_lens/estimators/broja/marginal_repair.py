@@ -1,6 +1,6 @@
 """Marginal repair: raking of posteriors, or exponential tilting of sample weights.
 
-The full, vision and language predictors of one model rarely have the same mean posterior, which
+One model's answers under full, vision and language rarely have the same mean distribution, which
 the decomposition needs: a joint distribution has one marginal of the answer.
 """
 
@@ -58,7 +58,8 @@ def rake(
         weights: of the samples, summing to 1 in each layer.
 
     Returns:
-        The corrected posteriors (probabilities) and the largest |mean - target| left, a layer.
+        The corrected posteriors (probabilities) and the largest |mean - target| left in
+        each layer.
 
     Example:
         >>> p = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]], dtype=torch.float64)
@@ -146,7 +147,7 @@ def tilt(
         language: posteriors given language.
 
     Returns:
-        A ``Tilt``, one set of weights a layer.
+        A ``Tilt``, one set of weights per layer.
 
     Example:
         >>> full = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]], dtype=torch.float64)

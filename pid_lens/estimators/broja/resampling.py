@@ -1,4 +1,4 @@
-"""Resampling: bootstrap of the atoms, and a permutation floor of unique information."""
+"""Resampling: bootstrap of the atoms, and null level of unique information by permutation."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def bootstrap(
 ) -> Atoms:
     """Bootstrap the atoms: decompose samples drawn with replacement, clusters whole.
 
-    Where a unique atom is 0 the bootstrap is as inconsistent as every plug-in: prefer coverage
-    on known truth (`pid_lens.truth.layered_reads`) to agreement of two errors.
+    Where a unique atom is 0 the bootstrap is as inconsistent as every plug-in. That its errors
+    agree with those of the influence functions proves little: check coverage on known truth
+    (`pid_lens.truth.layered_reads`).
 
     Source:
         Bootstrap methods: another look at the jackknife (Efron, 1979),
@@ -90,12 +91,12 @@ def exchanged(
     seed: int = 0,
     tol: float = 1e-3,
 ) -> Atoms:
-    """Estimate the floor of the unique atoms by permutation: swap vision and language at random.
+    """Estimate the unique atoms' null level by permutation: swap vision and language at random.
 
     If both modalities had the same channel to the answer (no unique information) a swap would
     change nothing in distribution; the unique information that then remains is finite-sample
-    bias. The union information does not depend on the pairing of image and question, so that
-    nothing else in it could be permuted.
+    bias; an observed atom may lie below it. The union information does not depend on the pairing
+    of image and question, so that nothing else in it could be permuted.
 
     Source:
         Permutation, parametric and bootstrap tests of hypotheses (Good, 2005),

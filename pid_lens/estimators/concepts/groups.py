@@ -16,7 +16,7 @@ def group_rows(groups: Labels, given: Inputs, least: int) -> Int64[Tensor, " n"]
     """Convert question groups to numbers from 0 and require that each can be learned from.
 
     Raises:
-        ValueError: not one a sample, one group only, or a group that lies in so few folds that
+        ValueError: not one per sample, one group only, or a group that lies in so few folds that
             some bottlenecks would not learn from it.
     """
     of = numbered(groups, len(given.targets))

@@ -20,7 +20,7 @@ from pid_lens.estimators.concepts.bottleneck import BottleneckRows
 
 Name = TypeVar("Name")
 Labels = Sequence[Any] | Tensor | np.ndarray
-"""Names of groups or clusters, one a sample, of any kind."""
+"""Names of groups or clusters, one per sample, of any kind."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Inputs:
     clusters: Int64[Tensor, " n"] | None
 
     def rows(self, groups: Int64[Tensor, " n"], shared: bool) -> list[BottleneckRows]:
-        """Build the rows of each bottleneck, one a layer or one for all; append groups one-hot."""
+        """Build the rows of each bottleneck, one per layer or one for all, with groups one-hot."""
         count = int(groups.max()) + 1
         one_hot = F.one_hot(groups, count).float() if count > 1 else self.states[0][:, :0]
         states = [torch.cat([x, one_hot.to(x.device)], 1) for x in self.states]

@@ -54,9 +54,9 @@ def region(
         model: the model, or its configuration; its ``model_type`` says how its tokens lie.
         batch: a `Batch`, or a mapping of the model's inputs.
         box: (x0, y0, x1, y1) in pixels of the original image, x1 and y1 exclusive; one for all
-            samples or one a sample. Needs ``sizes`` and ``processor``.
+            samples or one per sample. Needs ``sizes`` and ``processor``.
         cells: (row0, column0, row1, column1) of the token grid instead, the last two exclusive.
-        sizes: (width, height) of the original, ``image.size`` of PIL; one for all or one a sample.
+        sizes: (width, height) of the original (PIL's ``image.size``); one for all or one per sample.
         processor: the processor that made the inputs, or its image processor: its own settings
             say how images are resized, padded and cropped.
         image: which image of each prompt, where there are several.

@@ -28,13 +28,13 @@ def respond(
     max sum_y p log u under B u <= 1, a small concave problem for each row, solved by a
     primal-dual interior point, all rows at once, with one answers x answers system each. The
     result is scaled to be exactly feasible, so that in the dual of I_Q it can replace any a. The
-    bound rises, or falls by no more than a row's distance from its optimum: at most 30 steps are
-    taken, and they stop where that is below ``enough``.
+    bound rises, or falls by at most the rows' remaining objective gaps, averaged with weights
+    p(x): at most 30 steps are taken, and a row's stop where its error is below ``enough``.
 
     Args:
         rows: masses p(x, y), positive row sums.
         others: potentials b_j, nats; -inf is allowed.
-        enough: a row's distance from its optimum at which it is finished, nats.
+        enough: optimality error of a row's posterior at which it is finished, nats.
 
     Returns:
         a, nats; feasible together with ``others``.

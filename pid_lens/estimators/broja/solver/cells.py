@@ -55,7 +55,7 @@ def merge_equal(joint: Float64[Tensor, "n answers"]) -> Cells:
     Cells come sorted by posterior, so that later steps do not depend on the order of the samples.
 
     Args:
-        joint: masses p(x, y), one row a sample. Rows without mass form one cell.
+        joint: masses p(x, y), one row per sample. Rows without mass form one cell.
 
     Returns:
         ``Cells`` in canonical order.
@@ -76,7 +76,7 @@ def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
 
     The loss of a partition, I(X; Y) - I(cell; Y), is the mean KL divergence from a row's
     posterior to its cell's. Farthest-first seeding (where mass times KL is largest, among at
-    least 8 rows a centre if there are many more), then Lloyd iterations. Deterministic, and
+    least 8 rows per centre if there are many more), then Lloyd iterations. Deterministic, and
     independent of the order of samples if rows come in canonical order.
 
     Source:
@@ -88,7 +88,7 @@ def cluster(rows: Float64[Tensor, "n answers"], count: int) -> Cells:
         count: largest number of cells.
 
     Returns:
-        ``Cells``; one a row if there are no more rows than ``count``.
+        ``Cells``; one per row if there are no more rows than ``count``.
 
     Example:
         >>> rows = torch.tensor([[0.1, 0.0], [0.4, 0.1], [0.0, 0.4]], dtype=torch.float64)

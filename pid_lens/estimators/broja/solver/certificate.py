@@ -105,7 +105,10 @@ def lower_the_lighter(
     p1: Float64[Tensor, "batch n1 answers"],
     p2: Float64[Tensor, "batch n2 answers"],
 ) -> tuple[Tensor, Tensor]:
-    """Lower the potentials of the lighter symbol of each pair of unlike masses with z > 1.
+    """Lower the lighter symbol's potentials, for each violated pair (x1, x2) of unequal masses.
+
+    A pair is violated where z(x1, x2) = sum_y exp(a + b) > 1, and its masses are unequal where
+    one is less than half the other.
 
     To be done before ``shift_to_feasible``, which lowers whole rows, or whole columns, heavy
     ones too, for a constraint that a light symbol alone violates.
@@ -117,7 +120,7 @@ def lower_the_lighter(
         p2: masses p(x2, y).
 
     Returns:
-        a and b, lowered where sum_y exp(a + b) > 1 and one mass is less than half the other.
+        a and b, lowered by the log of the symbol's largest such z.
     """
     # Largest violation z > 1 of each symbol among partners of more than twice its mass
     z = a.exp() @ b.exp().mT

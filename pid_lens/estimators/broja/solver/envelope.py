@@ -37,6 +37,8 @@ def attach_gradient(
 ) -> Float64[Tensor, " batch"]:
     """Attach the gradient of the envelope theorem to I_Q (the middle of its interval, nats).
 
+    Pointwise values (`posterior_pointwise`) average to the lower end of the interval instead.
+
     dI_Q / dp1 = a - log p(y) - 1 and dI_Q / dp2 = b, along changes that keep both tables'
     answer marginals equal. Where a unique atom is 0 the dual is not unique and this is one of
     the subgradients.

@@ -52,7 +52,7 @@ def solve(
     fixed weights w ~ sqrt(p(x1) p(x2)), so that symbols of next to no mass hold up no step.
     The Newton system has a block r (diag(e) + e e^T / s) for each pair (x1, x2); x1 is
     eliminated row by row and the Schur complement for b, dense of n2 * answers, is solved by
-    Cholesky: O((n1 + n2) n2^2 answers^3) a step. Near the optimum, or where mu falls no more,
+    Cholesky: O((n1 + n2) n2^2 answers^3) per step. Near the optimum, or where mu falls no more,
     the iterate is made into a certificate: r e is rounded to the exact marginals, (a, b) shifted
     to exact feasibility. The best bounds are kept, so that where steps stop helping the interval
     says how far they came. max(I1, I2) <= I_Q is used too.
@@ -103,7 +103,7 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best bounds of I_Q - H so far, with the potentials (a, b) and coupling q behind them."""
+    """The best bounds of I_Q - H so far, and what proves them: potentials (a, b), coupling q."""
 
     lower: Float64[Tensor, " batch"]
     upper: Float64[Tensor, " batch"]

@@ -148,8 +148,8 @@ class Newton:
     Once r and s are eliminated, each pair (x1, x2) has the block B = r (diag(e) + e e^T / s),
     and the changes (da, db) of the potentials solve the symmetric system ::
 
-        [ A     C ] [da]   [f1]     A = sum over x2 of B, one [answers, answers] block a row x1
-        [ C^T   D ] [db] = [f2]     D = sum over x1 of B, one block a column x2;  C: the B's
+        [ A     C ] [da]   [f1]     A = sum over x2 of B, one [answers, answers] block per row x1
+        [ C^T   D ] [db] = [f2]     D = sum over x1 of B, one block per column x2;  C: the B's
 
     With A = L L^T, source 1 is eliminated row by row; the Schur complement for b,
     D - (L^-1 C)^T (L^-1 C), is [n2 * answers, n2 * answers].

@@ -46,7 +46,7 @@ def solve_rows(
     are solved by it where scaling did not reach ``tol`` or could not; the smallest always to
     1e-7, which costs next to nothing.
 
-    Above ``most`` distinct rows a source, near ones are merged into cells C_i. By the data
+    Above ``most`` distinct rows per source, near ones are merged into cells C_i. By the data
     processing inequality that loses at most d_i = I(Y; X_i) - I(Y; C_i), which is added to the
     interval::
 
@@ -57,7 +57,7 @@ def solve_rows(
     Args:
         p1: masses p(x1, y), each layer summing to 1.
         p2: masses p(x2, y) with the same answer marginal.
-        tol: width to reach, nats, one for all or one a layer. Where steps run out first, the
+        tol: width to reach, nats, one for all or one per layer. Where steps run out first, the
             width says how far they came.
         most: rows of the largest table to solve.
 

@@ -26,7 +26,7 @@ class Scaling:
     is Sinkhorn scaling::
 
         q = r u v   with u(x1, y), v(x2, y) such that q has the marginals p1, p2
-        r = q_12 = r z,   z(x1, x2) = sum_y u v
+        r <- q_12 = r z,   z(x1, x2) = sum_y u v
 
     A step scales u and v once, by two products with r, and multiplies r by z^2: over-relaxation,
     twice as far in the logarithm as the alternation itself, which halves the number of steps and

@@ -27,8 +27,8 @@ class Solution:
         upper: best proven upper bound of I_Q.
         dual_vision: potentials a, feasible together with b; may be -inf where p1 is 0.
         dual_language: potentials b; may be -inf where p2 is 0.
-        coupling: the q behind ``upper``; None where that needs none (two answers) or it is n x n
-            (rows).
+        coupling: the q that proves ``upper``; None where that needs none (two answers) or it is
+            n x n (rows).
         iterations: number of steps, of scaling and of Newton.
     """
 
