@@ -56,7 +56,7 @@ def region(
         box: (x0, y0, x1, y1) in pixels of the original image, x1 and y1 exclusive; one for all
             samples or one per sample. Needs ``sizes`` and ``processor``.
         cells: (row0, column0, row1, column1) of the token grid instead, the last two exclusive.
-        sizes: (width, height) of the original (PIL's ``image.size``); one for all or one per sample.
+        sizes: (width, height) of the original, PIL's ``image.size``; one for all, or one each.
         processor: the processor that made the inputs, or its image processor: its own settings
             say how images are resized, padded and cropped.
         image: which image of each prompt, where there are several.
