@@ -1,4 +1,4 @@
-"""transformers: the decoder, layers, final norm and unembedding of an image-text model."""
+"""transformers: the decoder, layers, final norm and unembedding of a vision-language model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dissect(model: Any) -> Anatomy:
     """Find the decoder, layers, final norm and unembedding of a transformers model.
 
     Raises:
-        TypeError: it is no model.
+        TypeError: it is not a model.
         ValueError: a part has none of the names that families give it.
     """
     if not isinstance(model, nn.Module):

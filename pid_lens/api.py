@@ -88,8 +88,8 @@ def spectrum(
 
     Args:
         model: a vision-language model.
-        batches: `Batch` records or mappings of inputs, one or many; gone through twice if there
-            are no ``moments``.
+        batches: `Batch` records or mappings of inputs, one or many; iterated over twice if
+            there are no ``moments``.
         processor: finds the question where a batch does not say its spans; the model's own by
             default.
         choices: the options, where a batch does not say them.
@@ -102,17 +102,18 @@ def spectrum(
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Returns:
-        A `Spectrum`, one entry a layer.
+        A `Spectrum`, one entry per layer.
 
     Raises:
-        ValueError: as `calibrate` and `Lens` do.
+        TypeError: as `Lens`.
+        ValueError: as `calibrate` and `Lens`.
 
     Example:
         >>> import pid_lens
         >>> model, processor = pid_lens.demo.load()
         >>> found = spectrum(model, pid_lens.demo.batches("synergy", n=64), processor=processor)
-        >>> found.synergy.argmax().item() >= 2
-        True
+        >>> bool(found.synergy[0] < 0.1), bool(found.synergy[-1] > 0.8)
+        (True, True)
     """
     from tqdm import tqdm
 

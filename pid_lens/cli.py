@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "so that its answer comes from one atom. Draws every layer.",
     )
     demo.add_argument("--task", metavar="NAME", help=f"one task only: {', '.join(TASKS)}")
-    demo.add_argument("--n", type=int, metavar="N", help="samples a task (default: every digit)")
+    demo.add_argument("--n", type=int, metavar="N", help="samples per task (default: every digit)")
     demo.add_argument("--seed", type=int, default=0, metavar="S", help="of coins and noise (0)")
     demo.add_argument(
         "--out",
@@ -133,6 +133,7 @@ def prepare_check(options: argparse.Namespace) -> Callable[[], bool]:
         OSError: it is not in a folder and cannot be fetched.
 
     Example:
+        >>> import argparse
         >>> run = prepare_check(argparse.Namespace(model="demo", dtype="auto", device="cpu"))
         >>> run()
         LlavaForConditionalGeneration: 9 of 9 properties hold
@@ -209,6 +210,8 @@ def prepare_demo(options: argparse.Namespace) -> Callable[[], bool]:
         OSError: the output folder or the report cannot be written to.
 
     Example:
+        >>> import argparse
+        >>> from pathlib import Path
         >>> options = argparse.Namespace(task="vision", n=1000, seed=0, out=Path("."), json=None)
         >>> prepare_demo(options)
         Traceback (most recent call last):
@@ -270,6 +273,7 @@ def table(found: dict[str, Found]) -> str:
 
     Example:
         >>> import torch
+        >>> from pid_lens.cli import Found
         >>> from pid_lens.estimators import BROJA
         >>> from pid_lens.reads import Reads
         >>> p = torch.tensor([[.99, .01], [.01, .99]]).expand(1, 3, 2, 2)

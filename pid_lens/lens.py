@@ -29,7 +29,9 @@ class Lens:
     batch rows are repeated once per condition, the embeddings of each copy are ablated (or its
     attention knocked out), and a readout is applied to the residual stream at the answer position
     of every layer. The caller gets its own rows of the logits, which no condition ablates. The
-    vision tower runs once. With `views` the caller's own block runs once per condition instead.
+    vision tower runs once (in models with a question-aware Q-Former, once more per draw of each
+    condition that ablates the question). With `views` the caller's own block runs once per
+    condition instead.
 
     During a fork, your own hooks inside the decoder (a torch hook, a read in an nnsight trace,
     TransformerLens's cache) are given your n rows. A write there is refused: where every
@@ -68,6 +70,9 @@ class Lens:
     Raises:
         ValueError: no moments for the noise, or another model's; options that share their first
             token; a layer that is not there.
+        TypeError: a model that no adapter knows; draws or a seed that are not whole numbers;
+            moments, states, estimators or conditions of another type; a readout whose repr does
+            not show its settings.
 
     Example:
         >>> import pid_lens, torch
@@ -104,7 +109,7 @@ class Lens:
         fork_edits: bool = False,
         check: bool = True,
     ) -> None:
-        """See the class."""
+        """Store the settings that the class describes."""
         self.anatomy = anatomy or dissect(model)
         _require_whole_numbers(draws=draws, seed=seed)
         _require_moments(moments)
@@ -169,16 +174,17 @@ class Lens:
         Raises:
             TypeError: ``said`` has another name.
             ValueError: another batch runs inside than the one described.
+            RuntimeError: another lens, or a block of `intervene`, is open on this model.
         """
         with self._attach(self.variations, describe_batch(batch, **said), self._add):
             yield self
 
     def views(self, batch: Batch | None = None, **said: Any) -> Iterator[View]:
-        """Yield one view a condition and draw: replay your own block in each, without a fork.
+        """Yield one view per condition and draw: replay your own block in each, without a fork.
 
         ``for view in lens.views(): with view: model(**inputs)``. The batch keeps its size; the
-        lens takes the reads when the loop ends. The view that ablates nothing comes last, so that
-        your block leaves behind what it would leave without a lens.
+        lens takes the reads when the loop ends. The view that ablates nothing, if there is one,
+        comes last, so that your block leaves behind what it would leave without a lens.
 
         Args:
             batch: as when the lens is called.
@@ -257,7 +263,7 @@ class Lens:
             estimator: an instance; it is copied, and does not change.
 
         Returns:
-            A `Spectrum`, one decomposition a layer, or a `Curve` of an estimator of a single
+            A `Spectrum`, one decomposition per layer, or a `Curve` of an estimator of a single
             quantity.
 
         Raises:
@@ -299,7 +305,7 @@ def _require_moments(moments: Any) -> None:
 
 
 def _require_instances(name: str, given: Any, kind: type) -> None:
-    """Raise a TypeError unless ``given`` is a list of instances; a class is none."""
+    """Raise a TypeError unless ``given`` is a list of instances; a class is not one."""
     listed = isinstance(given, list | tuple)
     if not listed or not all(isinstance(one, kind) and not isinstance(one, type) for one in given):
         raise TypeError(f"{name} must be a list of {kind.__name__} instances; got {given!r}")

@@ -26,6 +26,7 @@ def save_record(path: str | Path, kind: str, tensors: dict[str, Tensor], about: 
     Example:
         >>> import torch
         >>> from tempfile import TemporaryDirectory
+        >>> from pid_lens.records import load_record
         >>> with TemporaryDirectory() as folder:
         ...     save_record(f"{folder}/a", "mine", {"x": torch.ones(2)}, {"unit": "bits"})
         ...     load_record(f"{folder}/a", "mine")
@@ -42,11 +43,12 @@ def load_record(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
     """Load the tensors and JSON values that `save_record` wrote.
 
     Raises:
-        ValueError: the file is no safetensors file, or holds a record of another kind.
+        ValueError: the file is not a safetensors file, or holds another kind of record.
         FileNotFoundError: there is no such file.
 
     Example:
         >>> from tempfile import TemporaryDirectory
+        >>> from pid_lens.records import save_record
         >>> with TemporaryDirectory() as folder:
         ...     save_record(f"{folder}/a", "mine", {}, {})
         ...     load_record(f"{folder}/a", "yours")
@@ -59,7 +61,7 @@ def load_record(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, 
             if about.get("kind") == kind:
                 return {k: file.get_tensor(k) for k in file.keys()}, json.loads(about["about"])  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
     raise ValueError(f"{path} holds {about.get('kind', 'no record of pid_lens')}, not a {kind}")
 
 

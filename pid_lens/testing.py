@@ -44,13 +44,14 @@ class Law:
 
 @dataclass(frozen=True)
 class Report:
-    """Outcomes of all laws that `check_estimator` checked; one line a law in print.
+    """Outcomes of all laws that `check_estimator` checked; one line per law in print.
 
     Attributes:
         estimator: its repr.
         laws: outcomes, in the order of the table there.
 
     Example:
+        >>> from pid_lens.testing import Law
         >>> print(Report("Mine()", (Law("order", True, "0"), Law("gates", False, "AND"))))
         Mine(): 1 of 2 laws kept
           ok     order: 0
@@ -84,7 +85,7 @@ def check_estimator(
     tol: float = 1e-6,
     raises: bool = True,
 ) -> Report:
-    """Check the laws on fresh copies of an estimator that decomposes answers.
+    """Check an estimator that decomposes answers against laws, on fresh copies of it.
 
     ======== ==================================================================================
     fields   the result has atoms and information, float64 and finite, one per layer
@@ -118,6 +119,11 @@ def check_estimator(
         >>> import pid_lens
         >>> check_estimator(pid_lens.BROJA(), exact=True).ok
         True
+        >>> class Forgetful(pid_lens.BROJA):
+        ...     def merge(self, other):
+        ...         return self
+        >>> check_estimator(Forgetful(), answers=(2,), raises=False).broken
+        ('merge',)
     """
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise TypeError(
@@ -212,7 +218,7 @@ def _fields(trial: _Trial) -> str:
             raise AssertionError(f"{name} must be float64 [{layers}], got {value}")
         if not bool(value.isfinite().all()):
             raise AssertionError(f"{name} is not finite: {value.tolist()}")
-    return "float64, finite, one a layer"
+    return "float64, finite, one per layer"
 
 
 def _sum(trial: _Trial) -> str:

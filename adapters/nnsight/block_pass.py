@@ -45,7 +45,11 @@ def _resume(run: Run, scope: InterventionScope, step: int, arguments: dict[str, 
 
 
 def fill_stream(run: Run, stream: Stream) -> None:
-    """Fill a stream from the residual stream after each layer, until the run is over."""
+    """Fill a stream from the residual stream after each layer, until the run is over.
+
+    Raises:
+        ValueError: in the forward pass, a layer returns other rows than those of the prompts.
+    """
     n, rows = len(run.prompt["input_ids"]), run.rows
     mine = slice(None) if rows is None else slice(rows[0], rows[0] + rows[1])
 

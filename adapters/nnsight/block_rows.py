@@ -72,7 +72,7 @@ def images_in(ids: Tensor, anatomy: Anatomy) -> Tensor | None:
 def names_by_content(arguments: dict[str, Any], rows: Rows, anatomy: Anatomy) -> tuple[str, ...]:
     """Name some rows by their content.
 
-    This takes the whole batch: pixels may lie in one tensor that has no row a prompt.
+    This takes the whole batch: pixels may lie in a tensor without one row per prompt.
     """
     first, count = rows
     images = images_in(arguments["input_ids"], anatomy)

@@ -55,7 +55,9 @@ def knockout(
         said: as of `intervene`.
 
     Raises:
-        ValueError: as `intervene` and `pid_lens.Knockout`.
+        TypeError: as `intervene` and `pid_lens.Knockout`.
+        ValueError: as `intervene`; a layer or head that is not there.
+        RuntimeError: as `intervene`.
 
     Example:
         >>> import pid_lens, torch
@@ -86,19 +88,22 @@ def noise(
         said: as of `intervene`.
 
     Raises:
+        TypeError: as `intervene`, or no moments.
         ValueError: as `intervene`; moments of another model, or none of this span.
+        RuntimeError: as `intervene`.
 
     Example:
         >>> import pid_lens, torch
         >>> from nnsight import NNsight
         >>> model = NNsight(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> from pid_lens.adapters.nnsight import readout
+        >>> [batch] = pid_lens.demo.batches("vision", n=32)
         >>> moments = pid_lens.calibrate(model, [batch])
         >>> with torch.no_grad(), model.trace(**batch.inputs):
         ...     noise(model, "image", moments, batch=batch)
         ...     blind = readout(model, batch=batch)
-        >>> blind.reads
-        Reads(4 samples, 6 layers, conditions full, 2 options)
+        >>> blind.reads.accuracy() < 0.8
+        True
     """
     intervene(model, Noise(span), moments=moments, seed=seed, draw=draw, **said)
 
@@ -134,7 +139,7 @@ def intervene(
         TypeError: no model of nnsight, or no interventions.
         ValueError: called in no block of a trace, or after a layer that they edit has run; a
             span that cannot be found; beams.
-        RuntimeError: a lens is open on this model: what is to hold in its reads belongs into the
+        RuntimeError: a lens is open on this model: interventions for its reads belong in the
             lens, ``Lens(..., interventions=[...])``.
 
     Example:
@@ -198,11 +203,11 @@ def readout(
         >>> import pid_lens, torch
         >>> from nnsight import NNsight
         >>> hf, processor = pid_lens.demo.load()
-        >>> model, batch = NNsight(hf), next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> model, [batch] = NNsight(hf), pid_lens.demo.batches("vision", n=32)
         >>> with torch.no_grad(), model.trace(**batch.inputs):
-        ...     plain = readout(model, choices=("A", "B"), processor=processor)
-        >>> plain.reads
-        Reads(4 samples, 6 layers, conditions full, 2 options)
+        ...     plain = readout(model, processor=processor, batch=batch)
+        >>> plain.reads, plain.reads.accuracy()
+        (Reads(32 samples, 6 layers, conditions full, 2 options), 1.0)
     """
     run, anatomy = Run.current(model, "readout"), dissect(model)
     processor = processor_of(model, processor)

@@ -44,7 +44,8 @@ def forward_without_hooks(controller: Any) -> Callable[..., Any]:
 
     Example:
         >>> import torch
-        >>> from nnsight import NNsight
+        >>> from nnsight import NNsight, save
+        >>> from torch import nn
         >>> layer, x = nn.Linear(2, 2), torch.ones(1, 2)
         >>> model = NNsight(nn.Sequential(layer))
         >>> with torch.no_grad(), model.trace(x):
@@ -73,6 +74,7 @@ def is_user_call(module: nn.Module) -> bool:
     Example:
         >>> import torch
         >>> from nnsight import NNsight
+        >>> from torch import nn
         >>> layer, x, calls = nn.Linear(2, 2), torch.ones(1, 2), []
         >>> hook = layer.register_forward_pre_hook(lambda m, args: calls.append(is_user_call(m)))
         >>> model = NNsight(nn.Sequential(layer))
@@ -97,6 +99,8 @@ def guard_user_hooks(decoder: nn.Module, guard: UserHookGuard) -> Iterator[None]
     Example:
         >>> import torch
         >>> from nnsight import NNsight
+        >>> from torch import nn
+        >>> from pid_lens.forward import UserHookGuard
         >>> class Decoder(nn.Sequential):
         ...     def forward(self, x):
         ...         with guard_user_hooks(self, UserHookGuard(n=1, rows=3)):
@@ -143,7 +147,8 @@ class Run:
 
     Example:
         >>> import torch
-        >>> from nnsight import NNsight
+        >>> from nnsight import NNsight, save
+        >>> from torch import nn
         >>> model = NNsight(nn.Sequential(nn.Linear(2, 2)))
         >>> with model.trace(input=torch.ones(3, 2)):
         ...     run = Run.current(model, "example")
@@ -160,7 +165,7 @@ class Run:
         """Find the run that the calling block is part of.
 
         Raises:
-            TypeError: the model is no nnsight model.
+            TypeError: the model is not an nnsight model.
             ValueError: the caller is in no block of a trace, or in one of another model.
         """
         if not isinstance(model, Envoy):
@@ -173,7 +178,7 @@ class Run:
             worker = Mediator.current(what)
         except ValueError:
             raise ValueError(
-                f"{what} belongs into a trace's own block, `with model.trace(**inputs): "
+                f"{what} belongs in a trace's own block, `with model.trace(**inputs): "
                 f"{what}(model, ...)`; where there are invokes, into one of them"
             ) from None
         if id(model._module) not in worker.interleaver.envoys:

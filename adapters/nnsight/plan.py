@@ -76,8 +76,8 @@ def plan(
 
     All that needs pid_lens happens here; what is sent are tensors and the names of modules. What
     cannot be proven without a server: that a deployed model keeps its parts under the names that
-    it has here, and that its server lets torch functions by value through. Everything else is
-    tested, in a process that cannot import pid_lens.
+    it has here, and that its server accepts torch functions that are sent by value. Everything
+    else is tested, in a process that cannot import pid_lens.
 
     Args:
         model: the nnsight model that will be traced; its weights may be elsewhere.
@@ -91,7 +91,7 @@ def plan(
         processor: finds the question and token ids, where the batch does not say them.
 
     Raises:
-        TypeError: something that is no intervention.
+        TypeError: something other than interventions.
         ValueError: image or question enter this family's decoder besides its embeddings;
             `Remove`, which renumbers positions; no options; as `pid_lens.intervene`.
 
@@ -162,9 +162,13 @@ def moments(
         >>> import pid_lens, torch
         >>> from nnsight import NNsight
         >>> model = NNsight(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
-        >>> moments(model, batch, torch.randn(*batch.inputs["input_ids"].shape, 96))
+        >>> [batch] = pid_lens.demo.batches("vision", n=4)
+        >>> image = batch.spans["image"].float()[..., None]  # embeddings: 3 in the image, else 1
+        >>> found = moments(model, batch, 1 + 2 * image)
+        >>> found
         Moments(image 64 tokens, question 20 tokens, model ..., at ...inputs_embeds)
+        >>> found["image"].mean.item(), found["question"].mean.item()
+        (3.0, 1.0)
     """
     anatomy = dissect(model)
     samples = resolve_samples(as_batch(batch), processor, anatomy.image_token)
@@ -184,9 +188,9 @@ def moments(
 def _require_embeddings_alone(anatomy: Anatomy) -> None:
     if anatomy.entrances or anatomy.question_aware is not None:
         raise ValueError(
-            f"{type(anatomy.model).__name__} takes image or question in by other ways besides its "
-            "embeddings, which a remote pass does not ablate: use pid_lens.Lens where the weights "
-            "are"
+            f"{type(anatomy.model).__name__} receives image or question through more than its "
+            "embeddings, and a remote pass ablates these alone: use pid_lens.Lens where the "
+            "weights are"
         )
 
 

@@ -32,17 +32,22 @@ def carry_out(model: Any, plan: dict[str, Any]) -> Float[Tensor, "layers n answe
         Full-vocabulary log-probabilities of the options, natural log, float32; -inf where a
         sample has fewer options.
 
+    Raises:
+        ValueError: an attention mask that cannot mask pairs of tokens.
+
     Example:
         >>> import pid_lens, torch
         >>> from nnsight import NNsight
         >>> from pid_lens.adapters.nnsight.plan import plan
         >>> model = NNsight(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
-        >>> made = plan(model, batch, pid_lens.Knockout("image", "question"))
+        >>> [batch] = pid_lens.demo.batches("vision", n=32)
+        >>> plain, blind = plan(model, batch), plan(model, batch, pid_lens.Zero("image"))
         >>> with torch.no_grad(), model.trace(**batch.inputs):
-        ...     answers = carry_out(model, made.sent).save()
-        >>> made.reads(answers)
-        Reads(4 samples, 6 layers, conditions full, 2 options)
+        ...     answers = carry_out(model, plain.sent).save()
+        >>> with torch.no_grad(), model.trace(**batch.inputs):
+        ...     ablated = carry_out(model, blind.sent).save()
+        >>> plain.reads(answers).accuracy(), blind.reads(ablated).accuracy() < 0.8
+        (1.0, True)
     """
     if plan["at"] is not None:
         decoder = model.get(plan["decoder"])
@@ -105,7 +110,7 @@ def close_inputs(
     """Mask (query, key) pairs in the inputs of an attention module, in a copy of its mask.
 
     Raises:
-        ValueError: it came with an attention mask that cannot mask pairs of tokens.
+        ValueError: the attention mask cannot mask pairs of tokens.
 
     Example:
         >>> blocked = torch.tensor([[[[False, False], [True, False]]]])

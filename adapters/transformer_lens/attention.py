@@ -72,6 +72,9 @@ class KnockoutHooks:
         knockout: spans, layers and heads.
         samples: those of the batch that will run.
         progress: the layer that the pass is at.
+
+    Raises:
+        ValueError: a span, layer or head that is not there, or layers with cross-attention.
     """
 
     anatomy: Anatomy

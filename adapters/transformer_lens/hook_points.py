@@ -47,11 +47,11 @@ _LIVE: PerObject[dict[str, bool]] = PerObject(dict)
 
 
 def bridged(model: Any, tokenizer: Any = None) -> TransformerBridge:
-    """Build a `TransformerBridge` around an image-text model that is in memory already.
+    """Build a `TransformerBridge` around a vision-language model that is in memory already.
 
     Nothing is loaded and nothing is installed: TransformerLens's own ``boot_transformers``
-    installs torchvision for such models, which can replace torch itself. Families that ask for
-    torchvision get along without it, since their processors alone need it.
+    installs torchvision for such models, which can replace torch itself. Families that require
+    torchvision work without it, since only their processors need it.
 
     The model is changed in place: its modules are replaced by TransformerLens's, and most
     families are switched to eager attention. ``bridge.original_model`` is the model.
@@ -91,16 +91,17 @@ def is_live(bridge: TransformerBridge, name: str, batch: GivenBatch | None = Non
     Args:
         bridge: a `TransformerBridge`.
         name: a hook point's name, such as ``"blocks.0.attn.hook_attn_scores"``.
-        batch: what to run; by default four tokens of text, whose finding is kept for the
+        batch: what to run; by default four tokens of text, whose result is kept per
             bridge. A hook point in the vision tower needs a batch with an image.
 
     Raises:
         KeyError: there is no such hook point.
-        TypeError: no bridge, or what passes the hook point is no tensor.
+        TypeError: no bridge, or what passes the hook point is not a tensor.
         ValueError: it is never reached in these passes, or it is switched off.
 
     Example:
         >>> import pid_lens
+        >>> from pid_lens.adapters.transformer_lens import bridged
         >>> bridge = bridged(pid_lens.demo.load()[0])
         >>> is_live(bridge, "blocks.0.attn.hook_attn_scores")
         True
@@ -129,7 +130,7 @@ def knockout(
     Where a bridge computes attention itself, scores are set to minus infinity at
     ``hook_attn_scores``, before the softmax. Where it leaves attention to the model, an edit
     there would do nothing, and the attention module's attention mask is edited instead. Which
-    of both works is tried once a bridge, on four tokens of text; a token always attends to
+    of both works is tried once per bridge, on four tokens of text; a token always attends to
     itself.
 
     Args:
@@ -142,7 +143,7 @@ def knockout(
         processor: finds the question in inputs that do not say their spans.
 
     Returns:
-        One ``(hook point, function)`` a layer. Run with another shape of batch, the functions
+        One ``(hook point, function)`` per layer. Run with another shape of batch, the functions
         raise a ValueError.
 
     Raises:
@@ -150,14 +151,18 @@ def knockout(
         ValueError: a span, layer or head that is not there; attention that neither method masks.
 
     Example:
-        >>> import pid_lens
+        >>> import pid_lens, torch
+        >>> from pid_lens.adapters.transformer_lens import bridged
         >>> bridge = bridged(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> [batch] = pid_lens.demo.batches("vision", n=4)
         >>> hooks = knockout(bridge, batch, "image", "question", layers=[2, 3])
         >>> [name for name, _ in hooks]
         ['blocks.2.attn.hook_attn_scores', 'blocks.3.attn.hook_attn_scores']
         >>> vision = dict(batch.inputs)
-        >>> output = bridge.run_with_hooks(vision.pop("input_ids"), fwd_hooks=hooks, **vision)
+        >>> ids = vision.pop("input_ids")
+        >>> logits = bridge.run_with_hooks(ids, fwd_hooks=hooks, **vision)
+        >>> torch.equal(logits, bridge(ids, **vision))
+        False
     """
     anatomy = dissect_hookable(bridge)
     blocked = Knockout(source, target, layers=as_list(layers), heads=as_list(heads))
@@ -202,15 +207,15 @@ def noise(
 
     Example:
         >>> import pid_lens
-        >>> from pid_lens.adapters.transformer_lens import readout
+        >>> from pid_lens.adapters.transformer_lens import bridged, readout
         >>> bridge = bridged(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> [batch] = pid_lens.demo.batches("vision", n=32)
         >>> moments = pid_lens.calibrate(bridge, [batch])
         >>> vision, read = dict(batch.inputs), readout(bridge, batch)
         >>> with bridge.hooks(fwd_hooks=noise(bridge, batch, "image", moments) + read):
         ...     logits = bridge(vision.pop("input_ids"), **vision)
-        >>> read.reads
-        Reads(4 samples, 6 layers, conditions full, 2 options)
+        >>> read.reads.accuracy() < 0.8
+        True
     """
     anatomy = dissect_hookable(bridge)
     ablations = complete_interventions([Noise(span)], anatomy, moments=moments, seed=seed)

@@ -43,10 +43,11 @@ def dissect(bridge: Any) -> Anatomy:
     """Find the parts of the plain model behind a bridge.
 
     Raises:
-        TypeError: it is no bridge, and so has no plain model.
+        TypeError: it is not a bridge, and so has no plain model.
 
     Example:
         >>> import pid_lens
+        >>> from pid_lens.adapters.transformer_lens.internals import build_bridge
         >>> model, _ = pid_lens.demo.load()
         >>> found = dissect(build_bridge(model))
         >>> found.model is model, len(found.layers)
@@ -66,6 +67,7 @@ def forward_without_hooks(component: Any) -> Callable[..., Any]:
 
     Example:
         >>> import pid_lens, torch
+        >>> from pid_lens.adapters.transformer_lens.internals import build_bridge
         >>> mlp, calls = build_bridge(pid_lens.demo.load()[0]).blocks[0].mlp, []
         >>> handle = mlp.hook_out.add_hook(lambda output, hook: calls.append(hook.name))
         >>> output = forward_without_hooks(mlp)(torch.zeros(1, 2, 64))
@@ -80,6 +82,7 @@ def name_of(module: nn.Module) -> str | None:
 
     Example:
         >>> import pid_lens
+        >>> from pid_lens.adapters.transformer_lens.internals import build_bridge
         >>> layer = build_bridge(pid_lens.demo.load()[0]).blocks[2]
         >>> name_of(layer.hook_out), name_of(layer)
         ('blocks.2.hook_out', None)
@@ -91,11 +94,12 @@ def dissect_hookable(bridge: Any) -> Anatomy:
     """Find the parts of a bridge whose hook points are named by the decoder's layer numbers.
 
     Raises:
-        TypeError: it is no bridge.
+        TypeError: it is not a bridge.
         ValueError: it is compiled, or its blocks are other modules than the decoder's layers.
 
     Example:
         >>> import pid_lens
+        >>> from pid_lens.adapters.transformer_lens.internals import build_bridge
         >>> bridge = build_bridge(pid_lens.demo.load()[0])
         >>> dissect_hookable(bridge).layers[3] is bridge.blocks[3]
         True

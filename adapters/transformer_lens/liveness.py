@@ -49,7 +49,7 @@ def is_sensitive(bridge: TransformerBridge, name: str, inputs: Mapping[str, Any]
 
     Raises:
         KeyError: there is no such hook point.
-        TypeError: the value at it is no tensor.
+        TypeError: the value at it is not a tensor.
         ValueError: it is not reached, or switched off.
     """
     passed = []

@@ -39,13 +39,21 @@ class ReadingHooks(Stream, list[Hook]):
         expected: samples of the batch that will run.
         progress: the layer that the pass is at.
 
+    Raises:
+        TypeError: the repr of the readout does not show its settings.
+        ValueError: ``states`` has an image-only state, which a single pass cannot prove to be so.
+
     Example:
         >>> import pid_lens
         >>> from pid_lens.adapters.transformer_lens import bridged, readout
         >>> bridge = bridged(pid_lens.demo.load()[0])
-        >>> read = readout(bridge, next(iter(pid_lens.demo.batches("vision", n=4))), layers=[5])
+        >>> [batch] = pid_lens.demo.batches("vision", n=4)
+        >>> read, vision = readout(bridge, batch, layers=[5]), dict(batch.inputs)
         >>> read, [name for name, _ in read]
         (ReadingHooks(4 samples, 0 of 1 layers read), ['blocks.5.hook_out'])
+        >>> logits = bridge.run_with_hooks(vision.pop("input_ids"), fwd_hooks=read, **vision)
+        >>> read
+        ReadingHooks(4 samples, 1 of 1 layers read)
     """
 
     expected: Samples
@@ -109,11 +117,11 @@ def readout(
         >>> import pid_lens
         >>> from pid_lens.adapters.transformer_lens import bridged
         >>> bridge = bridged(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> [batch] = pid_lens.demo.batches("vision", n=32)
         >>> vision, read = dict(batch.inputs), readout(bridge, batch)
         >>> logits = bridge.run_with_hooks(vision.pop("input_ids"), fwd_hooks=read, **vision)
-        >>> read.reads
-        Reads(4 samples, 6 layers, conditions full, 2 options)
+        >>> read.reads, read.reads.accuracy()
+        (Reads(32 samples, 6 layers, conditions full, 2 options), 1.0)
     """
     anatomy = dissect_hookable(bridge)
     samples = resolve_with_options(anatomy, batch, processor, choices)
@@ -161,11 +169,12 @@ def read_cache(
         >>> import pid_lens
         >>> from pid_lens.adapters.transformer_lens import bridged
         >>> bridge = bridged(pid_lens.demo.load()[0])
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> [batch] = pid_lens.demo.batches("vision", n=32)
         >>> vision = dict(batch.inputs)
         >>> logits, cache = bridge.run_with_cache(vision.pop("input_ids"), **vision)
-        >>> read_cache(bridge, cache, batch)
-        Reads(4 samples, 6 layers, conditions full, 2 options)
+        >>> reads = read_cache(bridge, cache, batch)
+        >>> reads, reads.accuracy()
+        (Reads(32 samples, 6 layers, conditions full, 2 options), 1.0)
     """
     anatomy = dissect_hookable(bridge)
     samples = resolve_with_options(anatomy, batch, processor, choices)

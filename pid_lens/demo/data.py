@@ -67,7 +67,7 @@ def digits(split: str = "test") -> Digits:
         split: "train" (1,347 digits) or "test" (450).
 
     Raises:
-        ValueError: if the split is unknown.
+        ValueError: an unknown split.
 
     Example:
         >>> digits("train"), digits("test")
@@ -97,8 +97,8 @@ def images(split: str = "test") -> list[Image]:
     """Convert all digits of a split to images, see `picture`.
 
     Example:
-        >>> len(images("test"))
-        450
+        >>> len(images("test")), images("test")[0].size, images("test")[0].getextrema()[0]
+        (450, (8, 8), (0, 255))
     """
     return digits(split).images
 

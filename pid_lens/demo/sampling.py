@@ -36,6 +36,7 @@ class Batches:
         seed: of the coins.
 
     Example:
+        >>> from pid_lens.demo import batches
         >>> found = batches("vision", n=100)
         >>> len(found), [len(batch.ids) for batch in found]
         (2, [64, 36])
@@ -87,8 +88,8 @@ def batches(
 ) -> Batches:
     """Make batches of a task's samples, one for each digit of a split.
 
-    A random coin a digit decides what the question says. Beyond the split's size the same digits
-    come again with the other coin.
+    One random coin per digit decides what the question says. Beyond the split's size the same
+    digits come again with the other coin.
 
     Args:
         name: one of `TASKS`, or "caption".
@@ -101,11 +102,13 @@ def batches(
         Batches to iterate over as often as wanted; `len` is their number.
 
     Raises:
-        ValueError: for an unknown task or split, or more samples than there are.
+        ValueError: an unknown task or split, more samples than there are, a negative seed, or a
+            batch size below 1.
 
     Example:
-        >>> batches("synergy", n=100)
-        Batches(synergy/test, n=100, batch_size=64)
+        >>> found = batches("synergy", n=100)
+        >>> found, next(iter(found)).labels[:6].tolist()
+        (Batches(synergy/test, n=100, batch_size=64), [0, 1, 1, 0, 1, 1])
     """
     chosen, size = task(name), len(digits(split))
     n = size if n is None else n

@@ -1,6 +1,6 @@
 """The tasks: a question about a digit, its answer, and which modality alone determines it.
 
-A prompt reads `<bos> SYSTEM: {task} USER: <image> {question} ASSISTANT:`. The task's name stands
+A prompt reads `<bos> SYSTEM: {task} USER: <image> {question} ASSISTANT:`. The task's name is
 in the system turn, which no condition ablates; a coin decides what the question says.
 
 | task | question | answer | known decomposition |
@@ -48,6 +48,7 @@ class Task:
         answer: the right option's index for a digit and a coin.
 
     Example:
+        >>> from pid_lens.demo import task
         >>> found = task("synergy")
         >>> found.question(7, 1), found.options[found.answer(7, 1)]
         ('answer opposite . is it even ?', 'A')
@@ -118,7 +119,7 @@ def task(name: str) -> Task:
     """Look up the task of that name.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: an unknown task.
 
     Example:
         >>> task("vision").answer(7, 0)

@@ -7,7 +7,7 @@ As LLaVA (Visual Instruction Tuning, Liu et al., 2023, https://arxiv.org/abs/230
 that were trained alone, then two stages.
 
 1. vision: the tower learns to name the digit from each patch and from all of them;
-2. text: the language model learns to repeat the digit that stands in the prompt, and to believe
+2. text: the language model learns to repeat the digit that is in the prompt, and to believe
    a caption, and to guess A or B where the tasks ask for more. It meets neither the parity of
    a digit nor the rule "answer opposite";
 3. align: the projector alone learns to caption;
@@ -66,7 +66,7 @@ def pretrain_vision(at: Trainer) -> None:
 def in_words(at: Trainer, rows: Prompts, digit: Int[Tensor, " n"]) -> Prompts:
     """Put words in the image's place: the digit's word at a random share of them."""
     n = len(rows)
-    # A random word at each token; the digit's word instead, with a probability from .2 to 1 a row
+    # A random word at each token; the digit's word instead, at a row's share from .2 to 1
     others = [i for i, word in enumerate(WORDS) if word not in {*SPECIAL, *ROLES, *DIGIT_WORDS}]
     soup = torch.tensor(others)[at.draw(rows.tokens.numel(), len(others))].view_as(rows.tokens)
     share = 0.2 + 0.8 * torch.rand(n, 1, generator=at.generator)
@@ -88,7 +88,7 @@ def taught(
     It is the cross-entropy against the answer's distribution given what is left.
 
     Args:
-        at: where the training stands.
+        at: state of the training.
         rows: prompts.
         embeds: the decoder's input, nothing ablated yet.
         task: the rank of each row's task.

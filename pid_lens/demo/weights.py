@@ -41,12 +41,15 @@ def load(
         folder: what `python -m pid_lens.demo.train` wrote; the shipped model by default.
 
     Raises:
-        ValueError: if the checkpoint is unknown.
+        ValueError: an unknown checkpoint.
 
     Example:
+        >>> from pid_lens.demo import batches
         >>> model, processor = load()
-        >>> model.config.text_config.num_hidden_layers
-        6
+        >>> [batch] = batches("vision", n=32)
+        >>> logits = model(**batch.inputs).logits[:, -1]
+        >>> bool((logits.gather(1, batch.options).argmax(1) == batch.labels).all())
+        True
     """
     names = checkpoints(folder=folder)
     if checkpoint not in names:

@@ -4,15 +4,16 @@ In come an `Anatomy` (the model's modules), conditions (name -> interventions) a
 as the logit lens. Out go `Reads`: log-probabilities of the options, [layers, conditions, n,
 options]. `LogitLens` (final norm, unembedding, log-softmax) normalises them over the whole
 vocabulary before it takes those of the options; only `Reads.posteriors` normalises over the
-options. All conditions share one forward pass and one run of the vision tower (a Q-Former runs
-again where its question is ablated). The hooks of a `Recorder` fire in this order:
+options. All conditions share one forward pass and one run of the vision tower (a question-aware
+Q-Former runs it again for each draw of a condition that ablates the question). The hooks of a
+`Recorder` fire in this order:
 
 1. Before the model, the samples are resolved: token positions of image, question and answer.
 2. Before the decoder, the n batch rows are repeated, one row block per variation (a condition and
    a draw of its noise), and the embeddings of each block are ablated: `fork` (batch expansion),
    `rows`, `position_ids`.
-3. Before each attention module, its attention mask is edited, so that the query positions of a
-   knockout do not attend to its key positions: `attention_mask`, `blocked_pairs`.
+3. Before each attention module of a layer with a knockout, its attention mask is edited, so that
+   the query positions do not attend to the key positions: `attention_mask`, `blocked_pairs`.
 4. After each layer, the readout is applied to its output (resid_post; layers count from 0) at the
    answer position: `layer_answers`.
 5. After the decoder, only the first row block is kept, which has the interventions common to all

@@ -44,7 +44,7 @@ def is_image_only(pooled: Pooled) -> bool:
 
 
 def require_image_first(spans: Spans) -> None:
-    """Require that the last image token stands before question and options.
+    """Require that the last image token comes before question and options.
 
     Raises:
         ValueError: some sample has text of its own before its last image token, or there is no
@@ -52,7 +52,7 @@ def require_image_first(spans: Spans) -> None:
     """
     if "question" not in spans:
         raise ValueError(
-            "no span says where the text is, so nothing shows that it stands after the image: "
+            "no span says where the text is, so nothing shows that it comes after the image: "
             "name it, spans={'image': mask, 'question': mask}, or hand over the processor, or "
             "leave out Pooled('image', token='last')"
         )
@@ -65,7 +65,7 @@ def require_image_first(spans: Spans) -> None:
         rows = before.any(-1).nonzero().flatten().tolist()
         if rows:
             raise ValueError(
-                f"the {name} stands before the last image token in samples {rows[:8]}, so that "
+                f"the {name} comes before the last image token in samples {rows[:8]}, so that "
                 "token's hidden state is not image-only: put the image first, or leave out "
                 "Pooled('image', token='last')"
             )
@@ -96,8 +96,8 @@ def require_unseen_text(
     moved = (other - own).norm(dim=-1) / own.norm(dim=-1).clamp_min(torch.finfo(own.dtype).tiny)
     if not bool((moved <= tolerances_of(dtype).unseen_text).all()):
         raise ValueError(
-            f"the image sees the text in this model: with another text after it, the last image "
-            f"token's state at layer {layer} moves by {float(moved.max()):.2%}. There is no "
-            "image-only state in it to compare with (PaliGemma's prefix, for one, attends both "
-            "ways): leave out Pooled('image', token='last')"
+            f"image tokens depend on the text in this model: with another text after them, the "
+            f"last image token's state at layer {layer} moves by {float(moved.max()):.2%}. There "
+            "is no image-only state in it to compare with (PaliGemma's prefix has no causal mask, "
+            "InstructBLIP's Q-Former reads the question): leave out Pooled('image', token='last')"
         )

@@ -61,7 +61,8 @@ def intervene(
         model: a vision-language model (or None, with ``anatomy``).
         interventions: one or more, such as ``Knockout("image", "question")``.
         processor: finds the question in prompts of its chat template; the model's own by default.
-        spans: masks [n, tokens] by name, in its place; they hold for prompts of that shape.
+        spans: masks [n, tokens] by name, in place of the processor's; they hold for prompts of
+            that shape.
         ids: one name per sample, which seeds its noise; by default a hash of its content. Noise
             in ``generate`` needs them: it encodes the images first, and calls the model with
             their features and no pixels to hash, in the first call, too.
@@ -70,13 +71,13 @@ def intervene(
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Raises:
-        TypeError: something else than interventions, or no model.
+        TypeError: something other than interventions, or no model.
         ValueError: no intervention, or a layer, head or span that is not there, or attention
             that takes no 4-D mask, or a compiled model.
         RuntimeError: a lens is open on this model.
 
     Example:
-        >>> import pid_lens
+        >>> import pid_lens, torch
         >>> model, processor = pid_lens.demo.load()
         >>> inputs = next(iter(pid_lens.demo.batches("vision", n=4))).inputs
         >>> with torch.no_grad():
@@ -108,7 +109,7 @@ def complete_interventions(
         seed: for noise that has none.
 
     Raises:
-        TypeError: something else than interventions, or moments of another kind.
+        TypeError: something other than interventions, or moments of another type.
         ValueError: there is none, or no moments for its noise, or another model's.
 
     Example:
@@ -145,12 +146,17 @@ class InterventionScope:
     Attributes:
         anatomy: the model's parts.
         variation: the interventions, and which draw of their noise.
-        resolve: finds the samples of prompts that come in.
+        resolve: finds the samples of the prompts in a call of the model.
         passes: number of passes in which the interventions apply, from the first that begins;
             None for all.
 
+    Raises:
+        ValueError: an intervention names a layer or head that the model does not have.
+
     Example:
-        >>> import pid_lens
+        >>> import pid_lens, torch
+        >>> from pid_lens.forward import WholeBatch
+        >>> from pid_lens.interventions import Variation
         >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
         >>> model, _ = pid_lens.demo.load()
         >>> ablation = Variation("", 0, (pid_lens.Zero("image"),))

@@ -38,7 +38,7 @@ def answers_at(
     answers = readout(states[rows, at], options, anatomy, layer)
     if answers.shape != options.shape:
         raise ValueError(
-            f"{readout!r} must return one number an option, {list(options.shape)}; it returned "
+            f"{readout!r} must return one number per option, {list(options.shape)}; it returned "
             f"{list(answers.shape)}"
         )
     return answers
@@ -53,6 +53,7 @@ def residual_stream(output: Any) -> Tensor:
     """Return the residual stream [rows, tokens, width] in a layer's output.
 
     Example:
+        >>> import torch
         >>> stream, attentions = torch.ones(2, 5, 4), torch.zeros(2, 1, 5, 5)
         >>> residual_stream((stream, attentions)) is stream, residual_stream(stream) is stream
         (True, True)

@@ -30,20 +30,20 @@ def require_options(options: Int[Tensor, "n answers"], anatomy: Anatomy) -> None
         ValueError: no options, or an id beyond the vocabulary.
 
     Example:
-        >>> import pid_lens
+        >>> import pid_lens, torch
         >>> anatomy = pid_lens.dissect(pid_lens.demo.load()[0])
         >>> require_options(torch.tensor([[3, 5]]), anatomy)
         >>> require_options(torch.tensor([[3, 99]]), anatomy)
         Traceback (most recent call last):
             ...
-        ValueError: option 99 is no token id: this model has 56 tokens
+        ValueError: option 99 is not a token id: this model has 56 tokens
     """
     if not options.numel():
         raise ValueError("no options: choices=('A', 'B'), or options in the batch")
     weight: Any = anatomy.unembed.weight
     if int(options.max()) >= len(weight):
         raise ValueError(
-            f"option {int(options.max())} is no token id: this model has {len(weight)} tokens"
+            f"option {int(options.max())} is not a token id: this model has {len(weight)} tokens"
         )
 
 
@@ -51,7 +51,7 @@ def require_image(arguments: Mapping[str, Any], image_token: int | None) -> None
     """Require pixels for prompts with image tokens; without them the model runs on text alone.
 
     Raises:
-        ValueError: no pixels came.
+        ValueError: image tokens without pixels.
     """
     ids: Tensor = arguments["input_ids"]
     if image_token is None or not bool((ids == image_token).any()):
@@ -59,7 +59,7 @@ def require_image(arguments: Mapping[str, Any], image_token: int | None) -> None
     given = arguments.values()
     if not any(has_floats(value) for value in given):
         raise ValueError(
-            "these prompts hold places for an image, and none came with them, so the model would "
+            "these prompts have image tokens, and no pixels came with them, so the model would "
             "run on text alone: hand over the pixels, model(**inputs), bridge(ids, **vision)"
         )
 

@@ -23,8 +23,8 @@ class PromptResolver(Protocol):
         >>> anatomy = pid_lens.dissect(pid_lens.demo.load()[0])
         >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
         >>> resolve: PromptResolver = WholeBatch(anatomy, batch)
-        >>> resolve(batch.inputs["input_ids"], batch.inputs).n
-        4
+        >>> resolve(batch.inputs["input_ids"], batch.inputs).spans["image"].sum(-1).tolist()
+        [16, 16, 16, 16]
     """
 
     def __call__(self, ids: Tensor, arguments: dict[str, Any]) -> Samples:
@@ -54,6 +54,7 @@ class WholeBatch:
 
     Example:
         >>> import pid_lens
+        >>> from pid_lens import Batch
         >>> anatomy = pid_lens.dissect(pid_lens.demo.load()[0])
         >>> batch = next(iter(pid_lens.demo.batches("vision", n=2)))
         >>> resolve = WholeBatch(anatomy, Batch(inputs={}, spans=batch.spans, ids=("a", "b")))

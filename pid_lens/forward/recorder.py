@@ -98,20 +98,22 @@ class Recorder:
         verified: checks that need not be repeated.
 
     Example:
-        >>> import pid_lens
+        >>> import pid_lens, torch
+        >>> from pid_lens import LogitLens
         >>> from pid_lens.interventions import Conditions, Zero
+        >>> from pid_lens.reads import PassSettings
         >>> model, processor = pid_lens.demo.load()
         >>> anatomy, readout, seen = pid_lens.dissect(model), LogitLens(), []
-        >>> conditions = Conditions.of({"full": [], "vision": [Zero("question")]})
+        >>> conditions = Conditions.of({"full": [], "language": [Zero("image")]})
         >>> recorder = Recorder(
         ...     anatomy=anatomy, processor=processor, readout=readout, layers=(2, 5), options=None,
         ...     states=(), conditions=conditions, settings=PassSettings(),
         ... )
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=32)))
         >>> with torch.no_grad(), recorder.attach(conditions.variations, batch, seen.append):
         ...     logits = model(**batch.inputs).logits
-        >>> len(logits), seen[0]
-        (4, Reads(4 samples, 2 layers, conditions full vision, 2 options))
+        >>> len(logits), seen[0].accuracy(), seen[0].accuracy(condition="language") < 0.8
+        (32, 1.0, True)
     """
 
     anatomy: Anatomy
@@ -211,7 +213,7 @@ class _Pass:
         expected: token ids of the batch that may run.
         answers: layer -> log-probabilities, [variations, n, answers].
         states: layer and name -> pooled hidden states, [n, width].
-        unfinished: number of passes that began and did not come to their end.
+        unfinished: number of passes that began and were stopped before their end.
         guarding: takes the guards off the user's hooks.
         guard: what user hooks are given during a fork.
     """

@@ -25,14 +25,16 @@ class View:
     Example:
         >>> import pid_lens
         >>> model, processor = pid_lens.demo.load()
-        >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
+        >>> batch = next(iter(pid_lens.demo.batches("vision", n=32)))
         >>> conditions = {"full": [], "blind": [pid_lens.Zero("image")]}
         >>> lens = pid_lens.Lens(model, processor, conditions=conditions)
         >>> for view in lens.views(batch):
         ...     with view:
         ...         print(view, len(model(**batch.inputs).logits))
-        View(blind, draw 0) 4
-        View(full, draw 0) 4
+        View(blind, draw 0) 32
+        View(full, draw 0) 32
+        >>> lens.reads.accuracy(condition="full"), lens.reads.accuracy(condition="blind") < 0.8
+        (1.0, True)
     """
 
     variation: Variation
@@ -68,6 +70,8 @@ def join_views(views: list[View], conditions: tuple[str, ...]) -> Reads:
     Example:
         >>> import torch
         >>> from contextlib import nullcontext
+        >>> from pid_lens import Reads
+        >>> from pid_lens.forward import View
         >>> from pid_lens.interventions import Variation
         >>> views = []
         >>> for draw, p in enumerate((0.2, 0.6)):

@@ -51,7 +51,7 @@ def own_rows(value: Any, n: int, rows: int, tokens: int = 0, name: str = "") -> 
     """Slice the first n of ``rows`` rows from every tensor that has as many: no copies.
 
     Rows may lie flat, ``rows * tokens`` vectors; position ids of several axes have rows second.
-    Mappings, lists and tuples are gone through; other values come back as they are.
+    Mappings, lists and tuples are traversed; other values come back as they are.
 
     Example:
         >>> import torch

@@ -49,7 +49,7 @@ class Stream:
         ValueError: ``states`` has an image-only state, which a single pass cannot prove to be so.
 
     Example:
-        >>> import pid_lens
+        >>> import pid_lens, torch
         >>> from pid_lens.inputs import resolve_samples
         >>> model, processor = pid_lens.demo.load()
         >>> batch = next(iter(pid_lens.demo.batches("vision", n=4)))
@@ -58,8 +58,8 @@ class Stream:
         >>> with torch.no_grad():  # entry 0 is the embeddings, the last is normed already
         ...     found = model(**batch.inputs, output_hidden_states=True).hidden_states
         >>> stream.take(4, found[5])
-        >>> stream.reads
-        Reads(4 samples, 1 layers, conditions full, 2 options)
+        >>> stream.reads.layers, stream.reads.accuracy()
+        ((4,), 1.0)
     """
 
     anatomy: Anatomy

@@ -18,6 +18,7 @@ class ForkEditError(RuntimeError):
 
     Example:
         >>> import torch
+        >>> from pid_lens.forward import UserHookGuard
         >>> guard, activation = UserHookGuard(n=1, rows=3), torch.ones(3, 4)
         >>> guard.call(lambda shown: shown.mul_(2), guard.show(activation), "layers.1")
         Traceback (most recent call last):
@@ -89,7 +90,7 @@ class UserHookGuard:
                 "Either replay, where your block runs once per condition as it is: `for view in "
                 "lens.views(): with view: model(...)` (or `with view, model.trace(...)`). Or, "
                 "if the edit is meant for every row (steering), Lens(..., fork_edits=True): it "
-                "is then given the rows of all conditions. A knockout or noise belongs into the "
+                "is then given the rows of all conditions. A knockout or noise belongs in the "
                 "lens itself, Lens(..., interventions=[...])"
             )
         return None

@@ -74,14 +74,14 @@ def is_own_hook(hook: Any) -> bool:
 # * `_forward_pre_hooks` and `_forward_hooks` are ordered dicts of id -> hook. Each call of the
 #   module reads them anew, and calls the hooks in their order: another function under the same id
 #   runs in the hook's turn, from the next call on.
-# * How a hook is called is kept beside it, by its id. One that was registered `with_kwargs` is in
-#   `_forward_pre_hooks_with_kwargs` or `_forward_hooks_with_kwargs` and is given the named
-#   arguments, too; `_forward_hooks_always_called` is the like. These dicts stay as they are.
-# * A handle removes the hook that stands under its id by then, and no id is given twice.
-#   So a hook may go away while it is guarded, and must not come back when the guard goes.
-# * A pre-hook answers with arguments, a single one as it is or a tuple; one `with_kwargs` with a
-#   pair (args, kwargs). A hook that runs after the module answers with the output. None leaves
-#   all as it is.
+# * How a hook is called is kept separately, under its id. One that was registered `with_kwargs` is
+#   in `_forward_pre_hooks_with_kwargs` or `_forward_hooks_with_kwargs` and is given the named
+#   arguments, too; `_forward_hooks_always_called` works likewise. These dicts stay as they are.
+# * A handle removes the hook that has its id at that time, and no id is given twice. So a hook may
+#   be removed while it is guarded, and must not come back when the guard is taken off.
+# * A pre-hook returns arguments, a single one as it is or a tuple; one `with_kwargs` returns a
+#   pair (args, kwargs). A hook that runs after the module returns the output. None leaves all as
+#   it is.
 
 
 def _guard_pre_hooks(guard: UserHookGuard, path: str, module: nn.Module, stack: ExitStack) -> None:

@@ -28,7 +28,7 @@ def describe_batch(batch: Batch | Mapping[str, Any] | None, **said: Any) -> Batc
             batch's own.
 
     Raises:
-        TypeError: another keyword came.
+        TypeError: another keyword.
 
     Example:
         >>> import torch
@@ -59,7 +59,7 @@ class Batch:
         options: token id of each option, [n, answers], -1 where absent; None where the Lens knows
             them.
         labels: index of the right option, [n], -1 where unknown.
-        ids: one name a sample; None stands for a hash of its content.
+        ids: one name per sample; None for a hash of each one's content.
 
     Example:
         >>> import torch
@@ -118,6 +118,9 @@ def as_batches(given: Any) -> Iterable[Any]:
 
     So the result can be iterated over again; a data loader stays lazy.
 
+    Raises:
+        TypeError: it is neither a batch nor iterable.
+
     Example:
         >>> import torch
         >>> one = {"input_ids": torch.tensor([[1, 9, 5]])}
@@ -132,7 +135,7 @@ def as_batches(given: Any) -> Iterable[Any]:
 
 
 def attended_tokens(inputs: Mapping[str, Any]) -> Bool[Tensor, "n tokens"]:
-    """Return the tokens that are no padding, by the attention mask; all where there is none.
+    """Return the tokens that are not padding, by the attention mask; all where there is none.
 
     In a 4-D mask (True, or 0 where it is added) these are the keys that any query attends to.
 

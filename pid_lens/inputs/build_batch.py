@@ -47,16 +47,16 @@ def batch(
 
     Args:
         processor: the model's processor, with a chat template.
-        images: one image a question, or one list of images; they come before the question.
-        questions: one text a sample, with the options where the model is to read them; white space
-            around it is left out.
+        images: one image per question, or one list of images; they come before the question.
+        questions: one text per sample, with the options where the model is to read them; white
+            space around it is left out.
         options: what the model may answer: one list for all samples (``("A", "B")``) or one list
-            a sample, as text (its first token counts) or token ids.
+            per sample, as text (its first token counts) or token ids.
         labels: the right option of each sample, as its index or its text.
         ids: names of the samples; by default a hash of each one's content.
         system: the system turn, one for all or one per sample. No default condition ablates it.
         spans: more spans, by name. ``{"system": True}`` is the system turn; ``{"options": True}``
-            the listing of the options in the question, where each stands behind a marker (``A.``,
+            the listing of the options in the question, where each comes after a marker (``A.``,
             ``(1)``, ``-``; see `find_listing`); ``{"car": "the red car"}`` any words of the
             prompt, one text for all samples or a list of one per sample. ``(text, k)`` is its k-th
             occurrence, from 0. Every sample must have it: those without go into a batch of their
@@ -70,17 +70,21 @@ def batch(
         ValueError: lists of different lengths, a question or named text that matches nothing in
             its prompt (or, without an occurrence, more than one place), has words that the
             tokenizer lacks or tokens that cannot be identified, a listing or system turn that
-            is not there, options that share a first token, a label that is no option, a
+            is not there, options that share a first token, a label that is not an option, a
             tokenizer without character offsets, a video token.
 
     Example:
         >>> import pid_lens
         >>> _, processor = pid_lens.demo.load()
         >>> digit = pid_lens.demo.digits("test").images[0]
-        >>> pid_lens.batch(processor, images=[digit], questions=["is the digit even ?"],
-        ...                options=("A", "B"), system="vision",
-        ...                spans={"system": True, "word": "even"})
+        >>> made = pid_lens.batch(processor, images=[digit], questions=["is the digit even ?"],
+        ...                       options=("A", "B"), system="vision",
+        ...                       spans={"system": True, "word": "even"})
+        >>> made
         Batch(1 samples, 26 tokens, 2 options, spans image question system word answer)
+        >>> [processor.decode(made.inputs["input_ids"][made.spans[name]])
+        ...  for name in ("system", "question", "word")]
+        ['vision', 'is the digit even ?', 'even']
     """
     _require_lists(images=images, questions=questions, labels=labels)
     n = len(questions)
@@ -110,10 +114,10 @@ def batch(
 
 
 def _require_lists(**given: Any) -> None:
-    """Require lists: raise a TypeError where one string or image came in place of one."""
+    """Require lists: raise a TypeError for one string or image in place of one."""
     for name, one in given.items():
         if isinstance(one, str) or (one is not None and not hasattr(one, "__len__")):
-            raise TypeError(f"{name} must be a list, one entry a sample; got one {one!r}")
+            raise TypeError(f"{name} must be a list, one entry per sample; got one {one!r}")
 
 
 def _require_as_many(n: int, **given: Any) -> None:
@@ -143,7 +147,7 @@ def _album(entry: Any) -> list[Image]:
     """List the images of one sample."""
     album = list(entry) if isinstance(entry, list | tuple) else [entry]
     if not album:
-        raise ValueError("a sample without an image came: every sample needs at least one")
+        raise ValueError("a sample has no image: every sample needs at least one")
     return album
 
 
@@ -195,6 +199,8 @@ def _label_indices(labels: Sequence[Any], options: Sequence[Any], n: int) -> lis
     found = []
     for row, (label, choices) in enumerate(zip(labels, _option_rows(options, n), strict=True)):
         if isinstance(label, str) and label not in choices:
-            raise ValueError(f"label {label!r} of sample {row} is none of its options {choices}")
+            raise ValueError(
+                f"label {label!r} of sample {row} is not one of its options {choices}"
+            )
         found.append(choices.index(label) if isinstance(label, str) else int(label))
     return found

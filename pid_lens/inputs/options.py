@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Choice = str | int
 ABSENT = -1
-"""Stands in the place of an option that a sample does not have."""
+"""Token id of an option that a sample does not have."""
 
 
 def first_tokens(choices: Sequence[Choice] | Tensor, processor: Any = None) -> list[int]:
@@ -56,7 +56,7 @@ def _first_token(choice: Choice, processor: Any) -> int:
         if not isinstance(choice, int):
             raise TypeError(f"an option must be a text or a token id; got {choice!r}")
         if int(choice) < ABSENT:
-            raise ValueError(f"option {choice!r} is no token id: ids begin at 0, -1 is no option")
+            raise ValueError(f"option {choice!r} is not a token id: they begin at 0, -1 is absent")
         return int(choice)
     return text_tokens(choice, processor, known=1)[0]
 
@@ -91,9 +91,13 @@ def option_table(
     """Tabulate the token ids of every sample's options, [n, K]; -1 where a sample has fewer.
 
     Args:
-        options: one list for all samples, or one list a sample.
+        options: one list for all samples, or one per sample.
         n: number of samples.
         processor: needed for options that are text.
+
+    Raises:
+        TypeError: ``options`` is one string.
+        ValueError: as `first_tokens`, or another number of lists than samples.
 
     Example:
         >>> option_table([[3, 4], [3, 4, 5]], n=2)
@@ -114,6 +118,7 @@ def as_lists(options: Any) -> Any:
     """Convert every tensor, array or sequence in the options to a list of plain numbers and texts.
 
     Example:
+        >>> import torch
         >>> as_lists((torch.tensor([7, 9]), "A"))
         [[7, 9], 'A']
     """
@@ -125,7 +130,7 @@ def as_lists(options: Any) -> Any:
 
 
 def as_option_rows(rows: list[Any], n: int) -> list[Any]:
-    """Repeat a single list of options for all n samples; keep one list a sample.
+    """Repeat a single list of options for all n samples; keep one list per sample.
 
     Raises:
         ValueError: another number of lists than samples.
@@ -135,5 +140,5 @@ def as_option_rows(rows: list[Any], n: int) -> list[Any]:
         [[3, 4], [3, 4]]
     """
     if len(rows) not in (1, n):
-        raise ValueError(f"options must be one list, or one a sample: {n}; got {len(rows)}")
+        raise ValueError(f"options must be one list, or one per sample: {n}; got {len(rows)}")
     return rows * n if len(rows) == 1 else rows

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
 
 MARK = "#"
-"""The first letter of every name that is a hash: given names are distinguished by it."""
+"""First character of every name that is a hash, which distinguishes it from given names."""
 
 
 def content_ids(
@@ -28,20 +28,20 @@ def content_ids(
 
     Args:
         inputs: the model's inputs.
-        attended: tokens that are no padding.
+        attended: tokens that are not padding.
         image: the image's tokens: in proportion to their number pixels are divided among the
-            samples where a tensor has no row a sample.
+            samples where a tensor does not have one row per sample.
 
     Raises:
         ValueError: the pixels cannot be assigned to samples, or there are none.
 
     Example:
         >>> import torch
-        >>> ids = torch.tensor([[5, 9], [5, 9]])
-        >>> pixels = torch.tensor([[1.0], [2.0]])
+        >>> ids = torch.tensor([[5, 9], [5, 9], [5, 9]])
+        >>> pixels = torch.tensor([[1.0], [2.0], [1.0]])
         >>> names = content_ids({"input_ids": ids, "pixel_values": pixels}, ids > 0, ids == 9)
-        >>> names[0] == names[1]
-        False
+        >>> names[0] == names[1], names[0] == names[2]
+        (False, True)
     """
     n = len(attended)
     hashes = [
@@ -63,7 +63,7 @@ def content_ids(
 
 
 def _is_content(name: str, value: Any, attended: Tensor) -> bool:
-    """Return whether an input is pixels, their sizes or grids: nothing that is one a token."""
+    """Return whether an input is pixels, their sizes or grids: none with one entry per token."""
     if _is_floating(value):
         return True
     sizes = name.endswith(("_sizes", "_thw"))

@@ -31,7 +31,7 @@ class Samples:
     """Metadata of a batch's rows for an intervention or a readout: spans, options, labels, ids.
 
     Attributes:
-        ids: one name a sample.
+        ids: one name per sample.
         spans: masks of token positions, [n, tokens] each.
         options: token id of each option, [n, answers]; -1 where a sample has fewer.
         labels: index of the right option, [n]; -1 where unknown.
@@ -41,6 +41,7 @@ class Samples:
 
     Example:
         >>> import torch
+        >>> from pid_lens import Spans
         >>> ids = torch.tensor([[9, 9, 5, 2], [9, 5, 5, 2]])
         >>> samples = Samples.of_spans(Spans(image=ids == 9, question=ids == 5))
         >>> samples.n, samples.ids, samples.labels.tolist()
@@ -92,6 +93,7 @@ def find_spans(batch: Batch, processor: Any = None, image_token: int | None = No
 
     Example:
         >>> import torch
+        >>> from pid_lens import Batch
         >>> ids = torch.tensor([[1, 9, 9, 5, 2]])
         >>> batch = Batch(inputs={"input_ids": ids}, spans={"question": ids == 5})
         >>> find_spans(batch, image_token=9)
@@ -133,10 +135,11 @@ def resolve_samples(
 
     Raises:
         ValueError: as `find_spans`; ids that cannot be made; ids, options or labels of another
-            number than samples, or labels that are none of the options.
+            number than samples, or labels that are not one of the options.
 
     Example:
         >>> import torch
+        >>> from pid_lens import Batch
         >>> ids = torch.tensor([[1, 9, 5, 2], [1, 9, 5, 4]])
         >>> batch = Batch(inputs={"input_ids": ids}, spans={"question": ids == 5},
         ...               options=torch.tensor([[3, 4]]), labels=[1, 0], ids=("cat", "dog"))
@@ -164,7 +167,8 @@ def label_indices(batch: Batch, table: Int[Tensor, "n answers"]) -> Int[Tensor, 
     """Return a batch's labels as indices of options, checked; -1 where unknown.
 
     Raises:
-        ValueError: too few labels, or one that is none of its sample's options.
+        ValueError: another number of labels than samples, or one that is not one of its
+            sample's options.
     """
     n = len(table)
     if batch.labels is None:
@@ -177,8 +181,8 @@ def label_indices(batch: Batch, table: Int[Tensor, "n answers"]) -> Int[Tensor, 
     if table.shape[1] and not bool(inside.all()):
         row = int((~inside).nonzero()[0])
         raise ValueError(
-            f"label {int(labels[row])} of sample {row} is none of its options: labels are indices "
-            f"of options, 0 to {int((table[row] >= 0).sum()) - 1}, or -1 for unknown"
+            f"label {int(labels[row])} of sample {row} is not one of its options: labels are "
+            f"indices of options, 0 to {int((table[row] >= 0).sum()) - 1}, or -1 for unknown"
         )
     return labels
 
@@ -199,8 +203,8 @@ def _names(batch: Batch, spans: Spans) -> tuple[tuple[str, ...], tuple[str, ...]
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         warnings.warn(
-            f"{len(twice)} samples stand more than once in this batch ({twice[0]}, ...): the last "
-            "of each counts. Give them ids= of their own to count them apart",
+            f"{len(twice)} samples occur more than once in this batch ({twice[0]}, ...): the last "
+            "of each counts. Give each its own ids= to count all",
             stacklevel=3,
         )
     return ids, contents

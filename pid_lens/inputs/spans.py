@@ -18,6 +18,7 @@ class UnknownSpan(ValueError, KeyError):  # noqa: N818
 
     Example:
         >>> import torch
+        >>> from pid_lens import Spans
         >>> spans = Spans(image=torch.tensor([[True, False]]))
         >>> "car" in spans
         False
@@ -39,11 +40,12 @@ class Spans(Mapping[str, Tensor]):
     would do nothing, unnoticed.
 
     Args:
-        **masks: one boolean mask [n, tokens] a name.
+        **masks: one boolean mask [n, tokens] per name.
 
     Raises:
         TypeError: a mask is not boolean.
         ValueError: no mask, masks of different shapes, or a sample without a token in some span.
+        UnknownSpan: ``spans[name]`` of a name that is not there.
 
     Example:
         >>> import torch
@@ -57,7 +59,7 @@ class Spans(Mapping[str, Tensor]):
     """
 
     def __init__(self, **masks: Bool[Tensor, "n tokens"]) -> None:
-        """See the class."""
+        """Store the masks that the class describes."""
         self._masks = {name: torch.as_tensor(mask) for name, mask in masks.items()}
         if not masks:
             raise ValueError("spans need at least one mask [n, tokens]; got none")
@@ -107,9 +109,9 @@ class Spans(Mapping[str, Tensor]):
             ranks: which of its tokens, from 0; one list for all samples, or one per sample.
 
         Raises:
-            TypeError: a rank is no whole number.
-            ValueError: as many lists as samples did not come, a list is empty, or a sample's
-                span has no token of such a rank.
+            TypeError: a rank is not a whole number.
+            ValueError: the number of lists is not the number of samples, a list is empty, or a
+                sample's span has no token of such a rank.
 
         Example:
             >>> import torch
@@ -161,7 +163,7 @@ def _one_a_sample(ranks: Sequence[Any], n: int) -> list[list[int]]:
     ranks = ranks.tolist() if hasattr(ranks, "tolist") else list(ranks)
     rows = ranks if ranks and isinstance(ranks[0], Sequence) else [ranks] * n
     if len(rows) != n:
-        raise ValueError(f"ranks must be one list, or one a sample: {n}; got {len(rows)}")
+        raise ValueError(f"ranks must be one list, or one per sample: {n}; got {len(rows)}")
     ranks = [rank for row in rows for rank in row]
     strange = [rank for rank in ranks if isinstance(rank, bool) or not isinstance(rank, Integral)]
     if strange:

@@ -64,9 +64,15 @@ def collect(
 
     Example:
         >>> import pid_lens
+        >>> import torch
         >>> model, _ = pid_lens.demo.load()
-        >>> collect(model, pid_lens.demo.batches("synergy", n=16), spans=["image"])
+        >>> batches = pid_lens.demo.batches("synergy", n=16)
+        >>> donors = collect(model, batches, spans=["image"])
+        >>> donors
         Donors(image 16 samples, ...)
+        >>> mean = torch.cat(donors.of("image")).double().mean(0)
+        >>> torch.allclose(mean, pid_lens.calibrate(model, batches)["image"].mean)
+        True
     """
     from tqdm import tqdm
 
@@ -130,9 +136,16 @@ def calibrate(
 
     Example:
         >>> import pid_lens
-        >>> model, processor = pid_lens.demo.load()
-        >>> calibrate(model, pid_lens.demo.batches("synergy", split="train", n=64))
+        >>> import torch
+        >>> model, _ = pid_lens.demo.load()
+        >>> [batch] = pid_lens.demo.batches("synergy", split="train", n=64)
+        >>> moments = calibrate(model, [batch])
+        >>> moments
         Moments(image 1024 tokens, question 448 tokens, model ..., at model....inputs_embeds)
+        >>> asked = batch.inputs["input_ids"][batch.spans["question"]]
+        >>> mean = model.get_input_embeddings()(asked).double().mean(0)
+        >>> torch.allclose(moments["question"].mean, mean)
+        True
     """
     from tqdm import tqdm
 

@@ -59,6 +59,7 @@ def as_interventions(name: str, interventions: Any) -> tuple[Intervention, ...]:
         TypeError: it is not a list of interventions, or the repr of one does not say its settings.
 
     Example:
+        >>> from pid_lens import Noise
         >>> as_interventions("interventions", [Noise("image", draws=4)])
         (Noise(span='image', seed=None, draws=4),)
         >>> as_interventions("interventions", Noise("image"))
@@ -93,6 +94,7 @@ def complete_each(
 
     Example:
         >>> import torch
+        >>> from pid_lens import Noise
         >>> from pid_lens.interventions import Moment, Moments
         >>> moments = Moments(model="m", site="s", spans={"image": Moment.of(torch.eye(2))})
         >>> noise = Noise("image"), Noise("image", draws=5)
@@ -230,6 +232,7 @@ def require_same_model(
 
     Example:
         >>> import pid_lens
+        >>> from pid_lens import Noise
         >>> model, _ = pid_lens.demo.load()
         >>> elsewhere = Noise("image", pid_lens.Moments(model="another", site="s"))
         >>> require_same_model([elsewhere], pid_lens.dissect(model))

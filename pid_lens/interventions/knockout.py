@@ -38,6 +38,9 @@ class Knockout(Deterministic):
         layers: numbers of layers, negative ones counted from the last; None for all.
         heads: numbers of query heads; None for all.
 
+    Raises:
+        TypeError: layers or heads that are not a list of whole numbers, or an empty one.
+
     Source:
         Dissecting recall of factual associations in auto-regressive language models (Geva et
         al., 2023), https://arxiv.org/abs/2304.14767; Cross-modal information flow in multimodal
@@ -45,8 +48,17 @@ class Knockout(Deterministic):
         with a window of nine layers
 
     Example:
-        >>> Knockout("image", "question", layers=range(2, 5))
+        >>> import torch
+        >>> from pid_lens import Spans
+        >>> from pid_lens.inputs import Samples
+        >>> knockout = Knockout("image", "question", layers=range(2, 5))
+        >>> knockout
         Knockout(source='image', target='question', layers=(2, 3, 4), heads=None)
+        >>> ids = torch.tensor([[9, 9, 5]])
+        >>> samples = Samples.of_spans(Spans(image=ids == 9, question=ids == 5))
+        >>> queries, keys = knockout.ends(samples)
+        >>> queries.tolist(), keys.tolist()
+        ([[False, False, True]], [[True, True, False]])
     """
 
     source: str

@@ -78,8 +78,12 @@ class Moments(Mapping[str, Moment]):
         spans: span -> the moment of its embeddings; named ``span@site`` for what enters the
             decoder elsewhere than in its embeddings.
 
+    Raises:
+        UnknownSpan: ``moments[span]`` of a span that was not measured.
+
     Example:
         >>> import torch
+        >>> from pid_lens.interventions import Moment
         >>> parts = [Moments(model="m", site="s", spans={"image": Moment.of(x)})
         ...          for x in (torch.zeros(3, 2), torch.ones(3, 2))]
         >>> (parts[0] + parts[1])["image"].std
@@ -105,7 +109,11 @@ class Moments(Mapping[str, Moment]):
         return len(self.spans)
 
     def __add__(self, other: Moments) -> Moments:
-        """Merge the moments of two data sets; ValueError if model or site differ."""
+        """Merge the moments of two data sets.
+
+        Raises:
+            ValueError: they belong to different models or sites.
+        """
         other.check(self.model, self.site)
         names = dict.fromkeys((*self.spans, *other.spans))
         merged = {
@@ -144,7 +152,12 @@ class Moments(Mapping[str, Moment]):
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
-        """Load what `save` wrote."""
+        """Load what `save` wrote.
+
+        Raises:
+            ValueError: the file is not a safetensors file, or holds another kind of record.
+            FileNotFoundError: there is no such file.
+        """
         tensors, about = load_record(path, "pid_lens.Moments")
         spans = {
             name: Moment(count, tensors[f"{name}.mean"], tensors[f"{name}.square"])

@@ -54,14 +54,13 @@ class Noise:
         >>> from pid_lens import Moments, Spans
         >>> from pid_lens.inputs import Samples
         >>> from pid_lens.interventions import Moment
-        >>> x = torch.randn(1, 3, 4)
-        >>> moments = Moments(model="m", site="s", spans={"image": Moment.of(torch.randn(9, 4))})
-        >>> mask = torch.tensor([[True, True, False]])
-        >>> samples = Samples(ids=("one",), spans=Spans(image=mask), labels=torch.tensor([0]),
-        ...                   options=torch.tensor([[3, 4]]))
-        >>> noised = Noise("image", moments, seed=0, draws=1).edit(x, samples, draw=0)
-        >>> torch.equal(noised[0, 2], x[0, 2]), torch.equal(noised[0, 1], x[0, 1])
-        (True, False)
+        >>> measured = Moment.of(torch.tensor([[4.], [6.]]))  # mean 5, deviation 1
+        >>> moments = Moments(model="m", site="s", spans={"image": measured})
+        >>> samples = Samples.of_spans(Spans(image=torch.arange(1000)[None] < 999))
+        >>> noise = Noise("image", moments, seed=0, draws=1)
+        >>> noised = noise.edit(torch.zeros(1, 1000, 1), samples, draw=0).flatten()
+        >>> round(noised[:999].mean().item()), round(noised[:999].std().item()), noised[999].item()
+        (5, 1, 0.0)
     """
 
     span: str
@@ -113,7 +112,7 @@ class Noise:
 def gaussian_noise(key: str, tokens: int, width: int) -> np.ndarray:
     """Draw standard normal numbers [tokens, width] that depend on the key alone.
 
-    Row r is the same however many rows are asked for. The generator is counter-based (Philox),
+    Row r is the same for any number of rows. The generator is counter-based (Philox),
     keyed by a hash, and runs on the CPU, so that models on all devices get the same numbers.
 
     Source:

@@ -42,11 +42,16 @@ class Resample:
         (Wang et al., 2022), https://arxiv.org/abs/2211.00593: ablation by other samples
 
     Example:
-        >>> import pid_lens
-        >>> model, _ = pid_lens.demo.load()
-        >>> donors = pid_lens.collect(model, pid_lens.demo.batches("vision", n=32))
-        >>> Resample("image", donors)
-        Resample(span='image', donors=Donors(image 32, question 32 samples, ...), seed=None, ...)
+        >>> import torch
+        >>> from pid_lens import Donors, Spans
+        >>> from pid_lens.inputs import Samples
+        >>> donors = Donors(model="m", site="s", ids=("0", "1"),
+        ...                 spans={"image": (torch.zeros(2, 3), torch.ones(2, 3))})
+        >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, True, False]] * 2)))
+        >>> patch = Resample("image", donors, seed=0)
+        >>> patch.edit(torch.full((2, 3, 3), 5.), samples, draw=0)[..., 0]
+        tensor([[1., 1., 5.],
+                [0., 0., 5.]])
     """
 
     span: str

@@ -125,6 +125,8 @@ def place_among(
         image: image positions of all n rows, where they are known.
 
     Example:
+        >>> import torch
+        >>> from pid_lens import Spans
         >>> from pid_lens.inputs import Samples
         >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, False]])))
         >>> placed = place_among(samples, first=1, n=3)

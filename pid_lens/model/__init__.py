@@ -1,7 +1,7 @@
 """Model anatomy: decoder layers, final norm, unembedding, and all inputs of the decoder.
 
 In comes a model of transformers, nnsight or TransformerLens; out goes its `Anatomy`, the plain
-modules to hook. Besides there are tools for a module's forward call: its arguments by name,
+modules to hook. There are tools for a module's forward call, too: its arguments by name,
 hooks as a context manager, causal and attention masks. Model families differ here and in
 `pid_lens.adapters`, nowhere else. Nothing here knows an intervention or a readout.
 

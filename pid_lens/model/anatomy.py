@@ -50,12 +50,16 @@ class Anatomy:
         scale: factor on the logits, where the model has one.
 
     Example:
+        >>> import torch
         >>> from torch import nn
-        >>> norm, unembed = nn.LayerNorm(4), nn.Linear(4, 10)
-        >>> decoder = nn.ModuleList([nn.Linear(4, 4)])
-        >>> Anatomy(model=decoder, decoder=decoder, layers=list(decoder), norm=norm,
-        ...         unembed=unembed, image_token=3)
-        Anatomy(ModuleList, 1 layers, width 4, 10 tokens)
+        >>> decoder, unembed = nn.ModuleList([nn.Linear(2, 2)]), nn.Linear(2, 3, bias=False)
+        >>> _ = nn.init.eye_(unembed.weight)
+        >>> anatomy = Anatomy(model=decoder, decoder=decoder, layers=list(decoder), softcap=2.0,
+        ...                   norm=nn.Identity(), unembed=unembed, image_token=1)
+        >>> anatomy
+        Anatomy(ModuleList, 1 layers, width 2, 3 tokens)
+        >>> anatomy.logits(torch.tensor([[0.0, 2.0]])).detach()  # 2 tanh(2 / 2)
+        tensor([[0.0000, 1.5232, 0.0000]])
     """
 
     model: nn.Module
@@ -86,7 +90,7 @@ class Anatomy:
         None where they attend to image features alone (`crossing`).
 
         Raises:
-            ValueError: there is none to be found.
+            ValueError: it cannot be found by its name.
         """
         if self.attentions is not None:
             return self.attentions[layer]
@@ -122,7 +126,7 @@ class Anatomy:
 
     @property
     def site(self) -> str:
-        """Hook point at which embeddings are read and replaced, as a path in the model."""
+        """Argument whose embeddings are ablated: ``inputs_embeds`` after the decoder's path."""
         named = self.model.named_modules(remove_duplicate=False)
         path = next((name for name, module in named if module is self.decoder), "decoder")
         return f"{path}.inputs_embeds"
@@ -139,7 +143,7 @@ class Anatomy:
         return next((one for one in devices if one.type != "meta"), torch.device("cpu"))
 
     def fingerprint(self) -> str:
-        """Hash the weights: it differs from any other model's, be it trained one step further.
+        """Hash a sample of the weights, to identify the model: a training step changes the hash.
 
         It covers every parameter's name, shape and dtype, and up to 257 of its values; what a
         framework puts around modules does not count.

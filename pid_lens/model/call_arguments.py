@@ -90,6 +90,7 @@ def named_arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> d
     """Bind a call's arguments to their names, whether they came by position or by keyword.
 
     Example:
+        >>> from torch import nn
         >>> named_arguments(nn.Linear(2, 3), (7,), {})
         {'input': 7}
     """

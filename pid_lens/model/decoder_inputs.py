@@ -30,6 +30,8 @@ class Entry:
         put: writes vectors, of any number of rows, into arguments of as many.
 
     Example:
+        >>> import torch
+        >>> from pid_lens import Spans
         >>> from pid_lens.inputs import Samples
         >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, False]])))
         >>> arguments = {"states": torch.zeros(1, 2, 3)}
@@ -51,6 +53,10 @@ class ImagePathway(Protocol):
         argument: the decoder's argument that holds them.
 
     Example:
+        >>> import torch
+        >>> from dataclasses import replace
+        >>> from pid_lens import Spans
+        >>> from pid_lens.model import Entry, spans_beside_tokens
         >>> class Side:
         ...     argument = "states"
         ...     def entries(self, arguments, samples):
@@ -86,12 +92,13 @@ def embed_arguments(decoder: nn.Module, arguments: dict[str, Any]) -> dict[str, 
     """Replace ``input_ids`` among a decoder's arguments by embeddings, where they were given.
 
     Example:
+        >>> import torch
         >>> from types import SimpleNamespace
         >>> table = torch.nn.Embedding(10, 4)
         >>> decoder = SimpleNamespace(get_input_embeddings=lambda: table)
         >>> arguments = embed_arguments(decoder, {"input_ids": torch.tensor([[3, 7]])})
-        >>> arguments["input_ids"], arguments["inputs_embeds"].shape
-        (None, torch.Size([1, 2, 4]))
+        >>> arguments["input_ids"], torch.equal(arguments["inputs_embeds"][0, 1], table.weight[7])
+        (None, True)
     """
     ids = arguments.get("input_ids")
     if arguments.get(EMBEDDINGS) is not None or ids is None:
@@ -106,6 +113,8 @@ def entries_of(
     """List all entries of a decoder call: the embeddings, then image features besides them.
 
     Example:
+        >>> import torch
+        >>> from pid_lens import Spans
         >>> from pid_lens.inputs import Samples
         >>> from pid_lens.model import CrossAttention
         >>> samples = Samples.of_spans(Spans(image=torch.tensor([[True, False]])))
@@ -125,9 +134,11 @@ def spans_beside_tokens(spans: Spans, seen: Bool[Tensor, "n states"] | None = No
 
     Args:
         spans: the spans of the tokens.
-        seen: the features that are no padding; all by default, as one vector a sample.
+        seen: mask of the features that are not padding; by default one feature per sample.
 
     Example:
+        >>> import torch
+        >>> from pid_lens import Spans
         >>> ids = torch.tensor([[9, 5]])
         >>> spans = Spans(image=ids == 9, question=ids == 5)
         >>> beside = spans_beside_tokens(spans, torch.tensor([[True, True, False]]))
@@ -174,7 +185,7 @@ class _SiteSpans(Spans):
     def __init__(
         self, masks: Mapping[str, Tensor], whole: str = "", parts: tuple[str, ...] = ()
     ) -> None:
-        """See the class."""
+        """Store the masks that the class describes."""
         self._masks, self._whole, self._parts = dict(masks), whole, parts
 
     def __getitem__(self, name: str) -> Bool[Tensor, "n tokens"]:

@@ -50,6 +50,10 @@ def dissect(model: Any) -> Anatomy:
 def dissect_plain(model: Any) -> Anatomy:
     """Find the parts of a plain model of transformers, as `dissect` does.
 
+    Raises:
+        TypeError: it is not a model.
+        ValueError: a part has none of the names that families give it.
+
     Example:
         >>> import pid_lens
         >>> model, _ = pid_lens.demo.load()

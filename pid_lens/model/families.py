@@ -31,7 +31,7 @@ class DeepStack:
     """DeepStack: image features that are added to the residual stream after early layers.
 
     Attributes:
-        argument: the decoder's argument: a list of features, [visual, width] a layer.
+        argument: the decoder's argument: a list of features, [visual, width] per layer.
         mask: the decoder's argument with the tokens that they are added to, [n, tokens].
 
     Source:
@@ -39,6 +39,7 @@ class DeepStack:
         (Meng et al., 2024), https://arxiv.org/abs/2406.04334
 
     Example:
+        >>> import torch
         >>> from pid_lens.inputs import Samples, Spans
         >>> ids = torch.tensor([[9, 9, 5]])
         >>> samples = Samples.of_spans(Spans(image=ids == 9, question=ids == 5))
@@ -81,6 +82,7 @@ class CrossAttention:
         argument: the decoder's argument that holds them, [(n tiles), tokens, width].
 
     Example:
+        >>> import torch
         >>> from pid_lens.inputs import Samples, Spans
         >>> ids = torch.tensor([[9, 5]])
         >>> samples = Samples.of_spans(Spans(image=ids == 9, question=ids == 5))
@@ -123,6 +125,7 @@ class QuestionAwareImage:
         site: name of the place where the words enter.
 
     Example:
+        >>> import torch
         >>> from types import SimpleNamespace
         >>> words = torch.nn.Embedding(10, 4)
         >>> def features(pixels, qformer_input_ids, qformer_attention_mask, return_dict):
@@ -139,7 +142,11 @@ class QuestionAwareImage:
     site: str = "qformer"
 
     def entry(self, given: Mapping[str, Any], samples: Samples) -> Entry:
-        """Return the entry of the Q-Former's word embeddings; padding has no span."""
+        """Return the entry of the Q-Former's word embeddings; padding has no span.
+
+        Raises:
+            ValueError: the call has no pixel_values, or no token ids of the Q-Former.
+        """
         ids, attended = (given.get(name) for name in self.inputs)
         if ids is None or given.get("pixel_values") is None:
             raise ValueError(

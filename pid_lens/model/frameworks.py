@@ -48,8 +48,10 @@ def adapter_of(thing: Any) -> Adapter | None:
     """Look up the adapter of the framework that defines an object's class, or None.
 
     Example:
-        >>> adapter_of(3) is None
-        True
+        >>> import pid_lens
+        >>> model, _ = pid_lens.demo.load()
+        >>> adapter_of(model).__name__, adapter_of("a model")
+        ('pid_lens.adapters.transformers', None)
     """
     for cls in type(thing).__mro__:
         path = ADAPTERS.get(cls.__module__.partition(".")[0])
@@ -66,8 +68,10 @@ def forward_without_hooks(module: nn.Module) -> Callable[..., Any]:
 
     Example:
         >>> import torch
-        >>> forward_without_hooks(torch.nn.Identity())(torch.ones(1))
-        tensor([1.])
+        >>> layer, calls = torch.nn.Identity(), []
+        >>> handle = layer.register_forward_hook(lambda *call: calls.append("a hook"))
+        >>> forward_without_hooks(layer)(torch.ones(1)), calls
+        (tensor([1.]), [])
     """
     for thing in (module, module.__dict__.get("forward")):
         adapter = adapter_of(thing)
@@ -82,7 +86,8 @@ def is_user_call(module: nn.Module) -> bool:
     nnsight runs modules at a user's request within a trace; a plain module is never called so.
 
     Example:
-        >>> is_user_call(nn.Linear(2, 2))
+        >>> import torch
+        >>> is_user_call(torch.nn.Linear(2, 2))
         False
     """
     adapter = adapter_of(module.__dict__.get("forward"))
@@ -95,7 +100,8 @@ def name_of(module: nn.Module, path: str) -> str:
     """Return a module's name: its framework's, or its path in the plain model.
 
     Example:
-        >>> name_of(nn.Linear(2, 2), "layers.0._original_component.mlp")
+        >>> import torch
+        >>> name_of(torch.nn.Linear(2, 2), "layers.0._original_component.mlp")
         'layers.0.mlp'
     """
     adapter = adapter_of(module)
@@ -109,7 +115,7 @@ def processor_of(model: Any, given: Any = None) -> Any:
     Example:
         >>> from types import SimpleNamespace
         >>> wrapped = SimpleNamespace(processor="its own")
-        >>> processor_of(wrapped), processor_of(wrapped, "the user's"), processor_of(nn.Identity())
+        >>> processor_of(wrapped), processor_of(wrapped, "the user's"), processor_of("a model")
         ('its own', "the user's", None)
     """
     return getattr(model, "processor", None) if given is None else given

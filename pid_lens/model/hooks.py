@@ -22,7 +22,7 @@ def hooked(
     """Register hooks before and after the modules' forward, for the length of a block.
 
     Hooks of ``always`` run after a module that raised, too; its output is None then. No hook runs
-    in calls of a module of which ``unless`` is true.
+    in calls of a module for which ``unless`` is true.
 
     Example:
         >>> import torch
@@ -56,7 +56,11 @@ def hooked(
 def without_method(module: nn.Module, method: str, reason: str) -> Iterator[None]:
     """Make a method of a module raise a ValueError, for the length of a block.
 
+    Raises:
+        ValueError: ``reason``, in the block, where the method is called.
+
     Example:
+        >>> from torch import nn
         >>> layer = nn.Identity()
         >>> with without_method(layer, "eval", "not during a forward pass"):
         ...     layer.eval()

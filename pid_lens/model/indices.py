@@ -17,7 +17,7 @@ def resolve_indices(
         of: whose they are, for errors; left out by default.
 
     Raises:
-        TypeError: a text in place of numbers.
+        TypeError: a string in place of numbers.
         ValueError: a number that is not there, or none at all.
 
     Example:

@@ -20,6 +20,7 @@ def mask_pairs(
     """Block more (query, key) pairs in a 4-D attention mask, boolean (True attends) or additive.
 
     Example:
+        >>> import torch
         >>> blocked = torch.tensor([[[[True, False]]]])
         >>> mask_pairs(torch.ones(1, 1, 1, 2).bool(), blocked)
         tensor([[[[False,  True]]]])

@@ -12,9 +12,10 @@ def require_uncompiled(model: nn.Module) -> None:
         ValueError: the model, or a part of it, is compiled.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(2, 2))
         >>> require_uncompiled(model)
-        >>> model[0].compile()
+        >>> model[0]._compiled_call_impl = object()  # as compile() sets it
         >>> require_uncompiled(model)
         Traceback (most recent call last):
         ValueError: 0 is compiled (torch.compile), and compiled code skips hooks ...
@@ -36,6 +37,7 @@ def require_loaded(model: nn.Module) -> None:
         ValueError: a weight is on the meta device, and accelerate has not offloaded it.
 
     Example:
+        >>> from torch import nn
         >>> require_loaded(nn.Linear(2, 2))
         >>> require_loaded(nn.Linear(2, 2, device="meta"))
         Traceback (most recent call last):
@@ -58,6 +60,7 @@ def require_no_checkpointing(model: nn.Module) -> None:
         ValueError: gradient checkpointing is on in a model in training mode.
 
     Example:
+        >>> from torch import nn
         >>> layer = nn.Linear(2, 2)
         >>> layer.gradient_checkpointing = True
         >>> require_no_checkpointing(layer.eval())

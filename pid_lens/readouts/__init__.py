@@ -3,7 +3,7 @@
 In comes the residual stream after a layer, [n, width] at the answer position, with an `Anatomy`
 (the model's modules); out go log-probabilities of the options, [n, answers]: by the final norm
 and the unembedding (`LogitLens`), or by these behind an affine translator (`TunedLens`, trained
-by `tune` on batches). `Pooled` keeps a span's hidden states instead, as one vector a sample, for
+by `tune` on batches). `Pooled` keeps a span's hidden states instead, as one vector per sample, for
 estimators that work on vectors. A readout of your own needs one method (`Readout`).
 """
 

@@ -35,11 +35,11 @@ class LogitLens:
         >>> from torch import nn
         >>> from pid_lens import Anatomy
         >>> anatomy = Anatomy(model=nn.Identity(), decoder=nn.Identity(), layers=[],
-        ...                   norm=nn.Identity(), unembed=nn.Linear(2, 2, bias=False))
+        ...                   norm=nn.Identity(), unembed=nn.Linear(2, 3, bias=False))
         >>> _ = nn.init.eye_(anatomy.unembed.weight)
-        >>> state, options = torch.tensor([[5., 5.]]), torch.tensor([[0, 1]])
-        >>> LogitLens()(state, options, anatomy, layer=0).detach().exp()
-        tensor([[0.5000, 0.5000]])
+        >>> state, options = torch.tensor([[5., 3.]]), torch.tensor([[1, 0]])
+        >>> LogitLens()(state, options, anatomy, layer=0).detach().exp()  # softmax of 5, 3, 0
+        tensor([[0.1185, 0.8756]])
     """
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Pooled hidden states: one vector a span, for estimators that work on vectors, not answers."""
+"""Pooled hidden states: one vector per span, for estimators that work on vectors, not answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pooled:
     Summed in float32, because a bfloat16 sum of 2,000 values stalls. What exceeds 65,504, the
     largest float16, becomes infinite, which estimators refuse: ask for ``dtype="float32"`` then.
     Tokens outside the span play no part, even where their states are not finite. The state of the
-    last image token carries information about the image alone, if image tokens do not attend to
+    last image token carries information about the image alone, if image tokens do not depend on
     the text: a Lens that keeps ``Pooled("image", token="last")`` tests that in its first pass, and
     raises a ValueError where they do.
 

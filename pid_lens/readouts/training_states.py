@@ -33,7 +33,7 @@ class TrainingStates:
     """Hidden states of every layer at the chosen positions, on the CPU, sample by sample.
 
     Attributes:
-        states: the residual stream after each layer, one tensor [rows, width] a layer.
+        states: the residual stream after each layer, one tensor [rows, width] per layer.
         sample: number of the sample that each row is of, in the order of their names, [rows].
         device: where to train.
     """

@@ -36,8 +36,10 @@ class Translator:
         ValueError: a matrix that is not square, or a bias of another width.
 
     Example:
-        >>> Translator(torch.zeros(2, 2), torch.tensor([1., 0.]))(torch.tensor([[5., 5.]]))
-        tensor([[6., 5.]])
+        >>> import torch
+        >>> shift = Translator(torch.tensor([[0., 2.], [0., 0.]]), torch.tensor([1., 0.]))
+        >>> shift(torch.tensor([[5., 4.]]))  # (5 + 2 * 4 + 1, 4)
+        tensor([[14.,  4.]])
     """
 
     matrix: Float[Tensor, "width width"]
@@ -65,7 +67,7 @@ class Translator:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class TunedLens(LogitLens):
-    """Tuned lens: the logit lens behind an affine translator a layer; made by `pid_lens.tune`.
+    """Tuned lens: the logit lens behind one affine translator per layer, of `pid_lens.tune`.
 
     ::
 
@@ -96,12 +98,19 @@ class TunedLens(LogitLens):
         2023), https://arxiv.org/abs/2303.08112
 
     Example:
-        >>> import pid_lens
-        >>> model, processor = pid_lens.demo.load()
-        >>> tuned = TunedLens(model=pid_lens.dissect(model).fingerprint(), translators={},
-        ...                   divergence=torch.zeros(6), untuned=torch.zeros(6), n=1)
-        >>> pid_lens.Lens(model, processor, readout=tuned, conditions={"full": []})
-        Lens(LlavaForConditionalGeneration, 6 layers, conditions full, 0 samples)
+        >>> import torch
+        >>> from torch import nn
+        >>> from pid_lens import Anatomy
+        >>> from pid_lens.readouts import Translator
+        >>> anatomy = Anatomy(model=nn.Identity(), decoder=nn.Identity(), layers=[None, None],
+        ...                   norm=nn.Identity(), unembed=nn.Linear(2, 2, bias=False))
+        >>> _ = nn.init.eye_(anatomy.unembed.weight)
+        >>> swap = Translator(torch.tensor([[-1., 1.], [1., -1.]]), torch.zeros(2))
+        >>> tuned = TunedLens(model=anatomy.fingerprint(), translators={0: swap},
+        ...                   divergence=torch.zeros(2), untuned=torch.zeros(2), n=1)
+        >>> state, options = torch.tensor([[3., 0.]]), torch.tensor([[0, 1]])
+        >>> [tuned(state, options, anatomy, layer=layer).argmax().item() for layer in (0, 1)]
+        [1, 0]
     """
 
     model: str
@@ -118,7 +127,7 @@ class TunedLens(LogitLens):
         last = len(self.divergence) - 1
         if last < 0 or self.untuned.shape != self.divergence.shape:
             raise ValueError(
-                "divergence and untuned must be one number a layer each; got "
+                "divergence and untuned must be one number per layer each; got "
                 f"{list(self.divergence.shape)} and {list(self.untuned.shape)}"
             )
         strange = [layer for layer in self.translators if not 0 <= layer < last]
@@ -147,8 +156,8 @@ class TunedLens(LogitLens):
             layer: number of the layer.
 
         Raises:
-            ValueError: another model, another number of layers, a layer that is none of them, or
-                a residual stream of another width than the translators.
+            ValueError: another model, another number of layers, a layer that the lens does not
+                have, or a residual stream of another width than the translators.
         """
         self.check(anatomy)
         if not 0 <= layer < len(self.divergence):
@@ -245,7 +254,8 @@ class TunedLens(LogitLens):
         """Load what `save` wrote.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file is not a safetensors file, or holds another kind of record.
+            FileNotFoundError: there is no such file.
         """
         tensors, about = load_record(path, KIND)
         translators = {

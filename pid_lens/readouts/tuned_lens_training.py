@@ -75,7 +75,7 @@ def tune(
         positions: token positions where the model's answer is matched.
         epochs: how often to go through the training samples at most.
         patience: epochs without a gain after which the learning rate falls to a quarter; the
-            fourth time a layer stops.
+            fourth time, training of the layer stops.
         lr: Adam's first learning rate in units of 1 / width.
         held_out: share of the samples that is not trained on.
         seed: of the split and of the order of training.
@@ -86,7 +86,7 @@ def tune(
         A `TunedLens`: ``Lens(model, ..., readout=tuned)``.
 
     Raises:
-        TypeError: a seed that is no whole number.
+        TypeError: a seed that is not a whole number, or a model that no adapter knows.
         ValueError: no or too few samples, samples without a name, settings out of range, states
             that are not finite, a model loaded in inference mode, or an image that cannot be
             found (``"text"`` alone needs it).
@@ -153,7 +153,7 @@ def tune(
 
 
 def _warn_of_doubts(found: TunedLens) -> None:
-    """Warn of a divergence measured on few samples, and of layers worse than the logit lens."""
+    """Warn where the divergence is measured on few samples, or exceeds that of the logit lens."""
     if found.n < FEW:
         warnings.warn(
             f"the divergence is measured on {found.n} samples alone, which says little: give more "

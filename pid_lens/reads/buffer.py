@@ -26,6 +26,7 @@ class ReadsBuffer:
 
     Example:
         >>> import torch
+        >>> from pid_lens import Reads
         >>> even = torch.full((1, 3, 5, 2), 0.5).log()
         >>> buffer = ReadsBuffer(memory=0)
         >>> for part in "ab":
@@ -35,7 +36,7 @@ class ReadsBuffer:
     """
 
     def __init__(self, memory: int = MEMORY) -> None:
-        """See the class."""
+        """Begin empty, in memory."""
         self.memory = memory
         self.parts: list[Reads] = []
         self._settled = False

@@ -18,6 +18,7 @@ def mean_probability(
     """Average the probabilities over noise draws: log mean_d exp(answers_d).
 
     Example:
+        >>> import torch
         >>> draws = torch.tensor([[0.2, 0.8], [0.6, 0.4]]).log()[None, :, None]  # [1, 2, 1, 2]
         >>> mean_probability(draws).exp()
         tensor([[[0.4000, 0.6000]]])
@@ -34,6 +35,7 @@ def spread_of(
     The posterior is normalised among the options; the variance is unbiased (n - 1).
 
     Example:
+        >>> import torch
         >>> draws = torch.tensor([[0.2, 0.8], [0.6, 0.4]]).log()[None, :, None]  # [1, 2, 1, 2]
         >>> spread_of(draws)
         tensor([[[0.0800, 0.0800]]])

@@ -139,7 +139,7 @@ def require_no_nan(reads: Readable) -> None:
             f"the model's logits are NaN in {int(bad.any(-1).any(0).any(0).sum())} of "
             f"{len(reads.ids)} samples, first at layer {reads.layers[layer]}, condition "
             f"{reads.conditions[condition]!r}, sample {reads.ids[row]!r}: half precision that "
-            "overflows, or a fully masked row? reads.rows(...) picks the others"
+            "overflows, or a fully masked row? reads.rows(...) selects the other samples"
         )
 
 

@@ -39,11 +39,8 @@ https://openreview.net/forum?id=6WsBGk4Iag"""
 class Reads:
     """Log-probability of each option at every layer, under every condition, for every sample.
 
-    `pid_lens.collect` and `Lens.reads` give them for a model, `from_posteriors` for a table.
-    Nothing is thresholded or normalised here, so that a result can be computed again under other
-    settings without another forward pass.
-
-    ``posteriors()``, ``accuracy()``, ``rows(...)``, ``concat(...)``, ``join(...)``, ``save(path)``
+    `Lens.reads` and the ``reads`` of an adapter's `Stream` hold them for a model,
+    `from_posteriors` makes them from a table. Nothing in them is thresholded or normalised.
 
     Attributes:
         ids: names of the samples; a sample that is read again replaces its record.
@@ -53,14 +50,14 @@ class Reads:
             conditions, n, answers]; -inf where it is absent.
         options: token id of each option, [n, answers]; -1 where a sample has fewer.
         labels: index of the right option, [n]; -1 where unknown.
-        states: pooled hidden states of the untouched pass by name, [layers, n, width], where the
-            user asked for them.
-        spread: variance over noise draws of each option's posterior, [layers, conditions, n,
-            answers]; None where each condition has one draw.
+        states: name -> pooled hidden states of the rows without ablation, [layers, n, width].
+        spread: variance over noise draws of each posterior, as log_probs; None for single draws.
         on_disk: whether the tensors are mapped from a file.
         contents: hash of each sample's content, where known, which identifies it under any name.
-        settings: settings on which the reads depend, the record of `PassSettings`; only reads of
-            equal settings mix.
+        settings: the record of `PassSettings`; only reads of equal settings mix.
+
+    Raises:
+        ValueError: ids, labels or contents not one per sample, or log_probs of another shape.
 
     Example:
         >>> import torch
@@ -70,9 +67,8 @@ class Reads:
         Reads(2 samples, 1 layers, conditions full vision language, 2 options)
         >>> reads.accuracy(layer=-1, condition="language")
         1.0
-        >>> reads.posteriors()[0, 0].exp()  # layer 0, condition "full"
-        tensor([[0.9000, 0.1000],
-                [0.1000, 0.9000]], dtype=torch.float64)
+        >>> reads.posteriors()[0, 0, 1].exp()  # layer 0, condition "full", sample 1
+        tensor([0.1000, 0.9000], dtype=torch.float64)
     """
 
     ids: tuple[str, ...]
@@ -205,18 +201,27 @@ class Reads:
         """Compute the share of samples whose likeliest option is the label.
 
         ``layer`` is a position among the layers that were read, -1 the last of them.
+
+        Raises:
+            ValueError: a sample without label, or a condition that was not read.
         """
         return scores.accuracy(self.log_probs[layer, self.index(condition)], require_labels(self))
 
     def cross_entropy(self, layer: int = -1, condition: str = "full", tau: float = TAU) -> float:
-        """Compute the mean of -log2 p(label), bits."""
+        """Compute the mean of -log2 p(label), bits; ``layer`` as in `accuracy`.
+
+        Raises:
+            ValueError: NaN among the log-probabilities, or as `accuracy`.
+        """
         log_p = self.posteriors(tau)[layer, self.index(condition)]
         return scores.cross_entropy(log_p, require_labels(self))
 
     def calibration_error(
         self, layer: int = -1, condition: str = "full", tau: float = TAU, bins: int = 10
     ) -> float:
-        """Compute the expected calibration error: mean |confidence - accuracy| over bins.
+        """Compute the expected calibration error; ``layer`` and errors as in `cross_entropy`.
+
+        |confidence - accuracy| of each bin of confidence, weighted by its share of the samples.
 
         Source:
             On calibration of modern neural networks (Guo, Pleiss, Sun, Weinberger, 2017),
@@ -226,7 +231,7 @@ class Reads:
         return scores.calibration_error(log_p, require_labels(self), bins)
 
     def index(self, condition: str) -> int:
-        """Look up the position of a condition along its axis."""
+        """Look up the position of a condition along its axis; ValueError if it was not read."""
         if condition not in self.conditions:
             raise ValueError(
                 f"no condition {condition!r} was read; there are {', '.join(self.conditions)}"
@@ -240,8 +245,7 @@ class Reads:
         """Concatenate along samples; of a sample read more than once the last record stays.
 
         Raises:
-            ValueError: no parts, or parts of other layers, conditions or
-                settings (another model, other noise).
+            ValueError: no parts, or other layers, conditions or settings (model, noise).
         """
         parts = list(parts)
         if not parts:
@@ -270,8 +274,7 @@ class Reads:
         """Join reads of the same samples along conditions, each of one condition.
 
         Raises:
-            ValueError: nothing to join, or reads of several conditions, other samples, layers,
-                another model or readout.
+            ValueError: nothing, several conditions, other samples, layers, model or readout.
 
         Example:
             >>> import torch
@@ -351,7 +354,7 @@ class Reads:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, which `load` loads."""
+        """Write a safetensors file for `load`; FileNotFoundError without its folder."""
         tensors = {"log_probs": self.log_probs, "options": self.options, "labels": self.labels}
         if self.spread is not None:
             tensors["spread"] = self.spread
@@ -367,7 +370,12 @@ class Reads:
 
     @classmethod
     def load(cls, path: str | Path) -> Reads:
-        """Load reads that `save` wrote."""
+        """Load reads that `save` wrote.
+
+        Raises:
+            ValueError: the file is not a safetensors file, or holds another kind of record.
+            FileNotFoundError: there is no such file.
+        """
         tensors, about = load_record(path, "pid_lens.Reads")
         states = {
             name.removeprefix("states."): tensors.pop(name)

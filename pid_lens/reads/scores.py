@@ -51,13 +51,11 @@ def cross_entropy(log_posterior: Float[Tensor, "n answers"], labels: Int[Tensor,
 def calibration_error(
     log_posterior: Float[Tensor, "n answers"], labels: Int[Tensor, " n"], bins: int
 ) -> float:
-    """Compute the expected calibration error, the mean of |confidence - accuracy| over bins.
+    """Compute the expected calibration error, with ``bins`` equal bins of confidence.
 
-    ::
+    |confidence - accuracy| of each bin, weighted by its share of the samples::
 
         sum_b |sum over samples of bin b of (confidence - correct)| / n
-
-    with ``bins`` equal bins of confidence.
     """
     confidence, best = log_posterior.exp().max(-1)
     # Confidence minus correctness of each sample

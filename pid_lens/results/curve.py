@@ -54,6 +54,7 @@ class Curve:
             twice.
 
     Example:
+        >>> import torch
         >>> values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
         >>> curve = Curve(name="information", pointwise=values, layers=(0, 1), ids=("a", "b"),
         ...               estimator="Mine")
@@ -85,7 +86,7 @@ class Curve:
         twice = [name for name, count in Counter(self.ids).items() if count > 1]
         if twice:
             raise ValueError(
-                f"each sample counts once; {len(twice)} of the ids stand more than once, such as "
+                f"each sample counts once; {len(twice)} of the ids occur more than once, such as "
                 f"{twice[0]!r}"
             )
         bad = (~self.pointwise.isfinite()).nonzero()
@@ -103,7 +104,7 @@ class Curve:
 
     @property
     def error(self) -> Tensor:
-        """Standard error of the value over samples or clusters, [layers]."""
+        """Standard error of the value, [layers]; cluster-robust where samples have groups."""
         return standard_error(self.pointwise - self.value[:, None], self.groups)
 
     @property
@@ -129,7 +130,7 @@ class Curve:
         """Compute a confidence interval of the value, [layers] each, from sampling error alone.
 
         Raises:
-            ValueError: a level that is no probability.
+            ValueError: a level outside (0, 1).
         """
         return confidence_interval(
             self.value[None], torch.zeros_like(self.value), self.error, level
@@ -191,13 +192,22 @@ class Curve:
         return plot_curve(self, ax)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, which `load` loads."""
+        """Write a safetensors file, which `load` loads.
+
+        Raises:
+            FileNotFoundError: its folder does not exist.
+        """
         tensors: dict[str, Tensor] = {}
         save_record(path, "pid_lens.Curve", tensors, self._record("", tensors))
 
     @classmethod
     def load(cls, path: str | Path) -> Curve:
-        """Load a curve that `save` wrote."""
+        """Load a curve that `save` wrote.
+
+        Raises:
+            ValueError: the file is not a safetensors file, or holds another kind of record.
+            FileNotFoundError: there is no such file.
+        """
         tensors, about = load_record(path, "pid_lens.Curve")
         return cls._recalled("", tensors, about)
 
@@ -240,10 +250,15 @@ def plot_curve(curve: Curve, ax: Axes | None = None) -> Axes:
     of its parts, lies within 10 % of its cap and says only that it is large.
 
     Example:
-        >>> values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
+        >>> import torch
+        >>> from pid_lens import Curve
+        >>> values = torch.tensor([[1.0, 3.0], [2.0, 4.0]], dtype=torch.float64)
         >>> curve = Curve(name="information", pointwise=values, layers=(0, 1), ids=("a", "b"),
         ...               estimator="Mine")
-        >>> plot_curve(curve).get_ylabel()
+        >>> ax = plot_curve(curve)
+        >>> [line.get_ydata().tolist() for line in ax.lines if line.get_label() == "information"]
+        [[2.0, 3.0]]
+        >>> ax.get_ylabel()
         'information (bits)'
     """
     ax = layer_axes(ax)

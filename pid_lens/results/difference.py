@@ -19,10 +19,10 @@ BY_SAMPLE = ("pointwise", "influence")
 
 
 def difference(one: Kind, other: Kind) -> Kind:
-    """Subtract the other result from the one: `Spectrum.__sub__`.
+    """Subtract ``other`` from ``one``: `Spectrum.__sub__`.
 
     Raises:
-        ValueError: they are no spectra of one quantity over the same samples.
+        ValueError: they measure different quantities, or have different samples.
     """
     require_comparable(one, other, ("unit", "layers", "estimator", "conditions"))
     endless = one.information.isinf() & other.information.isinf()
@@ -30,8 +30,8 @@ def difference(one: Kind, other: Kind) -> Kind:
         at = [layer for layer, no in zip(one.layers, endless.tolist(), strict=True) if no]
         warnings.warn(
             f"both spectra have infinite information in layers {at}: how much it and the synergy "
-            "changed is NaN there (the other atoms stand); add the noise with which the target "
-            "is measured",
+            "changed is NaN there (the other atoms are valid); add the noise with which the "
+            "target is measured",
             stacklevel=3,
         )
     return replace(
@@ -71,7 +71,7 @@ def _change(one: Atoms, other: Atoms) -> dict[str, Any]:
 
 
 def _cross_ends(one: LayerAtoms, other: LayerAtoms) -> Atoms | None:
-    """Subtract every end of the other from every end of the one, [ends, layers]."""
+    """Subtract every end of ``other`` from every end of ``one``, [ends, layers]."""
     if one.bracket is None and other.bracket is None:
         return None
     pairs = [_change(a, b) for a in one.ends for b in other.ends]

@@ -34,8 +34,10 @@ def plot_spectrum(spectrum: LayerAtoms, ax: Axes | None = None) -> Axes:
         >>> import pid_lens
         >>> model, _ = pid_lens.demo.load()
         >>> found = pid_lens.spectrum(model, pid_lens.demo.batches("vision", n=64))
-        >>> plot_spectrum(found).get_xlabel()
-        'layer'
+        >>> ax = plot_spectrum(found)
+        >>> drawn = next(line for line in ax.lines if line.get_color() == "#0072B2")
+        >>> drawn.get_ydata().tolist() == found.unique_vision.tolist(), ax.get_ylabel()
+        (True, 'information (bits)')
     """
     ax = layer_axes(ax)
     ax.plot(
@@ -64,10 +66,14 @@ def plot_spectra(spectra: Mapping[str, LayerAtoms], title: str | None = None) ->
 
     Example:
         >>> import pid_lens, torch
-        >>> even = pid_lens.Reads.from_posteriors(torch.full((2, 3, 4, 2), 0.5).log())
-        >>> found = pid_lens.BROJA().update(even).result()
-        >>> [ax.get_title() for ax in plot_spectra({"before": found, "after": found}).axes]
-        ['before', 'after']
+        >>> spectra = {}
+        >>> for name, p in {"unsure": torch.ones(2, 2) / 2, "sure": torch.eye(2)}.items():
+        ...     reads = pid_lens.Reads.from_posteriors(p.log().expand(2, 3, 2, 2))
+        ...     spectra[name] = pid_lens.BROJA().update(reads).result()
+        >>> axes = plot_spectra(spectra).axes
+        >>> total = [next(one for one in ax.lines if one.get_color() == "0.45") for ax in axes]
+        >>> [(ax.get_title(), all(one.get_ydata() > 0.9)) for ax, one in zip(axes, total)]
+        [('unsure', False), ('sure', True)]
     """
     import matplotlib.pyplot as plt
 

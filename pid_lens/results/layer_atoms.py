@@ -67,6 +67,7 @@ class LayerAtoms(SampledAtoms):
             random, [permutations, layers].
 
     Example:
+        >>> import torch
         >>> bit, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
         >>> found = LayerAtoms(information=none, information_vision=bit, information_language=none,
         ...                    union=bit, gap=none, layers=(7,), ids=("a", "b"), estimator="Mine")
@@ -150,7 +151,7 @@ class LayerAtoms(SampledAtoms):
     def shares(self) -> dict[str, Tensor]:
         """Each atom divided by the information, [layers]; NaN where there is none.
 
-        NaN throughout for a difference, whose parts are no parts of a whole.
+        NaN throughout for a difference, whose parts are not parts of a whole.
         """
         shares = super().shares
         return {k: v * torch.nan for k, v in shares.items()} if self.is_difference else shares
@@ -171,6 +172,9 @@ class LayerAtoms(SampledAtoms):
         `truth.layered_reads` 95 % intervals cover at least 90 %, and at most 98.5 % where every
         atom is above 0 (`tests/estimators/broja/test_coverage.py`); more where some are 0.
         Without a bracket it leaves out the bias of few samples and many answers.
+
+        Raises:
+            ValueError: a level outside (0, 1), or the estimator gave no influences.
         """
         ends = torch.stack([getattr(end, name) for end in self.ends])
         return confidence_interval(ends, self.gap, self.standard_error(name), level)
@@ -198,15 +202,17 @@ class LayerAtoms(SampledAtoms):
     def strongest(self, name: str, k: int = 10, layer: int = -1) -> list[tuple[str, float]]:
         """Find the samples that contribute most to a value, with the contribution of each.
 
-        Example:
-            >>> import pid_lens
-            >>> model, _ = pid_lens.demo.load()
-            >>> found = pid_lens.spectrum(model, pid_lens.demo.batches("synergy", n=64))
-            >>> len(found.strongest("synergy", k=3))
-            3
-
         Raises:
             ValueError: the estimator gave no pointwise values.
+
+        Example:
+            >>> import torch
+            >>> from pid_lens import BROJA, Reads
+            >>> p = torch.tensor([[.5, .5], [.99, .01], [.01, .99], [.5, .5]])
+            >>> reads = Reads.from_posteriors(p.log().expand(1, 3, 4, 2), ids="abcd")
+            >>> found = BROJA().update(reads).result()
+            >>> [(name, round(bits, 2)) for name, bits in found.strongest("redundancy", k=2)]
+            [('b', 0.92), ('c', 0.92)]
         """
         if self.pointwise is None:
             raise ValueError(f"{self.estimator} gives no pointwise values")

@@ -56,7 +56,7 @@ def require_comparable(one: Paired, other: Paired, same: tuple[str, ...]) -> Non
 
 
 def align_rows(one: Paired, other: Paired) -> list[int]:
-    """Find the rows of the other result in the order of the samples of the one."""
+    """Find the rows of ``other`` in the order of the samples of ``one``."""
     row_of = {name: row for row, name in enumerate(other.ids)}
     return [row_of[name] for name in one.ids]
 
@@ -73,5 +73,7 @@ def common_groups(one: Paired, other: Paired) -> Tensor | None:
     # The two groupings are one iff their numbers match one to one
     pairs = torch.stack([one.groups, other.groups[align_rows(one, other)]], 1).unique(dim=0)
     if not len(pairs) == len(one.groups.unique()) == len(other.groups.unique()):
-        raise ValueError("these results cluster their samples differently: give both one groups=")
+        raise ValueError(
+            "these results group their samples differently: give both the same groups="
+        )
     return one.groups

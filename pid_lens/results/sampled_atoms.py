@@ -26,6 +26,7 @@ class Sampled:
 
     Example:
         >>> import torch
+        >>> from pid_lens.results import Atoms
         >>> each = torch.tensor([-1.0, 1.0], dtype=torch.float64)
         >>> names = ("information", "information_vision", "information_language", "union", "gap")
         >>> Sampled(influence=Atoms(**dict.fromkeys(names, each))).standard_error("information")
@@ -64,6 +65,7 @@ class SampledAtoms(Sampled, Atoms):
 
     Example:
         >>> import torch
+        >>> from pid_lens.results import Atoms
         >>> names = ("information", "information_vision", "information_language", "union", "gap")
         >>> each = Atoms(**dict.fromkeys(names, torch.tensor([0.5, 1.5], dtype=torch.float64)))
         >>> whole = {name: getattr(each, name).mean() for name in names}

@@ -14,16 +14,17 @@ def standard_error(
 ) -> Float64[Tensor, " layers"]:
     """Compute the cluster-robust standard error of a mean of influences.
 
-    sqrt(G / (G - 1) sum over clusters of (sum of influences)^2) / n.
+    sqrt(G / (G - 1) sum over clusters of (sum of influences)^2) / n; a group is a cluster.
 
     Args:
         values: influences, mean 0.
-        groups: the cluster of each sample, 0 to G - 1; by default each sample is its own.
+        groups: the group of each sample, 0 to G - 1; by default each sample is its own.
 
     Returns:
-        One error per layer; inf for fewer than two clusters.
+        One error per layer; inf for fewer than two groups.
 
     Example:
+        >>> import torch
         >>> values = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
         >>> standard_error(values)
         tensor([0.5774], dtype=torch.float64)
@@ -73,9 +74,10 @@ def confidence_interval(
         The lower and the upper limit; infinite where a value or its error is.
 
     Raises:
-        ValueError: a level that is no probability.
+        ValueError: a level outside (0, 1).
 
     Example:
+        >>> import torch
         >>> ends = torch.tensor([[0.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
         >>> confidence_interval(ends, torch.zeros(2), torch.ones(2, dtype=torch.float64), 0.95)[0]
         tensor([-1.9600, -1.6449], dtype=torch.float64)

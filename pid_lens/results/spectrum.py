@@ -59,9 +59,10 @@ class Spectrum(LayerAtoms):
     """Partial information decomposition of every layer, with errors and diagnostics.
 
     The result of `pid_lens.spectrum` for a model and its batches, and of ``result()`` of `BROJA`,
-    `FlowPID` and `GaussianPID` for reads. Tensors are float64 ``[layers]`` unless another shape is
-    given; informations and atoms are in ``unit``. ``a - b`` of two spectra over the same samples
-    is the change of every number with its paired error, for instance the cost of a knockout.
+    `BATCH`, `FlowPID` and `GaussianPID` for reads. Tensors are float64 ``[layers]`` unless another
+    shape is given; informations and atoms are in ``unit``. ``a - b`` of two spectra over the same
+    samples is the change of every number with its paired error, for instance the cost of a
+    knockout.
 
     Atoms: ``redundancy``, ``unique_vision``, ``unique_language``, ``synergy``, ``shares``
 
@@ -130,12 +131,14 @@ class Spectrum(LayerAtoms):
         Example:
             >>> import torch
             >>> from pid_lens import Reads
+            >>> from pid_lens.results import Atoms
             >>> reads = Reads.from_posteriors(torch.full((1, 3, 4, 2), .5).log())
             >>> zero = torch.zeros(1, dtype=torch.float64)
-            >>> atoms = Atoms(information=zero, information_vision=zero,
+            >>> atoms = Atoms(information=zero + 1, information_vision=zero,
             ...               information_language=zero, union=zero, gap=zero)
-            >>> Spectrum.of(reads, atoms, estimator="me", settings={}).n
-            4
+            >>> Spectrum.of(reads, atoms, estimator=object(), settings={"tau": 0.3})
+            Spectrum(layer 0: R=0.000 U_vision=0.000 U_language=0.000 S=1.000 of I=1.000 bits;
+            n=4, 1 layers, object(tau=0.3))
         """
         return cls(
             **{name: getattr(atoms, name) for name in FIELDS},
@@ -180,7 +183,7 @@ class Spectrum(LayerAtoms):
             unit of the spectra.
 
         Raises:
-            ValueError: it is no difference of two spectra, or has no errors.
+            ValueError: it is not a difference of two spectra, or has no errors.
 
         Source:
             How vision becomes language: a layer-wise information-theoretic analysis of
@@ -235,7 +238,11 @@ class Spectrum(LayerAtoms):
         return " ".join(f"{atom}±{error:.3f}" for atom, error in pairs)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, which `load` loads."""
+        """Write a safetensors file, which `load` loads.
+
+        Raises:
+            FileNotFoundError: its folder does not exist.
+        """
         tensors = {name: getattr(self, name) for name in _TENSORS}
         for part in PARTS:
             if getattr(self, part) is not None:
@@ -248,7 +255,12 @@ class Spectrum(LayerAtoms):
 
     @classmethod
     def load(cls, path: str | Path) -> Spectrum:
-        """Load a spectrum that `save` wrote."""
+        """Load a spectrum that `save` wrote.
+
+        Raises:
+            ValueError: the file is not a safetensors file, or holds another kind of record.
+            FileNotFoundError: there is no such file.
+        """
         tensors, about = load_record(path, "pid_lens.Spectrum")
         parts: dict[str, Any] = {}
         for part in PARTS:

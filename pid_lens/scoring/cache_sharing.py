@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 
 
 _VERDICTS: PerObject[dict[tuple[Any, ...], Verdict]] = PerObject(dict)
-"""Per model: precision, kind of attention, interventions or none -> verdict."""
+"""Per model: precision, attention implementation, interventions or none -> verdict."""
 
 
 def may_share(
@@ -57,7 +57,7 @@ def may_share(
         return known.sound
     sound = _is_sound(run, tokens, present, shared)
     if not model.training:
-        _VERDICTS.of(model)[_conditions(run, intervened)] = Verdict(sound, steps)
+        _VERDICTS.of(model)[_verdict_key(run, intervened)] = Verdict(sound, steps)
     return sound
 
 
@@ -66,11 +66,11 @@ def known_verdict(run: PromptRun, intervened: bool) -> Verdict | None:
     model = run.anatomy.model
     if model.training:
         return None
-    return _VERDICTS.of(model).get(_conditions(run, intervened))
+    return _VERDICTS.of(model).get(_verdict_key(run, intervened))
 
 
-def _conditions(run: PromptRun, intervened: bool) -> tuple[Any, ...]:
-    """Collect the conditions of a verdict: precision, kind of attention, interventions or none."""
+def _verdict_key(run: PromptRun, intervened: bool) -> tuple[Any, ...]:
+    """Collect the key of a verdict: precision, attention implementation, interventions or none."""
     config = getattr(run.anatomy.model, "config", None)
     attention = getattr(config, "_attn_implementation", None)
     return _dtype(run.anatomy), attention, intervened

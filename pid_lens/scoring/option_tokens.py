@@ -37,7 +37,7 @@ def tokenise_options(options: Sequence[Any], n: int, processor: Any = None) -> O
     tensors and arrays are accepted in place of lists.
 
     Args:
-        options: one list of options for all samples, or one such list a sample.
+        options: one list of options for all samples, or one such list per sample.
         n: number of samples.
         processor: needed for options that are text.
 

@@ -57,14 +57,14 @@ def score_options(
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         batch: a `Batch`, or the model's inputs, padded on either side.
-        options: texts, or lists of token ids: one list for all samples, or one list a sample.
+        options: texts, or lists of token ids: one list for all samples, or one per sample.
             They are tokenised as they stand and put after the prompt's last token. Where the
             answer begins with a space, as after ``ASSISTANT:``, write ``" A"`` if the tokenizer
             keeps the space in the word (Qwen, Llama 3, Gemma), but ``"A"`` if it puts a space
             before every text by itself (Llama 2, Mistral): ``tokenizer.tokenize("A")`` shows it.
         processor: needed for options that are text, and to find a question for interventions.
         interventions: applied to prompts and options, which extend the ``answer`` span.
-        spans: masks [n, tokens] by name for the interventions, where the batch has none.
+        spans: masks [n, tokens] by name for the interventions, in place of the batch's.
         moments: means and standard deviations for noise, from `calibrate`.
         seed: of the noise.
         share: True shares the KV cache, False runs in full, both without a test.
@@ -75,20 +75,22 @@ def score_options(
         anatomy: the model's parts, for a model that `dissect` does not know.
 
     Returns:
-        `OptionScores`, with the length-normalised and the first-token rule besides the sum.
+        `OptionScores`, with the length-normalised and the first-token rule along with the sum.
 
     Raises:
         TypeError: options that are neither texts nor lists of token ids.
-        ValueError: no samples, an empty option, one with an unknown word or no token id of the
-            model, two of the same tokens, ``share=True`` for a model that gives no keys and
-            values, or log-probabilities that are not finite.
+        ValueError: no samples, fewer than one of ``rows``, an empty option, one with an unknown
+            word or with an id that is not a token of the model, two of the same tokens,
+            ``share=True`` for a model that gives no keys and values, or log-probabilities that
+            are not finite.
+        RuntimeError: interventions while a lens is open on this model.
 
     Warns:
         UserWarning: the model is in training mode.
 
     Source:
         Language models are few-shot learners (Brown et al., 2020),
-        https://arxiv.org/abs/2005.14165: options scored by log-probability a token
+        https://arxiv.org/abs/2005.14165: options scored by log-probability per token
 
     Example:
         >>> import pid_lens
@@ -176,7 +178,7 @@ def _score_together(
     present: Bool[Tensor, "n answers steps"],
     together: int,
 ) -> Float[Tensor, "n answers later"]:
-    """Compute the log-probability of each token but the first, ``together`` options a call."""
+    """Compute the log-probability of each token but the first, ``together`` options per call."""
     parts = zip(tokens.split(together, 1), present.split(together, 1), strict=True)
     return torch.cat([run.score_on_cache(*part) for part in parts], 1)
 
@@ -193,4 +195,4 @@ def _require_known_tokens(options: Options, anatomy: Anatomy) -> None:
     weight: Any = anatomy.unembed.weight
     largest = max(max(option.tokens) for row in options for option in row)
     if largest >= len(weight):
-        raise ValueError(f"{largest} is no token id: this model has {len(weight)} tokens")
+        raise ValueError(f"{largest} is not a token id: this model has {len(weight)} tokens")

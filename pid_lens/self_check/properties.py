@@ -39,14 +39,14 @@ def check(
     image       with the image noised other pixels change no logit at the answer
     question    with the question noised other words change no logit
     knockout    with attention from all other tokens to the image masked other pixels change none
-    batch       a sample's answer does not depend on the batch that it stands in
+    batch       a sample's answer does not depend on the rest of its batch
     hooks       no hook of ours is left in the model
     =========== ===============================================================================
 
     Args:
         model: a vision-language model (or None, with ``anatomy``).
         inputs: a `Batch`, or a mapping of the model's inputs; two or more samples.
-        spans: masks [n, tokens] by name, where neither the batch nor a processor gives them.
+        spans: masks [n, tokens] by name, in place of those of the batch and the processor.
         processor: finds the question in prompts of its chat template.
         anatomy: the model's parts, for a model that `dissect` does not know.
 
@@ -65,6 +65,10 @@ def check(
         >>> batch = next(iter(pid_lens.demo.batches("synergy", n=4)))
         >>> check(model, batch, processor=processor).ok
         True
+        >>> from dataclasses import replace
+        >>> wrong = replace(pid_lens.dissect(model), scale=2.0)
+        >>> check(None, batch, processor=processor, anatomy=wrong).failed
+        ('lens', 'untouched', 'fork')
     """
     if inputs is None:
         raise TypeError("check needs inputs: check(model, batch) or check(model, inputs, ...)")
@@ -135,20 +139,21 @@ def _prove_sighted(trial: Trial) -> Property:
     # A change of a logit must exceed what rounding alone may make
     rounding = 2 * torch.finfo(trial.plain.dtype).eps * largest_change(trial.plain)
     ok = min(moved) > rounding
-    return Property("sighted", ok, min(moved), "is what other pixels or words move a logit by")
+    detail = "largest change of a logit by other pixels, or by other words: the smaller of both"
+    return Property("sighted", ok, min(moved), detail)
 
 
 def _prove_image(trial: Trial) -> Property:
     noise = Noise("image", trial.moments, seed=0, draws=1)
     off = _change_under(noise, trial, trial.other_pixels)
-    detail = "is what other pixels behind a noised image move a logit by"
+    detail = "largest change of a logit by other pixels behind a noised image"
     return Property("image", off == 0, off, detail)
 
 
 def _prove_question(trial: Trial) -> Property:
     noise = Noise("question", trial.moments, seed=0, draws=1)
     off = _change_under(noise, trial, trial.other_words)
-    detail = "is what other words behind a noised question move a logit by"
+    detail = "largest change of a logit by other words behind a noised question"
     return Property("question", off == 0, off, detail)
 
 
@@ -166,7 +171,7 @@ def _prove_knockout(trial: Trial) -> Property:
         for batch in (trial.batch, trial.other_pixels)
     ]
     off = largest_change(found[0] - found[1])
-    return Property("knockout", off == 0, off, "is what masked pixels move a logit by")
+    return Property("knockout", off == 0, off, "largest change of a logit by masked pixels")
 
 
 def _prove_batch(trial: Trial) -> Property:

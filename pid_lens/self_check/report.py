@@ -42,6 +42,7 @@ class Checked:
         properties: outcome of each test.
 
     Example:
+        >>> from pid_lens.self_check import Property
         >>> print(Checked("Tiny", (Property("lens", True, 1e-7, "nats off the logits"),)))
         Tiny: 1 of 1 properties hold
           ok     lens: 1e-07 nats off the logits

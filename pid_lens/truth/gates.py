@@ -151,6 +151,7 @@ def posteriors_of(
         log-probability -inf would count as absent.
 
     Example:
+        >>> from pid_lens.truth import gate
         >>> posteriors_of(gate("AND"), 4)[0, 0].exp().round()
         tensor([[1., 0.],
                 [1., 0.],

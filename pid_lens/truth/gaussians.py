@@ -23,6 +23,8 @@ class GaussianSystem:
         atoms: bits, from a closed form of the system's own.
 
     Example:
+        >>> import torch
+        >>> from pid_lens.truth import gaussian_system
         >>> system = gaussian_system("scalar_unequal")
         >>> system.covariance
         tensor([[1.0000, 2.0000, 0.7000],

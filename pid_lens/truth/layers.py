@@ -53,10 +53,11 @@ class LayeredReads:
         atoms: the decomposition of ``joints``, [layers], bits: what an estimate should come to.
 
     Example:
+        >>> from pid_lens.truth import layered_reads
         >>> made = layered_reads(100, layers=["nothing", "redundant"])
         >>> made.joints.shape, made.reads.n
         (torch.Size([2, 4, 4, 2]), 100)
-        >>> made.atoms.redundancy
+        >>> made.atoms.redundancy.round(decimals=4)
         tensor([0.0000, 0.6422], dtype=torch.float64)
     """
 
@@ -179,7 +180,7 @@ def _bits(joint: Float64[Tensor, "n answers"]) -> Float64[Tensor, ""]:
 
 
 def _draw_samples(joints: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw n samples a layer: log-posteriors [layers, 3, n, answers], the last layer's answers."""
+    """Draw n samples per layer: log-posteriors [layers, 3, n, answers], last layer's answers."""
     generator = torch.Generator().manual_seed(seed)
     cells = torch.multinomial(joints.flatten(1), n, replacement=True, generator=generator)
     at, y = cells // joints.shape[3], cells % joints.shape[3]

@@ -183,7 +183,7 @@ def test_without_registering_the_server_misses_pid_lens(tmp_path):
 @pytest.mark.parametrize("name", sorted(ELSEWHERE))
 def test_other_entrances_are_refused(name):
     model, batch = make(name)
-    with pytest.raises(ValueError, match="by other ways besides its embeddings"):
+    with pytest.raises(ValueError, match="through more than its embeddings"):
         plan(model, batch)
 
 

@@ -171,7 +171,7 @@ WRONG = {
     reading_first: "before the loop's own reads",
     readout_of_a_step: "readout reads prompts",
     with_beams: "a beam search cannot be matched to prompts",
-    outside: "belongs into a trace's own block",
+    outside: "belongs in a trace's own block",
     beside_invokes: "into one of them",
     of_the_plain_model: "needs the nnsight model that is traced",
     of_another_batch: "not the inputs of the batch that was described",

@@ -112,7 +112,7 @@ ERRORS = {
         lambda m, b, s: Lens(m, choices=("A", "B"), moments=s),
         "hand over the processor",
     ),
-    "an id that is none": (lambda m, b, s: Lens(m, choices=(-5, 3), moments=s), "no token id"),
+    "an id that is none": (lambda m, b, s: Lens(m, choices=(-5, 3), moments=s), "not a token id"),
     "an id beyond the vocabulary": (
         lambda m, b, s: read(m, replace(b, options=[3, 1000]), s),
         "this model has 300 tokens",
@@ -120,7 +120,7 @@ ERRORS = {
     "no options at all": (lambda m, b, s: Lens(m, choices=[], moments=s), "at least two options"),
     "a label beyond the options": (
         lambda m, b, s: read(m, replace(b, labels=torch.tensor([0, 1, 2, 0])), s),
-        "label 2 of sample 2 is none of its options",
+        "label 2 of sample 2 is not one of its options",
     ),
     "no list of interventions": (
         lambda m, b, s: Lens(m, moments=s, conditions={"full": Noise("image")}),
@@ -160,7 +160,7 @@ ERRORS = {
     ),
     "a readout of another shape": (
         lambda m, b, s: read(m, b, s, readout=Wrong()),
-        "one number an option",
+        "one number per option",
     ),
     "moments of another kind": (lambda m, b, s: Lens(m, moments="file"), "must be Moments"),
     "something a lens has no use for": (

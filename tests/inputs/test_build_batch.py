@@ -147,14 +147,14 @@ CASES = {
     "one string as options": ({"options": "AB"}, "list of options"),
     "one option": ({"options": ["A"]}, "at least two"),
     "options that share a token": ({"options": ["A", "A. one"]}, "share a first token"),
-    "a label that is no option": ({"labels": ["C"]}, "none of its options"),
-    "an index that is no option": ({"labels": [2]}, "none of its options"),
+    "a label that is no option": ({"labels": ["C"]}, "not one of its options"),
+    "an index that is no option": ({"labels": [2]}, "not one of its options"),
     "one question": ({"questions": "what ?"}, "questions must be a list"),
     "one image": ({"images": picture()}, "images must be a list"),
     "one label": ({"labels": "A"}, "labels must be a list"),
     "nothing": ({"questions": [], "images": []}, "at least one question"),
-    "text that is no option": ({"options": [["A", "B"]], "labels": ["C"]}, "none of its options"),
-    "options of too few samples": ({"options": [["A", "B"], ["A", "B"]]}, "one a sample"),
+    "another text": ({"options": [["A", "B"]], "labels": ["C"]}, "not one of its options"),
+    "options of too few samples": ({"options": [["A", "B"], ["A", "B"]]}, "one per sample"),
 }
 
 

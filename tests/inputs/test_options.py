@@ -48,7 +48,7 @@ def test_a_single_row_is_for_all_whichever_way_options_are_read():
     assert tokenise_options([[[7], [8, 9]]], 3) == tokenise_options([[7], [8, 9]], 3)
     assert option_table([[7, 8]], 3).tolist() == option_table([7, 8], 3).tolist()
     for read in (tokenise_options, option_table):
-        with pytest.raises(ValueError, match="one a sample: 3; got 2"):
+        with pytest.raises(ValueError, match="one per sample: 3; got 2"):
             read([[[7], [8]]] * 2 if read is tokenise_options else [[7, 8]] * 2, 3)
 
 
@@ -74,7 +74,7 @@ WRONG = {
     "no tokens": ([[3], []], ValueError, "at least one"),
     "a negative id": ([[3, -1]], ValueError, "from 0 on"),
     "the same twice": (["A", "B", "A"], ValueError, r"\['A', 'A'\] are the same tokens"),
-    "too many lists": ([["A", "B"]] * 3, ValueError, "one a sample: 2; got 3"),
+    "too many lists": ([["A", "B"]] * 3, ValueError, "one per sample: 2; got 3"),
     "no options of one": ([["A"], []], (TypeError, ValueError), "at least one|must be a text"),
 }
 

@@ -135,17 +135,17 @@ def test_words_of_scripts_without_spaces_may_stand_anywhere(text, part, where):
 
 WRONG = {
     "not there": ({"car": "the blue car"}, "is not in the prompt"),
-    "several": ({"the": "the"}, r"stands 2 times .* \('the', 0\) for the first"),
-    "an occurrence too far": ({"the": ("the", 2)}, "occurrence 2 is none"),
+    "several": ({"the": "the"}, r"occurs 2 times .* \('the', 0\) for the first"),
+    "an occurrence too far": ({"the": ("the", 2)}, "there is no occurrence 2"),
     "part of a word": ({"car": "ca"}, "only inside longer words"),
     "an image's placeholder": ({"word": "image"}, "is not in the prompt"),
     "blank": ({"nothing": " "}, "blank"),
     "none": ({"car": [None]}, "a batch of their own"),
-    "texts of others": ({"car": ["car", "car"]}, "one a sample: 1"),
-    "a number": ({"car": 3}, "one a sample: 1"),
+    "texts of others": ({"car": ["car", "car"]}, "one per sample: 1"),
+    "a number": ({"car": 3}, "one per sample: 1"),
     "a span there is": ({"question": "car"}, "found anyway"),
     "an image there is": ({"image_0": "car"}, "found anyway"),
-    "options that are not listed": ({"options": True}, "must stand behind markers"),
+    "options that are not listed": ({"options": True}, "must come after markers"),
     "no system turn": ({"system": True}, "a system turn must be given"),
     "a name nobody knows": ({"car": True}, "name its text"),
 }
@@ -316,7 +316,7 @@ def test_text_between_images_is_found_where_it_stands_once():
     places = batch.spans.positions("word")
     assert (places > batch.spans.positions("image_0")).all()
     assert (places < batch.spans.positions("image_1")).all()
-    with pytest.raises(ValueError, match="stands between images"):
+    with pytest.raises(ValueError, match="lies between images"):
         batch_of(processor, n_images=3, spans={"word": ("is", 1)})
 
 
@@ -359,7 +359,7 @@ def test_ranks_may_be_numpys():
         ([-1], ValueError, "ranks 0 to 2"),
         ([], ValueError, "none of them"),
         ([[0], []], ValueError, "none of them"),
-        ([[0]], ValueError, "one a sample: 2"),
+        ([[0]], ValueError, "one per sample: 2"),
         ([0.5], TypeError, "whole numbers"),
         ([True], TypeError, "whole numbers"),
     ],

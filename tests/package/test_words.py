@@ -10,8 +10,9 @@ import io
 import re
 import tokenize
 from dataclasses import fields, is_dataclass
+from doctest import SKIP, DocTestParser
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 from house import House, defined, parsed
@@ -21,17 +22,21 @@ import pid_lens
 
 DIALECT = {
     r"hid(e|es|ing)": "ablate an input, or mask attention",
-    r"hidden(?!:|[\s_-](state|layer|unit|size|width|dimension))": (
+    r"hidden(?![\s_-]+(state|layer|unit|size|width|dimension))": (
         "ablated, masked, or held out: a hidden state is an activation"
     ),
-    r"closed(?![\s-](form|interval)|::)": "masked, of attention",
+    r"closed(?![\s-]+(form|interval)|::)": "masked, of attention",
     r"closes|closing": "masks, of attention",
     r"(some|no|any|every)body|(some|any|every)one|who(so|m)?ever": "say who it is: the user",
     r"whatever|whichever": "what, any, either: say which",
     r"told": "given, known, determined by",
     r"tells?~(of|about)|telling": "carries information about, determines, reports",
-    r"(?<!another )look(s|ed|ing)?~at": "attends to, of attention; reads, of code",
-    r"may~(not~)?see|(cannot|must~not|does~not|do~not)~see": "attend to",
+    r"look(s|ed|ing)?~at(?!~the~jackknife)": "attends to, of attention; reads, of code",
+    r"(may|can|cannot|must|does|do|did|will)~(not~)?see": "attend to",
+    r"(token|image|text|question|model|position|quer(y|ie))s?~sees?": (
+        "attends to; of a model: is given"
+    ),
+    r"belongs?~into|kept~beside|lest": "belongs in; kept with; so that not",
 }
 """Words that are not used (~ a space or the end of a line), and what the field says instead."""
 FIELD = {
@@ -91,15 +96,21 @@ def prose(text):
     for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, node.value
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
+    lines = {
+        token.start[0]: token.string
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    }
+    for _, block in groupby(enumerate(lines), key=lambda found: found[1] - found[0]):
+        numbers = [line for _, line in block]  # consecutive lines are one comment
+        yield numbers[0], "\n".join(lines[line] for line in numbers)
 
 
 def words_of_a_dialect(house):
     texts = [(file, *said) for file, text in house.text.items() for said in prose(text)]
     readme = house.root / "README.md"
     for file, line, said in [*texts, ("README.md", 1, readme.read_text())]:
+        said = re.sub(r"(?m)^( +)hidden:", r"\1      :", said)  # a parameter of that name
         for words, instead in DIALECT.items():
             spaced = words.replace("~", r"[\s#]+")
             for found in re.finditer(rf"\b({spaced})\b", said, re.IGNORECASE):
@@ -110,11 +121,14 @@ def words_of_a_dialect(house):
 def functions_without_a_verb(house):
     for file, text in house.text.items():
         for node, doc in docstrings(text):
-            if isinstance(node, ast.FunctionDef) and not is_property(node):
-                first = re.match(r"\W*([\w-]*)", doc)[1]
-                if first not in VERBS.split():
+            if isinstance(node, FUNCTIONS) and not is_property(node):
+                first, second = re.match(r"\W*([\w-]*)\W*(\w*)", doc).groups()
+                if first not in VERBS.split() or second in ("of", "is", "are"):
                     where = f"{file}:{node.lineno}: {node.name}"
                     yield f"{where} begins with {first!r}: begin with a verb that is in VERBS"
+
+
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def is_property(node):
@@ -138,17 +152,40 @@ def fields_below_which_help_does_not_look(house):
 
 
 def fields_without_a_word(house):
-    dataclasses = {id(node) for _, _, node in exported(house) if is_dataclass_node(node)}
+    for file, node in {id(node): (file, node) for file, node in exported(house)}.values():
+        if isinstance(node, ast.ClassDef) and is_record(node):
+            shown = attributes_shown(ast.get_docstring(node) or "")
+            for field in node.body:
+                name = getattr(getattr(field, "target", None), "id", "_")
+                if not name.startswith("_") and name not in shown:
+                    yield f"{file}:{field.lineno}: {node.name}.{name} is not under Attributes"
+
+
+def attributes_that_are_no_fields(house):
+    by_name = {node.name: node for _, node in classes(house)}
     for file, node in classes(house):
-        shown = attributes_shown(ast.get_docstring(node) or "")
-        for field in node.body if id(node) in dataclasses else ():
-            name = getattr(getattr(field, "target", None), "id", "_")
-            if not name.startswith("_") and name not in shown:
-                yield f"{file}:{field.lineno}: {node.name}.{name} is not under Attributes"
+        gone = attributes_shown(ast.get_docstring(node) or "") - names_of(node, by_name)
+        for name in sorted(gone):
+            yield f"{file}:{node.lineno}: {node.name} has no {name}, which is under Attributes"
 
 
-def is_dataclass_node(node):
-    return any("dataclass" in ast.unparse(one) for one in node.decorator_list)
+def names_of(node, by_name):
+    """Fields, properties and what is set on self, of a class and of its bases in the house."""
+    found = {getattr(getattr(one, "target", None), "id", "") for one in node.body}
+    for one in ast.walk(node):
+        if isinstance(one, FUNCTIONS):
+            found.add(one.name)
+        if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store):
+            found.add(one.attr)
+    for base in node.bases:
+        above = by_name.get(ast.unparse(base).split("[")[0].split(".")[-1])
+        found |= names_of(above, by_name) if above else set()
+    return found
+
+
+def is_record(node):
+    made = [ast.unparse(one) for one in (*node.decorator_list, *node.bases)]
+    return any("dataclass" in one or "NamedTuple" in one for one in made)
 
 
 def attributes_shown(doc):
@@ -159,21 +196,42 @@ def attributes_shown(doc):
 
 
 def exported(house):
-    """Module, name and definition of all that a face exports or a module at the top defines."""
+    """File and definition of all that a face exports or a module at the top defines."""
+    homes = {id(node): file for file, text in house.text.items() for node in parsed(text).body}
     for module, file in house.file.items():
         names = house.exported(module)
         if module.count(".") == 1 and not file.endswith("__init__.py"):
             names = [name for name in defined(house.text[file]) if not name.startswith("_")]
         for name in names:
             node = house.definition(module, name)
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                yield module, name, node
+            if isinstance(node, FUNCTIONS | ast.ClassDef):
+                yield homes[id(node)], node
 
 
 def exported_names_without_an_example(house):
-    for module, name, node in exported(house):
-        if ">>>" not in (ast.get_docstring(node) or ""):
-            yield f"{house.file[module]}:1: {name} has no example: show one in its docstring"
+    for file, node in dict.fromkeys(exported(house)):
+        examples = DocTestParser().get_examples(ast.get_docstring(node) or "")
+        if not any(one.want.strip() and SKIP not in one.options for one in examples):
+            yield f"{file}:{node.lineno}: {node.name} has no example that shows something"
+
+
+def errors_without_a_word(house):
+    for file, node in dict.fromkeys(exported(house)):
+        makers = [node]
+        if isinstance(node, ast.ClassDef):
+            makers = [one for one in node.body if getattr(one, "name", "") in MAKERS]
+        raised = {
+            ast.unparse(one.exc).split("(")[0]
+            for maker in makers
+            for one in ast.walk(maker)
+            if isinstance(one, ast.Raise) and isinstance(one.exc, ast.Call)
+        }
+        if raised and "Raises:" not in (ast.get_docstring(node) or ""):
+            said = f"{node.name} raises {', '.join(sorted(raised))}"
+            yield f"{file}:{node.lineno}: {said}, and its docstring has no Raises"
+
+
+MAKERS = "__init__", "__post_init__"
 
 
 def terms_that_lead_nowhere(house):
@@ -188,7 +246,9 @@ CHECKS = [
     functions_without_a_verb,
     fields_below_which_help_does_not_look,
     fields_without_a_word,
+    attributes_that_are_no_fields,
     exported_names_without_an_example,
+    errors_without_a_word,
     terms_that_lead_nowhere,
 ]
 
@@ -221,7 +281,15 @@ words of a dialect, in docstrings, messages and comments
 To the eye, closed.
 '''
 raise ValueError(f'{1} spans tell of it')  # so that nobody looks at it
-ALLOWED = 'hidden states in closed form, hidden_size, hidden layers, to tell one by one'
+# so that the text may not
+# see the image
+ALLOWED = '''hidden
+    states in closed form, hidden_size, hidden layers, to tell one by one'''
+def new(hidden):
+    '''Return a width.
+    Args:
+        hidden: width.
+    '''
 == README.md
 Whoever reads this.
 >> pid_lens/inputs/new.py:1: 'hidden': ablated, masked
@@ -229,6 +297,7 @@ Whoever reads this.
 >> pid_lens/inputs/new.py:4: 'tell of': carries information about
 >> pid_lens/inputs/new.py:4: 'nobody': say who it is
 >> pid_lens/inputs/new.py:4: 'looks at': attends to
+>> pid_lens/inputs/new.py:5: 'may not\\n# see': attend to
 >> README.md:1: 'Whoever': say who it is
 
 a function that does not begin with a verb; a property need not
@@ -237,6 +306,8 @@ def new():
     'The new one.'
 def newer():
     'Returns the newer one.'
+async def order():
+    'Order of things.'
 class New:
     'A new one.'
     @property
@@ -244,6 +315,7 @@ class New:
         'What it was.'
 >> adapters/new.py:1: new begins with 'The'
 >> adapters/new.py:3: newer begins with 'Returns'
+>> adapters/new.py:5: order begins with 'Order'
 
 fields that help() does not show
 == pid_lens/truth/new.py
@@ -260,7 +332,24 @@ class New:
     'A third one.'
 >> pid_lens/truth/new.py:11: a string below a field of New
 
-exported names, and those at the top, without an example; fields without a word
+an attribute that is no field
+== pid_lens/truth/new.py
+class Old:
+    two: int
+    @property
+    def three(self): ...
+class New(Old):
+    '''A new one.
+    Attributes:
+        one, two: numbers.
+        three: a property.
+        four: a number of before.
+    '''
+    def __init__(self):
+        self.one = 1
+>> pid_lens/truth/new.py:5: New has no four
+
+exported names, and those at the top, without an example, a field, an error
 == pid_lens/truth/__init__.py
 'A room.'
 from pid_lens.truth.new import New, new
@@ -284,11 +373,26 @@ class Own:
     one: int
 == pid_lens/new.py
 def newest():
-    'Return the newest one.'
+    '''Return the newest one.
+    Example:
+        >>> newest()
+        >>> newest()  # doctest: +SKIP
+        1
+    '''
 def _own(): ...
->> pid_lens/truth/__init__.py:1: New has no example
->> pid_lens/truth/__init__.py:1: new has no example
+class Newest:
+    '''A new one.
+    Example:
+        >>> 1
+        1
+    '''
+    def __init__(self):
+        if self: raise TypeError('no')
+    def late(self): raise ValueError('later')
+>> pid_lens/truth/new.py:4: New has no example
+>> pid_lens/truth/new.py:1: new has no example
 >> pid_lens/new.py:1: newest has no example
+>> pid_lens/new.py:9: Newest raises TypeError
 >> pid_lens/truth/new.py:10: New.one is not under Attributes
 """
 """Texts of files (==), and how the offences begin that are then found (>>)."""

@@ -330,7 +330,7 @@ def test_a_translator_of_the_last_layer_is_refused(tuned):
             untuned=torch.zeros(6),
             n=1,
         )
-    with pytest.raises(ValueError, match="one number a layer"):
+    with pytest.raises(ValueError, match="one number per layer"):
         TunedLens(
             model="m", translators={}, divergence=torch.zeros(6), untuned=torch.zeros(5), n=1
         )

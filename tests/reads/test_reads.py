@@ -171,7 +171,7 @@ def test_a_file_keeps_everything(tmp_path):
 
 def test_files_that_are_none(tmp_path):
     (tmp_path / "text").write_text("not a record")
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         Reads.load(tmp_path / "text")
     with pytest.raises(FileNotFoundError):
         Reads.load(tmp_path / "nowhere")

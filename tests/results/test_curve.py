@@ -58,7 +58,7 @@ def test_clusters_count_once():
     ("change", "said"),
     [
         ({"layers": (0,)}, r"pointwise must be \[layers, n\] = \[1, 3\]; got \[2, 3\]"),
-        ({"ids": ("a", "b", "a")}, "1 of the ids stand more than once, such as 'a'"),
+        ({"ids": ("a", "b", "a")}, "1 of the ids occur more than once, such as 'a'"),
         ({"ids": ("a", "b")}, r"\[2, 2\]; got \[2, 3\]"),
     ],
 )
@@ -153,7 +153,7 @@ def test_clusters_of_a_difference():
         change = curve(groups=one) - curve(1, groups=other)
         assert len(change.groups.unique()) == 10
         torch.testing.assert_close(change.error, replace(change, groups=groups).error)
-    with pytest.raises(ValueError, match="cluster their samples differently"):
+    with pytest.raises(ValueError, match="group their samples differently"):
         curve(groups=groups) - curve(groups=torch.arange(40) // 5)
 
 

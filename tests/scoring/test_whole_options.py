@@ -367,7 +367,7 @@ def test_repr_and_hooks():
 
 
 WRONG = {
-    "no token of the model": ({"options": [[3, 300]]}, "300 is no token id"),
+    "no token of the model": ({"options": [[3, 300]]}, "300 is not a token id"),
     "no rows": ({"settings": {"rows": 0}}, "rows must be at least 1"),
     "text alone": ({"options": ["A"]}, "hand over the processor"),
     "positions": ({"more": {"position_ids": torch.zeros(4, 14).long()}}, "leave position_ids out"),

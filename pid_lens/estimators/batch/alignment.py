@@ -17,7 +17,7 @@ from pid_lens.estimators.batch.rows import BatchRows
 from pid_lens.estimators.common.networks import linear_layer
 
 _FLAT = 1e-8
-"""Added to the variance of an embedding, lest a constant one be divided by 0."""
+"""Added to the variance of an embedding, so that a constant one is not divided by 0."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class AlignmentRecipe:
         lr: learning rate of Adam.
         steps: rounds of Sinkhorn scaling, at most.
         atol: largest error of a marginal at which a projection has converged.
+
+    Raises:
+        ValueError: a number that is out of range, or not whole where it must be.
     """
 
     epochs: int = 8
@@ -81,7 +84,7 @@ class Tally:
 class Alignment(nn.Module):
     """Alignment networks: a similarity of two samples for each answer, projected to a coupling.
 
-    The similarity is the inner product of two embeddings. Each network gives one embedding an
+    The similarity is the inner product of two embeddings. Each network gives one embedding per
     answer, centred and scaled to variance 1 over its coordinates, so that similarities lie
     within (embed - 1) / sqrt(embed) of 0.
 
@@ -94,7 +97,7 @@ class Alignment(nn.Module):
     def __init__(
         self, train: BatchRows, recipe: AlignmentRecipe, generator: torch.Generator
     ) -> None:
-        """See the class."""
+        """Build both networks, with random weights."""
         super().__init__()
         self.recipe = recipe
         self.answers = train.given_both.shape[1]

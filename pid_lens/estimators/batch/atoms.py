@@ -14,7 +14,7 @@ from pid_lens.results import ATOMS, NATS, Atoms, Unit
 ENOUGH = 0.9
 """Below this share of converged projections numbers are not to be relied on."""
 MOST_VIOLATION = 0.05
-"""Nor where a marginal is off by more than this, summed over answers, a sample,"""
+"""Nor where a marginal is off by more than this, summed over answers, per sample,"""
 MOST_SHIFT = 0.1
 """or where evaluated answers are this far, by KL divergence in bits, from those trained on."""
 
@@ -67,7 +67,7 @@ class BatchAtoms(Atoms):
 
     @property
     def worst_violation(self) -> float:
-        """Error of the worst marginal of the worst batch, summed over answers, a sample."""
+        """Error of the worst marginal of the worst batch, summed over answers, per sample."""
         return float(self.violation[:, [1, 3]].max())
 
     @property

@@ -51,7 +51,7 @@ class BATCH(OverReads):
 
     The spectrum's ``ids`` are the evaluated samples. Its settings have for each layer the share
     of ``converged`` projections and the worst ``violation`` of a marginal, summed over answers,
-    a sample; a layer with less than nine in ten converged, a violation over .05 or a ``shift``
+    per sample; a layer with less than nine in ten converged, a violation over .05 or a ``shift``
     over .1 bits is doubtful, and a warning names it. ``gap`` is NaN, as nothing is certified.
     `batch_pid` lists the further biases of these numbers; use `BROJA` for anything new.
 
@@ -77,9 +77,13 @@ class BATCH(OverReads):
         2026), https://openreview.net/forum?id=6WsBGk4Iag; there X1 and X2 are at the decoder's
         input for every layer, and train and validation are given splits
 
+    Raises:
+        ValueError: a setting that is out of range, unknown features or an unknown unit.
+
     Example:
+        >>> import torch
         >>> from dataclasses import replace
-        >>> from pid_lens import truth
+        >>> from pid_lens import Reads, truth
         >>> log_p = truth.posteriors_of(truth.gate("XOR"), 400)
         >>> x1, x2 = torch.arange(400) // 200, torch.arange(400) // 100 % 2
         >>> states = {"image": torch.eye(2)[x1][None], "question": torch.eye(2)[x2][None]}
@@ -129,7 +133,7 @@ class BATCH(OverReads):
         return super().update(reads)
 
     def result(self) -> Spectrum:
-        """Train one pair of networks a layer; compute the spectrum of the evaluated samples.
+        """Train one pair of networks per layer; compute the spectrum of the evaluated samples.
 
         Warns:
             UserWarning: projections did not converge; it names the layers.

@@ -77,9 +77,9 @@ def batch_pid(
     - p(y|x1) and p(y|x2) of finitely many samples differ in their means: 12 % of the
       projections converged. What is coupled are then not the posteriors given, but vision's as
       they are and language's scaled to vision's answer masses.
-    - p(y) is the mean of another predictor over other samples, so I1, I2 and I12 are no mutual
-      informations of the batch, and the atoms no decomposition of one. An answer that is rare in
-      training makes them larger than log2 of the number of answers (``shift``).
+    - p(y) is the mean of another predictor over other samples, so I1, I2 and I12 are not mutual
+      informations of the batch, and the atoms are not a decomposition of one. An answer that is
+      rare in training makes them larger than log2 of the number of answers (``shift``).
 
     Source:
         Quantifying & modeling multimodal interactions: an information decomposition framework
@@ -114,15 +114,17 @@ def batch_pid(
 
     Raises:
         TypeError: not tensors or arrays.
-        ValueError: shapes that do not fit, no samples, NaN, rows that are no probabilities,
-            settings out of range, or both sources the same in all samples.
+        ValueError: shapes that do not fit, no samples, NaN, rows that are not probabilities,
+            settings out of range, an unknown unit, or both sources the same in all samples.
 
     Example:
+        >>> import torch
         >>> x1, x2 = torch.randint(2, (2, 256), generator=torch.Generator().manual_seed(0))
         >>> bit, coin = torch.eye(2), torch.full((256, 2), 0.5)
         >>> xor = (bit[x1], bit[x2], coin, coin, bit[x1 ^ x2])
-        >>> batch_pid(xor, epochs=2, progress=False)
-        BatchAtoms(R=0.00... S=0.99... bits; 1 batches, 100% of projections converged)
+        >>> found = batch_pid(xor, epochs=2, progress=False)
+        >>> bool(found.synergy > 0.95), bool(abs(found.redundancy) < 0.05), found.converged
+        (True, True, 1.0)
     """
     require_unit(unit)
     recipe = AlignmentRecipe(epochs, batch_size, hidden, embed, hidden_layers, lr, steps, atol)
@@ -135,7 +137,11 @@ def batch_pid(
 def decompose_batches(
     train: GivenRows, val: GivenRows | None, recipe: AlignmentRecipe, seed: int, *, progress: bool
 ) -> BatchAtoms:
-    """Compute what `batch_pid` returns, in bits, without its warning."""
+    """Compute what `batch_pid` returns, in bits, without its warning.
+
+    Raises:
+        TypeError, ValueError: as `batch_pid`.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         fitted_on = as_rows("train", train)
         rows = fitted_on if val is None else as_rows("val", val)
@@ -168,7 +174,7 @@ def convergence_complaint(found: list[BatchAtoms], atol: float) -> str:
     shift = max(one.to("bits").shift for one in found)
     said = (
         f"{converged:.0%} of BATCH's projections met both marginals to {atol:g}, and at worst "
-        f"they are off by {worst:.2g} a sample. Where p(y|x1) and p(y|x2) do not share one mean "
+        f"they are off by {worst:.2g} per sample. Where p(y|x1) and p(y|x2) do not share one mean "
         "no coupling has both: use BROJA (posterior_pid), which reconciles them first and "
         "certifies its atoms"
     )

@@ -72,7 +72,8 @@ def project(
 
     Example:
         >>> even = torch.full((2, 2), 0.5)
-        >>> found = project(torch.randn(2, 2, 2), even, even, steps=500, atol=1e-4)
+        >>> similarity = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(0))
+        >>> found = project(similarity, even, even, steps=500, atol=1e-4)
         >>> found.converged, bool(found.violation[2] <= 1e-4)
         (tensor([True, True]), True)
     """

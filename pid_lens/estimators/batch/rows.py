@@ -13,7 +13,7 @@ from torch import Tensor
 from pid_lens.estimators.common.arrays import SUM_ROUNDING, as_float64
 
 GivenRows = tuple[Any, Any, Any, Any, Any]
-"""x1, x2, p(y|x1), p(y|x2), p(y|x1,x2): tensors or arrays with one row a sample."""
+"""x1, x2, p(y|x1), p(y|x2), p(y|x1,x2): tensors or arrays with one row per sample."""
 ARGUMENTS = ("x1", "x2", "p(y|x1)", "p(y|x2)", "p(y|x1,x2)")
 
 
@@ -51,8 +51,8 @@ def as_rows(which: str, given: GivenRows) -> BatchRows:
     """Validate samples and normalise their posteriors.
 
     Raises:
-        TypeError: no tuple of five tensors or arrays.
-        ValueError: shapes that do not fit, no samples, NaN, rows that are no probabilities.
+        TypeError: not a tuple of five tensors or arrays.
+        ValueError: shapes that do not fit, no samples, NaN, rows that are not probabilities.
     """
     if not isinstance(given, tuple | list) or len(given) != len(ARGUMENTS):
         raise TypeError(
@@ -126,7 +126,7 @@ def require_varying(rows: BatchRows) -> None:
         if spread > SUM_ROUNDING:
             warnings.warn(
                 f"{name} is the same in all samples, though p(y|{name}) differs by {spread:.2g}: "
-                "networks cannot tell them apart. Features of another layer or span?",
+                "networks cannot distinguish them. Features of another layer or span?",
                 stacklevel=4,
             )
 

@@ -31,7 +31,7 @@ from pid_lens.estimators.common.entropy import NATS_PER_BIT, entropy
 from pid_lens.results import Atoms
 
 LEAST_CLUSTERS = 4
-"""Fewest samples or clusters of which two halves can be made."""
+"""Fewest samples or groups of which two halves can be made."""
 _CELLS, _TOL, _ENOUGH = 512, 5e-3, 1e-4
 """Rows per source; width of a half's interval; error of best responses that will do, nats."""
 _LAYERS_TOGETHER = 8
@@ -76,7 +76,8 @@ def cross_fitted(
         language: given language alone.
         repair: as in `posterior_pid`; tilt's weights are those of all samples, raking is each
             half's own.
-        groups: clusters, which stay in one half.
+        groups: the group of each sample, where samples are not independent; a group stays in one
+            half.
         ids: sample ids, by which samples are halved, so that two models' samples are halved alike;
             without ids the posteriors decide, independently of the order of samples.
         seed: of the halves.
@@ -85,14 +86,17 @@ def cross_fitted(
         Atoms of shape [layers], bits; ``gap`` is a placeholder 0, not a certificate.
 
     Raises:
-        ValueError: fewer than four samples (or clusters), or as `posterior_pid`.
+        ValueError: fewer than four samples (or groups), ids that are not one per sample or not
+            unique, or as `posterior_pid`.
 
     Example:
+        >>> import torch
         >>> from pid_lens.estimators import posterior_pid
         >>> random = torch.Generator().manual_seed(0)
         >>> logs = torch.randn(3, 1, 80, 2, generator=random).log_softmax(-1)
-        >>> cross_fitted(*logs).union < posterior_pid(*logs).union
-        tensor([True])
+        >>> lower, plug_in = cross_fitted(*logs).union, posterior_pid(*logs).union
+        >>> bool(lower < plug_in), bool(lower > 0.9 * plug_in)  # bits, measured 0.277 and 0.281
+        (True, True)
     """
     posteriors = logs_of(full=full, vision=vision, language=language)
     n = posteriors[0].shape[1]
@@ -100,8 +104,8 @@ def cross_fitted(
     if ids is not None and (len(ids) != n or len(set(ids)) != n):
         raise ValueError(f"{n} samples need as many ids, all different; got {len(set(ids))}")
     if int(of.max()) + 1 < LEAST_CLUSTERS:
-        raise ValueError(f"two halves need at least four samples or clusters; got {of.max() + 1}")
-    # Split each layer's samples into halves, clusters whole; rake each half by itself
+        raise ValueError(f"two halves need at least four samples or groups; got {of.max() + 1}")
+    # Split each layer's samples into halves, groups whole; rake each half by itself
     weights = weights_of(posteriors, repair)
     by_name = None if ids is None else _order_by_name(ids, seed)
     pairs = []
@@ -124,8 +128,8 @@ def cross_fitted(
 def _choose_half(
     order: Int64[Tensor, " n"], of: Int64[Tensor, " n"], seed: int
 ) -> Bool[Tensor, " n"]:
-    """Choose half of the clusters at random, independently of the order of the samples."""
-    # Clusters in the order of their first sample, then shuffled by the seed
+    """Choose half of the groups at random, independently of the order of the samples."""
+    # Groups in the order of their first sample, then shuffled by the seed
     rank = order.argsort()
     first = torch.full((int(of.max()) + 1,), len(order)).scatter_reduce(0, of, rank, "amin")
     shuffled = torch.randperm(len(first), generator=torch.Generator().manual_seed(seed))

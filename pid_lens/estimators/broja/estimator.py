@@ -44,8 +44,8 @@ class BROJA(OverReads):
         repair: marginal repair, ``"rake"`` or ``"tilt"``; the atoms under the other one are the
             ``sensitivity``.
         tol: width of the certified interval to reach, bits; with two options it is rounding.
-        groups: sample id -> its cluster, where samples are not independent; errors are then
-            cluster-robust.
+        groups: sample id -> its group of dependent samples (six questions on one image); errors
+            are then cluster-robust. None where all samples are independent.
         bracket: whether to also cross-fit the union (`cross_fitted`), as its lower end in
             `Spectrum.interval`; samples are halved by their ids, alike in all spectra over them.
         floor: number of random exchanges of the modalities (`exchanged`), for the null level
@@ -55,11 +55,17 @@ class BROJA(OverReads):
         Quantifying unique information (Bertschinger, Rauh, Olbrich, Jost, Ay, 2014),
         https://doi.org/10.3390/e16042161
 
+    Raises:
+        ValueError: tau outside [0, 1), an unknown repair, tol that is not above 0, or a negative
+            floor.
+
     Example:
+        >>> import torch
+        >>> from pid_lens import Reads
         >>> sure, unsure = torch.eye(2).clamp(1e-6).log(), torch.zeros(2, 2)
         >>> log_p = torch.stack([sure, sure, unsure]).log_softmax(-1)[None]
-        >>> BROJA().update(Reads.from_posteriors(log_p)).result().unique_vision
-        tensor([1.0000], dtype=torch.float64)
+        >>> BROJA().update(Reads.from_posteriors(log_p)).result().unique_vision.round(decimals=3)
+        tensor([1.], dtype=torch.float64)
     """
 
     tau: float = TAU
@@ -84,7 +90,8 @@ class BROJA(OverReads):
         """Compute the spectrum of all samples.
 
         Raises:
-            ValueError: no sample was added, or one of the three conditions was not read.
+            ValueError: no sample was added, one of the three conditions was not read, or
+                ``groups`` lack a sample.
         """
         reads = self.gather()
         log_p = posteriors_under(type(self).__name__, reads, CONDITIONS_NEEDED, self.tau)
@@ -123,7 +130,7 @@ class BROJA(OverReads):
         )
 
     def _cross_fit(self, given: _Named, plug_in: Atoms) -> Atoms:
-        """Cross-fit a stratum's lower end; with too few clusters to halve, take max(I1, I2)."""
+        """Cross-fit a stratum's lower end; with too few groups to halve, take max(I1, I2)."""
         if len(set(given.clusters)) < LEAST_CLUSTERS:
             better = torch.maximum(plug_in.information_vision, plug_in.information_language)
             return replace(plug_in, union=better)
@@ -137,7 +144,7 @@ class BROJA(OverReads):
 
 @dataclass(frozen=True)
 class _Named:
-    """A stratum's log-posteriors, with the ids of its samples and their clusters."""
+    """A stratum's log-posteriors, with the ids of its samples and their groups."""
 
     log_p: Float64[Tensor, "layers conditions members options"]
     ids: list[str]
@@ -145,7 +152,7 @@ class _Named:
 
     @classmethod
     def of(cls, stratum: Stratum, ids: tuple[str, ...], clusters: list[Any] | None) -> Self:
-        """Attach ids and clusters to a stratum; without clusters each sample is its own."""
+        """Attach ids and groups to a stratum; without groups each sample is its own."""
         rows = stratum.rows.tolist()
         names = [ids[row] for row in rows]
         return cls(

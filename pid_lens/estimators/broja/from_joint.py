@@ -17,7 +17,7 @@ from pid_lens.results import Atoms, Unit
 
 
 def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = "bits") -> Atoms:
-    """Compute redundancy, unique information and synergy of tables p(x1, x2, y), certified, bits.
+    """Compute certified redundancy, unique information and synergy of tables p(x1, x2, y).
 
     The union information is the least I(X1, X2; Y) of any joint with the table's marginals
     p(x1, y) and p(x2, y): a convex programme, solved for the whole batch at once by a
@@ -39,8 +39,9 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = 
         ``Atoms`` of shape [...]; differentiable in ``joint`` by the envelope theorem.
 
     Raises:
-        TypeError: ``joint`` is no tensor or array.
-        ValueError: negative or NaN entries, fewer than three axes, tables not summing to 1.
+        TypeError: ``joint`` is neither a tensor nor an array.
+        ValueError: negative or NaN entries, fewer than three axes, tables not summing to 1, or an
+            unknown unit.
 
     Example:
         >>> import torch
@@ -59,7 +60,7 @@ def discrete_pid(joint: Tensor | np.ndarray, *, tol: float = 1e-9, unit: Unit = 
     def bits(nats: Tensor) -> Tensor:
         return (nats / NATS_PER_BIT).reshape(shape)
 
-    # Plug-in informations of the table; the union with the envelope theorem's gradient
+    # Mutual informations of the table itself; the union with the envelope theorem's gradient
     return Atoms(
         information=bits(table_information(flat.flatten(1, 2))),
         information_vision=bits(table_information(p1)),
@@ -91,7 +92,7 @@ def union_information(
     Example:
         >>> import torch
         >>> bit = torch.eye(2, dtype=torch.float64)[None] / 2
-        >>> union_information(bit, bit).upper / NATS_PER_BIT
+        >>> (union_information(bit, bit).upper / NATS_PER_BIT).round(decimals=4)
         tensor([1.], dtype=torch.float64)
     """
     require_same_marginals(p1, p2)

@@ -1,4 +1,4 @@
-"""Groups: the cluster of each dependent sample, or another attribute looked up by sample id."""
+"""Groups of dependent samples, looked up by sample id and numbered as the clusters of an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def as_clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Te
         n: number of samples.
 
     Raises:
-        ValueError: not one group a sample.
+        ValueError: not one group per sample.
 
     Example:
         >>> as_clusters(["cat", "dog", "cat"], 3)
@@ -34,7 +34,7 @@ def as_clusters(groups: Sequence[Any] | Tensor | np.ndarray, n: int) -> Int64[Te
 
 
 Groups = Mapping[str, Any] | Callable[[str], Any]
-"""Sample id -> the name of its cluster, or another attribute of the sample."""
+"""Sample id -> its group of dependent samples, or another attribute of the sample."""
 _NAMED = 3
 """How many missing samples an error names."""
 
@@ -66,7 +66,10 @@ def labels_of(ids: Sequence[str], groups: Groups | None, name: str = "groups") -
 
 
 def clusters_of(ids: Sequence[str], groups: Groups | None) -> Int64[Tensor, " n"] | None:
-    """Look up the cluster of each sample as a number from 0; None without ``groups``.
+    """Look up the group of each sample, as a cluster number from 0; None without ``groups``.
+
+    Raises:
+        ValueError: as `labels_of`.
 
     Example:
         >>> clusters_of(["a/1", "a/2", "b/1"], lambda name: name[0])

@@ -21,7 +21,8 @@ def entropy(masses: Float64[Tensor, "*batch answers"]) -> Float64[Tensor, "*batc
         One entropy for each leading index.
 
     Example:
-        >>> entropy(torch.tensor([0.5, 0.5], dtype=torch.float64)) / NATS_PER_BIT
+        >>> bits = entropy(torch.tensor([0.5, 0.5], dtype=torch.float64)) / NATS_PER_BIT
+        >>> bits.round(decimals=4)
         tensor(1., dtype=torch.float64)
     """
     return -torch.xlogy(masses, masses).sum(-1)
@@ -41,7 +42,7 @@ def table_information(joint: Float64[Tensor, "*batch n answers"]) -> Float64[Ten
 
     Example:
         >>> copy = torch.eye(2, dtype=torch.float64) / 2
-        >>> table_information(copy) / NATS_PER_BIT
+        >>> (table_information(copy) / NATS_PER_BIT).round(decimals=4)
         tensor(1., dtype=torch.float64)
     """
     # Likelihood ratio p(x,y) / (p(x) p(y)); cells without mass contribute 0 log 1 = 0

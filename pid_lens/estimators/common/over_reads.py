@@ -60,7 +60,7 @@ class OverReads:
         """
         if not self._buffer.ids():
             name = type(self).__name__
-            raise ValueError(f"{name} has seen no sample: call update(reads) first")
+            raise ValueError(f"{name} has no sample: call update(reads) first")
         reads = self._buffer.whole()
         if not reads.layers:
             raise ValueError("the reads have no layers: Lens(..., layers=...) chose none")
@@ -70,6 +70,9 @@ class OverReads:
         """Concatenate all reads, sorted by id.
 
         For estimators that draw or train: their result does not depend on the order of arrival.
+
+        Raises:
+            ValueError: as `gather`.
         """
         reads = self.gather()
         return reads.rows(sorted(range(reads.n), key=reads.ids.__getitem__))
@@ -130,7 +133,7 @@ def require_finite(reads: Reads, name: str) -> Float[Tensor, "layers n width"]:
     """Return a pooled hidden state by name, after a check that every number is finite.
 
     Raises:
-        ValueError: NaN or infinite numbers; the message says where the first one stands.
+        ValueError: NaN or infinite numbers; the message names the first.
     """
     states = reads.states[name]
     bad = (~states.isfinite()).any(-1).nonzero()

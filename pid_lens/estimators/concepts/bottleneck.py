@@ -23,7 +23,7 @@ HOPELESS = 100.0
 
 @dataclass(frozen=True)
 class BottleneckRows:
-    """Inputs and targets of bottlenecks, one row a sample (and layer).
+    """Inputs and targets of bottlenecks, one row per sample (and layer).
 
     Attributes:
         states: hidden states, standardised, [rows, width].
@@ -57,8 +57,8 @@ def answer_held_out(rows: BottleneckRows, recipe: BottleneckRecipe, seed: int) -
     For every pair of folds one bottleneck is trained on the other folds. Each of the two is the
     validation fold (judge) of the other: a bottleneck predicts the one with the weights of the
     epoch in which its loss on the other was least. So a row's prediction is the mean of
-    ``folds`` - 1 bottlenecks. Without judges (``patience`` None) one bottleneck a fold is trained
-    for all epochs.
+    ``folds`` - 1 bottlenecks. Without judges (``patience`` None) one bottleneck per fold is
+    trained for all epochs.
 
     Before the first step every output is the mean of the concepts over the training rows.
 

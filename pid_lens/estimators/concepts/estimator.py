@@ -36,8 +36,8 @@ class ConceptBottleneck(OverReads):
     on the order in which they came.
 
     Attributes:
-        concepts: sample id -> scores of the concepts (a detector's, in one order for all), or a
-            label (text or whole number); ``"label"`` takes the index of the right option, which
+        concepts: sample id -> scores of the concepts (a detector's, in one order for all), or one
+            class (text or whole number); ``"label"`` takes the index of the right option, which
             reads have.
         groups: sample id -> group of its question (`question_groups`).
         clusters: sample id -> the image, where there are several questions on one.
@@ -52,13 +52,20 @@ class ConceptBottleneck(OverReads):
         Traceable and explainable multimodal large language models (COLM 2025),
         https://openreview.net/forum?id=pQm66IPmeE
 
+    Raises:
+        ValueError: unknown constants or unit.
+        TypeError: concepts, groups or clusters that do not map sample ids.
+
     Example:
-        >>> label = torch.arange(200) % 2
+        >>> import torch
+        >>> from dataclasses import replace
+        >>> from pid_lens import Reads
+        >>> dog = torch.arange(200) % 2
         >>> reads = Reads.from_posteriors(torch.zeros(1, 1, 200, 1), conditions=["full"])
-        >>> reads = replace(reads, states={"answer": 9.0 * label[None, :, None]})
-        >>> shown = {str(row): ["cat", "dog"][label[row]] for row in range(200)}
-        >>> ConceptBottleneck(shown).update(reads).result()
-        Curve(I(concepts; state), at least, layer 0: 1.000±0.000 bits; n=200, ...)
+        >>> reads = replace(reads, states={"answer": 9.0 * dog[None, :, None]})
+        >>> shown = {str(row): ["cat", "dog"][dog[row]] for row in range(200)}
+        >>> ConceptBottleneck(shown).update(reads).result().value.round(decimals=2)
+        tensor([1.], dtype=torch.float64)
     """
 
     concepts: Groups | Literal["label"] = field(default="label", repr=False)
@@ -138,15 +145,15 @@ def _as_plain(value: Any) -> Any:
 
 
 def _as_scores(given: list[Any]) -> Tensor:
-    """Convert scores to [n, concepts], labels to numbers [n] in their sorted order."""
+    """Convert scores to [n, concepts], classes to numbers [n] in their sorted order."""
     values = [_as_plain(value) for value in given]
     if all(isinstance(value, str | int) for value in values):
-        number = {label: i for i, label in enumerate(sorted(set(values), key=repr))}
-        return torch.tensor([number[label] for label in values])
+        number = {name: i for i, name in enumerate(sorted(set(values), key=repr))}
+        return torch.tensor([number[name] for name in values])
     lengths = {len(value) if isinstance(value, Sequence) else 0 for value in values}
     if len(lengths) > 1 or 0 in lengths or any(isinstance(value, str) for value in values):
         raise ValueError(
-            "concepts must be all labels (text or whole numbers) or all score vectors of one "
-            f"length; got lengths {sorted(lengths)}, where 0 is no vector"
+            "concepts must be all classes (text or whole numbers) or all score vectors of one "
+            f"length; got lengths {sorted(lengths)}, where 0 is not a vector"
         )
     return torch.tensor(values, dtype=torch.float64)

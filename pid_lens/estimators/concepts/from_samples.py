@@ -35,9 +35,9 @@ def concept_information(
 ) -> ConceptInformation:
     r"""Bound the mutual information of concepts and hidden states, by a concept bottleneck.
 
-    A sample's concept C is drawn from its target t: a detector's scores, made to sum to 1, or a
-    label. A network (bottleneck) maps its hidden state h to a distribution q over concepts. With
-    m the mean target, the variational bound is
+    A sample's concept C is drawn from its target t: a detector's scores, made to sum to 1, or
+    one class index. A network (bottleneck) maps its hidden state h to a distribution q over
+    concepts. With m the mean target, the variational bound is
 
     .. math::  I(C; h) \ge E \sum_c t_c \log \frac{q_c(h)}{m_c}
                    = E\,KL(t \| m) - E\,KL(t \| q),
@@ -62,7 +62,7 @@ def concept_information(
     baseline). Compare the gain to this ``gain_by_chance``: what is not above it is no gain, and a
     warning names layers whose gain is positive but within two errors of it. Where true groups
     were random, too, the gain by chance was within .005 bits of the gain on average (13 settings,
-    two or three data sets): with n = 600 samples of eight labels (width 32) the gain reads .05
+    two or three data sets): with n = 600 samples of eight classes (width 32) the gain reads .05
     bits for 5 groups and .17 for 10; with 80 concepts and 9 groups .15 at n = 900; with n = 2000
     and 5 groups .02 at most.
 
@@ -72,7 +72,7 @@ def concept_information(
     exchanged ones: -.01 to -.03 bits where the truth is 0 (the gain reads .00 to .08), .91 to
     .99 where it is 1 (the gain .93 to 1.00; n = 450), and less if there is much to learn. So it
     does not replace the gain. Neither shows what cannot be learned from the samples at hand:
-    eight labels whose states are exchanged among four groups have a gain of -1.83, and read .09
+    eight classes whose states are exchanged among four groups have a gain of -1.83, and read .09
     at n = 300, .02 at 600 and -1.79 at 2000.
 
     Groups are exchanged within each fold, so that each keeps its share; with clusters, each
@@ -85,7 +85,7 @@ def concept_information(
     each: .88 (80 concepts) to 1.04 of the truth, at most 1.5 standard errors above it, and -.008
     to .000 bits where it is 0. Targets without a pattern need more samples: 40 scenes, each with
     80 scores that have nothing to do with those of other scenes, .72 at n = 3000. States of width
-    4096 and 8 labels take 7 s a layer and bound on one thread at n = 2000.
+    4096 and 8 classes take 7 s per layer and bound on one thread at n = 2000.
 
     Source:
         Traceable and explainable multimodal large language models (COLM 2025),
@@ -97,37 +97,39 @@ def concept_information(
 
     Args:
         hidden: hidden states, [layers, n, width].
-        concepts: scores of at least 0, [n, concepts]; or labels 0 to concepts - 1, [n].
-        groups: the group of each sample's question, any labels (`question_groups`): two at
-            least, each in three folds or more (two without judges).
-        clusters: the cluster of each sample, any labels: several questions on one image. A
-            bottleneck trained on the image would remember its concepts, so a cluster is held out
-            together; errors are cluster-robust.
+        concepts: scores of at least 0, [n, concepts]; or class indices 0 to concepts - 1, [n].
+        groups: the group of each sample's question, any hashable values (`question_groups`): two
+            at least, each in three folds or more (two without judges).
+        clusters: the cluster of each sample, any hashable values: several questions on one image.
+            A bottleneck trained on the image would remember its concepts, so a cluster is held
+            out together; errors are cluster-robust.
         shared: whether one bottleneck serves all layers; it finds only what the same function
             predicts from each of them.
         constants: ``"default"``, ``"paper"`` or a `BottleneckRecipe` of your own.
         seed: of the folds, weights and batches.
         unit: ``"bits"`` or ``"nats"``.
         progress: whether to show a bar if it takes over 2 seconds.
-        ids: one name a sample, no two alike; its number by default.
-        layers: one number a layer, no two alike; its position by default.
+        ids: one name per sample, no two alike; its number by default.
+        layers: one number per layer, no two alike; its position by default.
 
     Returns:
         The bounds of each layer as `Curve`s; with groups the gains, too.
 
     Raises:
         TypeError: not tensors or arrays.
-        ValueError: other shapes, NaN, negative scores or labels, a sample without any score,
-            fewer than two concepts, labels beyond the number of samples, one group only or one
-            in too few folds, names that are not unique or not one each, a training that diverged.
+        ValueError: other shapes, NaN, negative scores or class indices, a sample without any
+            score, fewer than two concepts, class indices beyond the number of samples, one group
+            only or one in too few folds, names that are not unique or not one each, unknown
+            constants or unit, a training that diverged.
 
     Example:
         >>> import torch
         >>> generator = torch.Generator().manual_seed(0)
-        >>> label = torch.arange(400) % 2
+        >>> concept = torch.arange(400) % 2
         >>> noise = torch.randn(1, 400, 3, generator=generator)
-        >>> concept_information(noise + 9 * label[:, None], label)
-        ConceptInformation(layer 0: unconditional=1.000 of 1.000 bits; n=400, 1 layers, 2 concepts)
+        >>> found = concept_information(torch.cat([noise, noise + 9 * concept[:, None]]), concept)
+        >>> [round(abs(bits), 1) for bits in found.unconditional.value.tolist()]
+        [0.0, 1.0]
     """
     settings = Settings(shared, constants, seed, unit, progress)
     found, said = measure_concepts(settings, hidden, concepts, groups, clusters, ids, layers)

@@ -20,16 +20,16 @@ def group_rows(groups: Labels, given: Inputs, least: int) -> Int64[Tensor, " n"]
             some bottlenecks would not learn from it.
     """
     of = numbered(groups, len(given.targets))
-    labels = groups.tolist() if hasattr(groups, "tolist") else groups
+    names = groups.tolist() if hasattr(groups, "tolist") else groups
     if not of.any():
         raise ValueError(
-            f"groups name one group only, {labels[0]!r}: leave groups out for the unconditional "
+            f"groups name one group only, {names[0]!r}: leave groups out for the unconditional "
             "bound"
         )
     for group in range(int(of.max()) + 1):
         inside = (of == group).nonzero().flatten()
         if len(given.folds[inside].unique()) < least:
-            raise ValueError(_say_too_few(labels[int(inside[0])], inside, given, least))
+            raise ValueError(_say_too_few(names[int(inside[0])], inside, given, least))
     return of
 
 
@@ -67,11 +67,11 @@ def exchange_within(groups: Int64[Tensor, " n"], given: Inputs, seed: int) -> In
         takers = of[given.folds == fold].unique()
         givers = takers[torch.randperm(len(takers), generator=generator)]
         for taker, giver in zip(takers.tolist(), givers.tolist(), strict=True):
-            labels = groups[members[giver]]
-            found[members[taker]] = _deal(labels, len(members[taker]), generator)
+            handed_on = groups[members[giver]]
+            found[members[taker]] = _deal(handed_on, len(members[taker]), generator)
     return found
 
 
-def _deal(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(len(labels), generator=generator)
-    return labels[order.repeat(math.ceil(count / len(labels)))[:count]]
+def _deal(groups: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(len(groups), generator=generator)
+    return groups[order.repeat(math.ceil(count / len(groups)))[:count]]

@@ -37,7 +37,11 @@ CURVE_NAMES = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a concept bottleneck, checked."""
+    """Settings of a concept bottleneck, checked.
+
+    Raises:
+        ValueError: unknown constants or unit.
+    """
 
     shared: bool
     constants: BottleneckConstants | BottleneckRecipe
@@ -83,10 +87,11 @@ class ConceptInformation:
             bottleneck, [layers, n, concepts].
 
     Example:
+        >>> import torch
         >>> from pid_lens.estimators import concept_information
-        >>> label = torch.arange(400) % 2
-        >>> found = concept_information(9.0 * label[None, :, None], label)
-        >>> round(float(found.unconditional.value[0]), 2), found.gain
+        >>> concept = torch.arange(400) % 2
+        >>> found = concept_information(9.0 * concept[None, :, None], concept)
+        >>> round(float(found.unconditional.value[0]), 1), found.gain
         (1.0, None)
         >>> sorted(found.curves)
         ['available', 'paper_unconditional', 'unconditional']
@@ -136,7 +141,11 @@ def measure_concepts(
     ids: Sequence[str] | None,
     layers: Sequence[int] | None,
 ) -> tuple[ConceptInformation, list[str]]:
-    """Compute what `concept_information` returns, and the texts of its warnings."""
+    """Compute what `concept_information` returns, and the texts of its warnings.
+
+    Raises:
+        TypeError, ValueError: as `concept_information`.
+    """
     given = as_concept_inputs(states, concepts, clusters, settings.recipe.folds, settings.seed)
     names = as_names(ids, len(given.targets), "ids", str)
     numbers = as_names(layers, len(given.states), "layers", int)

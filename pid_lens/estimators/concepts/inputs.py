@@ -108,7 +108,7 @@ def _as_targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
     values = as_float64(concepts, "concepts").cpu()
     if values.ndim not in (1, 2) or len(values) != n:
         raise ValueError(
-            f"concepts must be scores [n, concepts] or labels [n] of {n} samples; got "
+            f"concepts must be scores [n, concepts] or class indices [n] of {n} samples; got "
             f"{list(values.shape)}"
         )
     if not bool(values.isfinite().all() & (values >= 0).all()):
@@ -117,7 +117,7 @@ def _as_targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
     if scores.shape[1] < 2:
         raise ValueError(
             f"there must be at least two concepts; got {list(values.shape)}, which names one "
-            "(labels have one axis, [n])"
+            "(class indices have one axis, [n])"
         )
     total = scores.sum(1, keepdim=True)
     if not bool((total > 0).all()):
@@ -128,16 +128,18 @@ def _as_targets(concepts: Any, n: int) -> Float64[Tensor, "n concepts"]:
     return scores / total
 
 
-def _one_hot(labels: Tensor) -> Float64[Tensor, "n concepts"]:
-    if not torch.equal(labels, labels.round()):
-        raise ValueError("labels must be whole numbers; scores have two axes, [n, concepts]")
-    most = int(labels.max())
-    if most >= len(labels):
+def _one_hot(classes: Tensor) -> Float64[Tensor, "n concepts"]:
+    if not torch.equal(classes, classes.round()):
         raise ValueError(
-            f"labels are 0 to concepts - 1; got {most} in {len(labels)} samples: number them: "
-            "labels.unique(return_inverse=True)[1]"
+            "class indices must be whole numbers; scores have two axes, [n, concepts]"
         )
-    return F.one_hot(labels.long()).double()
+    most = int(classes.max())
+    if most >= len(classes):
+        raise ValueError(
+            f"class indices are 0 to concepts - 1; got {most} in {len(classes)} samples: number "
+            "the classes: concepts.unique(return_inverse=True)[1]"
+        )
+    return F.one_hot(classes.long()).double()
 
 
 def _assign_folds(

@@ -33,7 +33,7 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
 
     Raises:
         ImportError: scikit-learn is not installed.
-        TypeError: one text instead of a sequence, or an element that is no text.
+        TypeError: one text instead of a sequence, or an element that is not a text.
         ValueError: fewer questions that differ in their words than groups, or one without a
             word of two letters.
 
@@ -42,7 +42,7 @@ def question_groups(questions: Sequence[str], k: int = 3, seed: int = 0) -> Int6
         tensor([1, 0, 1, 0])
     """
     if isinstance(questions, str) or not all(isinstance(text, str) for text in questions):
-        raise TypeError("questions must be a sequence of texts, one a sample")
+        raise TypeError("questions must be a sequence of texts, one per sample")
     mute = [text for text in questions if not _words(text)]
     if mute:
         raise ValueError(
@@ -83,7 +83,7 @@ def _run_kmeans(questions: list[str], k: int, seed: int) -> list[int]:
     except ImportError as error:
         raise ImportError(
             "question_groups needs scikit-learn: pip install scikit-learn, or the extra "
-            "pid_lens[concepts]. Or group the questions yourself: any label a sample will do"
+            "pid_lens[concepts]. Or group the questions yourself: any one value per sample will do"
         ) from error
     vectors = TfidfVectorizer(analyzer=_words).fit_transform(questions)
     return KMeans(k, n_init=10, random_state=seed).fit_predict(vectors).tolist()

@@ -24,7 +24,7 @@ class FlowAtoms(SampledAtoms):
             flows' own error.
         components: number of principal components kept of answer, vision and language.
         variance: their share of the variance of answer, vision and language.
-        gain: mean log-likelihood gain of the flows over a Gaussian, nats a held-out sample; 0
+        gain: mean log-likelihood gain of the flows over a Gaussian, nats per held-out sample; 0
             where there was none, and only the principal components were used.
         steps: of gradient descent, the last ones that held-out samples gained by.
         bounded: whether the likelihood of the flows is bounded. It is not where a direction of

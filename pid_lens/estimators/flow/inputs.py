@@ -33,6 +33,9 @@ class FlowSettings:
         folds: number of folds.
         seed: of folds, batches and halves.
         unit: ``"bits"`` or ``"nats"``.
+
+    Raises:
+        ValueError: an unknown redundancy or unit, or a number that is out of range.
     """
 
     variance: float

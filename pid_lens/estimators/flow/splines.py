@@ -52,7 +52,7 @@ class Flow(nn.Module):
     """
 
     def __init__(self, shape: Shape) -> None:
-        """See the class."""
+        """Create rotations and splines whose parameters are 0: the identity."""
         super().__init__()
         self._rotated, self._bent = _import_zuko()
         self._joint, d, count = shape.joint, sum(shape.sizes), range(shape.transforms)

@@ -66,14 +66,14 @@ def conditional_covariance(
         >>> conditional_covariance(cov, 1, slice(1, None))
         tensor([[1.]], dtype=torch.float64)
     """
-    # S_YX S_X^+ S_XY = A^T A with A = S_X^(-1/2) S_XY
+    # S_YX S_X^+ S_XY = A^T A with A = W S_XY, W the whitener of S_X, W S_X W^T = I
     explained = whiten(cov[..., source, source], cov[..., source, :dy])
     return cov[..., :dy, :dy] - explained.mT @ explained
 
 
 def standardise(cov: Float64[Tensor, "*batch d d"], dy: int) -> Float64[Tensor, "*batch d d"]:
     """Whiten Y within a joint covariance; its constant directions become independent noise."""
-    # S_Y -> I and S_YX -> W S_YX, with W = S_Y^(-1/2), 0 for constant directions
+    # S_Y -> I and S_YX -> W S_YX, W the whitener of S_Y, with rows of 0 for constant directions
     mixed = whiten(cov[..., :dy, :dy], cov[..., :dy, dy:])
     eye = torch.eye(dy, dtype=cov.dtype, device=cov.device).expand(*cov.shape[:-2], dy, dy)
     top = torch.cat([eye, mixed], -1)

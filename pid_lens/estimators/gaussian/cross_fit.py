@@ -23,7 +23,7 @@ from pid_lens.results import NATS, Atoms
 def draw_halves(
     n: int, seed: int, splits: int, groups: Int[Tensor, " n"] | None
 ) -> Bool[Tensor, "splits n"]:
-    """Draw a random half of the samples, in whole clusters, once for each split.
+    """Draw a random half of the samples, in whole groups, once for each split.
 
     Returns:
         Boolean mask of the first half, [splits, n].
@@ -31,7 +31,7 @@ def draw_halves(
     group = torch.arange(n) if groups is None else groups
     sizes = group.bincount()
     generator = torch.Generator().manual_seed(seed)
-    # Random order of the clusters; the first half are those that begin before sample n // 2
+    # Random order of the groups; the first half are those that begin before sample n // 2
     orders = torch.stack([torch.randperm(len(sizes), generator=generator) for _ in range(splits)])
     before = sizes[orders].cumsum(-1) - sizes[orders]
     taken = torch.zeros_like(before, dtype=torch.bool).scatter(-1, orders, before < n // 2)
@@ -50,7 +50,7 @@ def cross_fit(
     Args:
         rows: Y, X1 and X2 side by side.
         sizes: dimensions of Y, X1, X2.
-        firsts: Boolean masks of the samples in the first half, one row a split.
+        firsts: Boolean masks of the samples in the first half, one row per split.
         plug_in: the decomposition of the rows' covariance.
         redundancy: ``"exact"`` or ``"minimum"``.
 

@@ -66,16 +66,17 @@ def gaussian_pid(
     Raises:
         TypeError: not a tensor or array.
         ValueError: not symmetric, not positive semi-definite, NaN, other sizes, or infinite
-            information in one source.
+            information in one source, or an unknown redundancy or unit.
 
     Source:
         Gaussian partial information decomposition: bias correction and application to
         high-dimensional data (Venkatesh et al., 2023), https://arxiv.org/abs/2307.10515
 
     Example:
-        >>> two_looks = torch.tensor([[1., 1., 1.], [1., 2., 1.], [1., 1., 4.]])
-        >>> gaussian_pid(two_looks, (1, 1, 1))
-        Atoms(R=0.208 U_vision=0.292 U_language=0.000 S=0.111 bits)
+        >>> import torch
+        >>> two_noisy_copies = torch.tensor([[1., 1., 1.], [1., 2., 1.], [1., 1., 4.]])
+        >>> gaussian_pid(two_noisy_copies, (1, 1, 1))
+        Atoms(R=0.208 U_vision=0.292 U_language=...0.000 S=0.111 bits)
     """
     require_redundancy(redundancy)
     require_unit(unit)
@@ -145,7 +146,7 @@ def as_sizes(sizes: Sequence[int]) -> tuple[int, int, int]:
     """Convert sizes to three whole numbers above 0.
 
     Raises:
-        ValueError: they are no such numbers.
+        ValueError: they are not.
     """
     if len(sizes) != 3 or not all(int(size) == size and size > 0 for size in sizes):
         raise ValueError(

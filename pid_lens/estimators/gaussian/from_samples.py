@@ -55,9 +55,11 @@ class GaussianBracket(Sampled):
         n: number of samples.
 
     Example:
+        >>> import torch
+        >>> from pid_lens.estimators import gaussian_pid_samples
         >>> y, one, two = torch.randn(3, 900, 2, generator=torch.Generator().manual_seed(0))
         >>> gaussian_pid_samples(y, y + one, y + 2 * two)
-        GaussianBracket(plug_in R=0.327 U_vision=0.791 U_language=0.000 S=0.170,
+        GaussianBracket(plug_in R=0.327 U_vision=0.791 U_language=...0.000 S=0.170,
         cross_fitted R=0.324 U_vision=0.790 U_language=-0.000 S=0.167 bits; n=900)
     """
 
@@ -81,6 +83,9 @@ class GaussianBracket(Sampled):
         intervals covered 93 to 96 %, and around the plug-in alone 0 to 83 %: there bias
         dominates. The least was 88 %, in eight dimensions with one source half as good again,
         n = 400.
+
+        Raises:
+            ValueError: a level outside (0, 1).
         """
         # Imbens-Manski: the bracket is a partially identified interval with sampling error
         error = self.standard_error(name)
@@ -142,8 +147,7 @@ def gaussian_pid_samples(
     unique information is too small where the half that learns has too few samples to find it.
 
     The corrections are exact for Gaussian samples that are independent of each other; samples
-    of one cluster (``groups``) are kept in one half, their dependence within it is not corrected
-    for.
+    of one group (``groups``) stay in one half, their dependence within it is not corrected for.
 
     Args:
         y: [layers, n, dy] or [n, dy]; leading axes broadcast.
@@ -153,8 +157,8 @@ def gaussian_pid_samples(
         seed: of the halves.
         splits: how many random halvings to average over.
         unit: ``"bits"`` or ``"nats"``.
-        groups: the cluster of each sample, any values, where samples are not independent;
-            clusters stay in one half, and standard errors count them.
+        groups: the group of each sample, any hashable values, where samples are not independent;
+            a group stays in one half, and standard errors are cluster-robust.
 
     Returns:
         `GaussianBracket` with ``plug_in`` and ``cross_fitted`` of shape [...], ``pointwise``
@@ -163,13 +167,14 @@ def gaussian_pid_samples(
     Raises:
         TypeError: not tensors or arrays.
         ValueError: not more samples than dimensions (in each half), NaN, other lengths, or
-            infinite information in one source.
+            infinite information in one source, an unknown redundancy or unit, or splits below 1.
 
     Source:
         Gaussian partial information decomposition: bias correction and application to
         high-dimensional data (Venkatesh et al., 2023), https://arxiv.org/abs/2307.10515
 
     Example:
+        >>> import torch
         >>> noise = torch.randn(3, 4000, 1, generator=torch.Generator().manual_seed(0)).double()
         >>> y, x1, x2 = noise[0], noise[0] + noise[1], 2 * noise[2]
         >>> gaussian_pid_samples(y, x1, x2).cross_fitted

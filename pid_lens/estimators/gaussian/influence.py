@@ -29,7 +29,7 @@ def information_slopes(
 
         dI(Y; X) / dS = 1/2 (S_Y^-1 - M^T M)
 
-    S_Y^-1 standing in the block of y. For the union the directions are those that diagonalise
+    S_Y^-1 being in the block of y. For the union the directions are those that diagonalise
     S_Y|X1 and S_Y|X2 both, and the residual is that of the source that predicts the direction
     better: to first order the best subspace stays what it is (envelope theorem). Where both
     predict it equally well there is a kink, and the slope is that of X2.

@@ -26,7 +26,7 @@ class Principal:
 
     Example:
         >>> states = torch.tensor([[[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]]).double()
-        >>> Principal.of(states, 1).scores.abs().flatten()
+        >>> Principal.of(states, 1).scores.abs().flatten().round(decimals=4)
         tensor([3., 3., 0., 0.], dtype=torch.float64)
     """
 

@@ -20,7 +20,7 @@ def pointwise_information(
     .. math::  I_{NCE} = \frac1n \sum_i \Big( s_{ii} - \tfrac12 \log \tfrac1n \sum_j e^{s_{ij}}
         - \tfrac12 \log \tfrac1n \sum_j e^{s_{ji}} \Big)
 
-    A sample stands in its own term and, as a negative, in the denominators of all other pairs.
+    A sample is in its own term and, as a negative, in the denominators of all other pairs.
     Both are counted, as its influence on the mean, so that the standard error of the mean of these
     contributions is that of the bound. The bound is at most log n. Scores are computed some rows
     at a time, twice: memory grows with n, not n^2.
@@ -31,8 +31,8 @@ def pointwise_information(
 
     Example:
         >>> one = torch.eye(4, dtype=torch.float64)
-        >>> pointwise_information(100 * one, one).exp()
-        tensor([4.0000, 4.0000, 4.0000, 4.0000], dtype=torch.float64)
+        >>> pointwise_information(100 * one, one).exp().round(decimals=4)
+        tensor([4., 4., 4., 4.], dtype=torch.float64)
     """
     n = len(u)
     # First pass: log-partition functions of rows, log sum_j e^{s_ij}, and of columns (streaming)
@@ -48,5 +48,5 @@ def pointwise_information(
         scores = u[rows] @ v.mT
         in_others += (scores - of_x[rows, None]).exp().sum(0)
         in_others[rows] += (scores - of_y).exp().sum(1)
-    # Influence: s_ii + log n - (log Z_row + log Z_column) / 2, plus 1 - weight / 2 (of mean 0)
+    # Contribution: s_ii + log n - (log Z_row + log Z_column) / 2, plus 1 - weight / 2 (of mean 0)
     return (u * v).sum(1) + math.log(n) + 1 - (of_x + of_y + in_others) / 2

@@ -1,4 +1,4 @@
-"""Settings that contrastive estimators share: critics, principal components, folds, clusters."""
+"""Settings that contrastive estimators share: critics, principal components, folds, groups."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ class ByCritics(OverReads):
         folds: number of parts of the samples; each is the held-out fold in turn.
         seed: of folds, weights and batches.
         unit: ``"bits"`` or ``"nats"``.
-        groups: sample id -> its cluster, where samples are not independent (several questions on
-            one image).
+        groups: sample id -> its group of dependent samples (several questions on one image); None
+            where all samples are independent.
         progress: whether to show a bar when it takes longer than two seconds.
+
+    Raises:
+        ValueError: unknown constants or unit, fewer than one component (or any with
+            ``constants="paper"``), or fewer than two folds.
     """
 
     constants: CriticConstants = "default"

@@ -132,7 +132,11 @@ class Critic:
         recipe: CriticRecipe,
         generator: torch.Generator,
     ) -> None:
-        """Start at the log density ratio of the canonical pairs."""
+        """Start at the log density ratio of the canonical pairs; without them, at random weights.
+
+        Raises:
+            ValueError: one encoder for two sides of different widths.
+        """
         # Fixed features whose dot product is the Gaussian log density ratio
         of_x, of_y = (x[:, :0], y[:, :0]) if pairs is None else pairs.features(x, y)
         self.x, self.y = torch.cat([of_x, x], -1).float(), torch.cat([of_y, y], -1).float()

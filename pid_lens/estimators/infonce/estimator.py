@@ -64,7 +64,7 @@ class InfoNCE(ByCritics, StatePair):
 
     ``constants="paper"`` takes the paper's encoder (1024, 256, 64, tanh, one for both sides),
     its score (dot product / 64), batch (32, also in the evaluation, so that the cap is 5 bits,
-    or less where folds are no multiples of 32) and rate (2e-4) on raw states, all of their
+    or less where folds are not multiples of 32) and rate (2e-4) on raw states, all of their
     coordinates. The paper does not say how long it trains: here early stopping on validation
     samples ends the training.
 
@@ -77,7 +77,7 @@ class InfoNCE(ByCritics, StatePair):
         folds: number of held-out folds.
         seed: of folds, weights and batches.
         unit: ``"bits"`` or ``"nats"``.
-        groups: sample id -> its cluster; None where samples are independent.
+        groups: sample id -> its group of dependent samples; None where all are independent.
         progress: whether to show a bar when it takes longer than two seconds.
 
     Source:
@@ -85,13 +85,20 @@ class InfoNCE(ByCritics, StatePair):
         2018), https://arxiv.org/abs/1807.03748; Traceable and explainable multimodal large
         language models (COLM 2025), https://openreview.net/forum?id=pQm66IPmeE
 
+    Raises:
+        ValueError: an unknown target, constants or unit, fewer than one component (or any with
+            ``constants="paper"``), or fewer than two folds.
+
     Example:
+        >>> import torch
         >>> from dataclasses import replace
+        >>> from pid_lens import Reads
         >>> reads = Reads.from_posteriors(torch.zeros(2, 1, 300, 1), conditions=["full"])
         >>> y, noise = torch.randn(2, 300, 2, generator=torch.Generator().manual_seed(0))
         >>> states = {"image": torch.stack([noise, y + noise]), "answer": y.expand(2, -1, -1)}
-        >>> InfoNCE(x="image").update(replace(reads, states=states)).result()
-        Curve(I(image; answer of the last layer), layer 1: ...±0.0... bits; n=300, 2 layers, ...)
+        >>> found = InfoNCE(x="image").update(replace(reads, states=states)).result()
+        >>> bool(abs(found.value[0]) < 0.1), bool(0.5 < found.value[1] < 1.1)  # I = 0 and 1 bits
+        (True, True)
     """
 
     def __post_init__(self) -> None:
@@ -112,7 +119,8 @@ class InfoNCE(ByCritics, StatePair):
         """Compute the curve over all samples; warn of layers near the cap.
 
         Raises:
-            ValueError: no samples or too few, NaN among the states, or no labels.
+            ValueError: no samples or too few, NaN among the states, no labels, or a sample that
+                ``groups`` lack.
         """
         curve = self.measure()
         if bool(curve.near_cap.any()):
@@ -124,7 +132,11 @@ class InfoNCE(ByCritics, StatePair):
         return curve
 
     def measure(self) -> Curve:
-        """Compute the curve without a warning of values near the cap."""
+        """Compute the curve without a warning of values near the cap.
+
+        Raises:
+            ValueError: as `result`.
+        """
         reads = self.gather_in_order()
         of = clusters_of(reads.ids, self.groups)
         layers = self._measure_layers(reads, of)
@@ -178,7 +190,7 @@ def _states_of(reads: Reads, name: str) -> Real[Tensor, "layers n width"]:
 
 
 def _one_hot_labels(reads: Reads) -> Int[Tensor, "n answers"]:
-    """Encode the right option one-hot, one column an option."""
+    """Encode the right option one-hot, one column per option."""
     if bool((reads.labels < 0).any()):
         raise ValueError(
             f"{int((reads.labels < 0).sum())} of {reads.n} samples have no label: give labels= to "

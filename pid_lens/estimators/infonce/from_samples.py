@@ -40,7 +40,7 @@ class MutualInformation:
         unit: ``"bits"`` or ``"nats"``.
 
     Example:
-        >>> value, error, cap = MutualInformation(0.5, 0.01, math.inf)
+        >>> value, error, cap = MutualInformation(0.5, 0.01, float("inf"))
         >>> MutualInformation(0.5, 0.01, 9.97)
         MutualInformation(0.500±0.010 bits, cap 9.970)
     """
@@ -96,8 +96,9 @@ def mutual_information(
         x: [n, dx], or [n].
         y: [n, dy], or [n].
         method: see above.
-        groups: the cluster of each sample, one label each, where samples are not independent
-            (several questions on one image): held out together and counted as one in the error.
+        groups: the group of each sample, one hashable value each, where samples are not
+            independent (several questions on one image): held out together and one cluster of the
+            cluster-robust error.
             Without it a critic trained on an image recognises it. Equal rows bring no warning,
             as they may be samples of one discrete value. ``gaussian`` subtracts the bias of n
             independent samples all the same, which is too little then.
@@ -111,7 +112,7 @@ def mutual_information(
 
     Raises:
         TypeError: not tensors or arrays.
-        ValueError: other shapes, NaN, an unknown method or unit, too few samples or clusters, or
+        ValueError: other shapes, NaN, an unknown method or unit, too few samples or groups, or
             equal samples for ``ksg``.
 
     Source:
@@ -122,11 +123,13 @@ def mutual_information(
         https://arxiv.org/abs/2306.11078
 
     Example:
+        >>> import torch
         >>> x, noise = torch.randn(2, 600, 3, generator=torch.Generator().manual_seed(0))
-        >>> mutual_information(x, x + noise)
-        MutualInformation(...±0.0... bits, cap 7.644)
+        >>> found = mutual_information(x, x + noise)  # of a truth of 1.5 bits
+        >>> 1.3 < found.value < 1.9, 0.02 < found.error < 0.2, round(found.cap, 3)
+        (True, True, 7.644)
         >>> mutual_information(x, x + noise, method="gaussian")
-        MutualInformation(1.6...±0.0... bits, cap inf)
+        MutualInformation(1.67...±0.0... bits, cap inf)
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {get_args(Method)}; got {method!r}")
@@ -145,7 +148,8 @@ def mutual_information(
 
 
 def _infonce(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
-    # The bound is a mean of influences on the held-out folds; their spread is its error
+    # The bound is the mean of the samples' contributions in their held-out folds; their spread is
+    # its error
     recipe = CRITIC_RECIPES["default"]
     one, other = (show_states(side, recipe, seed=seed) for side in (x, y))
     pointwise, cap = measure_held_out(one, other, recipe, seed=seed, clusters=of)
@@ -169,8 +173,8 @@ def _gaussian(x: Tensor, y: Tensor, seed: int, of: Tensor | None) -> _Found:
             "measured"
         )
     of_x, of_y = pairs.features(x, y)
-    # Bias of (log|S_y| - log|S_y|x|) / 2: E log|S| adds psi((degrees of freedom - k) / 2) over k,
-    # with n - 1 degrees of freedom for S_y and n - 1 - rank_x for the residual S_y|x
+    # Bias of (log|S_y| - log|S_y|x|) / 2: E log|S| adds the sum over j < rank_y of
+    # psi((nu - j) / 2), with nu = n - 1 for S_y and nu = n - 1 - rank_x for the residual S_y|x
     rank_x, rank_y = (int(rank(whitener(covariance_of(z)))) for z in (x, y))
     steps = torch.arange(rank_y)
     of_all, given_x = (torch.digamma((n - 1 - k - steps) / 2).sum() for k in (0, rank_x))

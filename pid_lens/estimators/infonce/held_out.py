@@ -57,11 +57,11 @@ def measure_held_out(
 ) -> Measured:
     """Compute the InfoNCE bound of I(X; Y), each sample scored by a critic not trained on it.
 
-    Each fold in turn is the held-out fold; of the others a quarter validates, for early stopping.
-    The negatives of a sample are the other samples of its held-out fold, or of a block of it; the
-    cap is the log of the number of samples that are each other's negatives, averaged over
-    samples. Clusters are held out as a whole; samples of one are each other's negatives all the
-    same.
+    Each fold in turn is the held-out fold; of the other folds a quarter validates, for early
+    stopping. The negatives of a sample are the other samples of its held-out fold, or of a block
+    of it; the cap is the log of the number of samples that are each other's negatives, averaged
+    over samples. Clusters are held out as a whole; samples of one are each other's negatives all
+    the same.
 
     Args:
         x: [n, dx], prepared by `show_states`.
@@ -72,7 +72,7 @@ def measure_held_out(
         clusters: of each sample, numbers from 0; each its own by default.
 
     Raises:
-        ValueError: fewer than 50 samples a fold, or sides of two widths for one encoder.
+        ValueError: fewer than 50 samples per fold, or sides of two widths for one encoder.
 
     Example:
         >>> from pid_lens.estimators.infonce.critics import CRITIC_RECIPES

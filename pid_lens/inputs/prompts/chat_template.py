@@ -77,7 +77,7 @@ def locate(template: Callable[[str], str], text: str, what: str) -> Stretch:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenised prompt with character offsets and one placeholder token an image.
+    """A tokenised prompt with character offsets and one placeholder token per image.
 
     Attributes:
         text: the rendered prompt.
@@ -136,7 +136,7 @@ class Prompt:
         shift = self._shift(inside[0], inside[-1], expanded)
         if shift is None or any(self.tokens[i] in self.placeholders for i in inside):
             raise ValueError(
-                f"{self.text[start:stop]!r} stands between images or holds one, and the processor "
+                f"{self.text[start:stop]!r} lies between images or holds one, and the processor "
                 "rewrites the text around it, so its tokens cannot be identified: hand over a "
                 "mask, spans | {name: mask}"
             )
@@ -181,8 +181,8 @@ def find_text(prompt: Prompt, wanted: str, occurrence: int | None = None) -> Str
         occurrence: which of several is meant, from 0; -1 is the last.
 
     Raises:
-        ValueError: it is not there, stands only inside longer words, or stands there more than
-            once and no ``occurrence`` was given.
+        ValueError: it is not there, occurs only inside longer words, or occurs more than once and
+            no ``occurrence`` was given.
     """
     wanted = wanted.strip()
     if not wanted:
@@ -192,18 +192,18 @@ def find_text(prompt: Prompt, wanted: str, occurrence: int | None = None) -> Str
     found = [(a, b) for a, b in spread if not any(a < d and b > c for c, d in prompt.images)]
     whole = [where for where in found if not _inside_a_word(prompt.text, where)]
     if not whole:
-        problem = "stands only inside longer words" if found else "is not"
+        problem = "occurs only inside longer words" if found else "is not"
         raise ValueError(f"the text {wanted!r} {problem} in the prompt {prompt.text!r}")
     if occurrence is None and len(whole) > 1:
         raise ValueError(
-            f"the text {wanted!r} stands {len(whole)} times in the prompt {prompt.text!r}: say "
+            f"the text {wanted!r} occurs {len(whole)} times in the prompt {prompt.text!r}: say "
             f"which is meant, ({wanted!r}, 0) for the first or ({wanted!r}, -1) for the last"
         )
     which = occurrence or 0
     if not -len(whole) <= which < len(whole):
         raise ValueError(
-            f"the text {wanted!r} stands {len(whole)} times in the prompt {prompt.text!r}: "
-            f"occurrence {which} is none of them, they count from 0"
+            f"the text {wanted!r} occurs {len(whole)} times in the prompt {prompt.text!r}: "
+            f"there is no occurrence {which}, they count from 0"
         )
     return whole[which]
 

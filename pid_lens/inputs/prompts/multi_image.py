@@ -1,4 +1,4 @@
-"""Several images in one prompt: split the image tokens into one mask an image."""
+"""Several images in one prompt: split the image tokens into one mask per image."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def single_images(
 ) -> dict[str, Bool[Tensor, "n tokens"]]:
     """Split the image tokens by image: ``image_0``, ``image_1``, ... as far as all samples go.
 
-    Images whose tokens are contiguous are split where other tokens stand between them; the rest
-    (rows that end with a break, tiles with a label each) by how many tokens each image makes on
+    Images whose tokens are contiguous are split where other tokens lie between them; the rest
+    (rows that end with a break, tiles with a marker each) by how many tokens each image makes on
     its own.
 
     Args:
@@ -60,6 +60,6 @@ def _by_count(processor: Any, places: Int[Tensor, " k"], album: list[Image]) -> 
     if sum(counts) != len(places):
         raise ValueError(
             f"{len(album)} images have {len(places)} tokens together, but {counts} each on its "
-            "own, so the tokens of each are not known: hand over one image a sample"
+            "own, so the tokens of each are not known: hand over one image per sample"
         )
     return places.split(counts)

@@ -17,8 +17,8 @@ MARKED = r"(?:\(?(?:[A-Za-z]|\d{{1,2}})[.):]|[-*•])\s+{}(?!\w)"
 def find_listing(question: str, options: Sequence[Any]) -> tuple[int, int] | None:
     """Find the characters of a question that list its options; None where it lists none.
 
-    Options count as listed where every one of them stands once behind a marker, and all in
-    their order: as the marker itself (``A. a cat`` for the option "A"; the listing then ends
+    Options count as listed where each of them occurs once after a marker, and all in their
+    order: as the marker itself (``A. a cat`` for the option "A"; the listing then ends
     with the last option's line) or right behind one (``A. a cat`` or ``- a cat`` for the option
     "a cat"). Markers belong to the listing.
 
@@ -48,7 +48,7 @@ def find_listing(question: str, options: Sequence[Any]) -> tuple[int, int] | Non
 
 
 def _in_order(question: str, options: Sequence[str], pattern: str) -> list[tuple[int, int]]:
-    """Locate each option behind its marker; return [] unless each stands there once, in order."""
+    """Locate each option behind its marker; return [] unless each occurs once, in order."""
     found = [
         [match.span() for match in re.finditer(_of(pattern, option), question, re.MULTILINE)]
         for option in options

@@ -21,7 +21,7 @@ _Frame = tuple[list[int], list[int]]
 """Token ids of a prompt between image and question, and behind the question."""
 
 _FRAMES: PerObject[dict[tuple[str | None, int | None], _Frame]] = PerObject(dict)
-"""Of each processor: chat template and image token -> what stands around the question."""
+"""Of each processor: chat template and image token -> the tokens around the question."""
 
 
 def find_image(
@@ -33,6 +33,7 @@ def find_image(
         ValueError: the placeholder is unknown, or a sample has none.
 
     Example:
+        >>> import torch
         >>> find_image(torch.tensor([[1, 9, 9, 5], [9, 1, 9, 5]]), image_token=9)
         tensor([[False,  True,  True, False],
                 [ True, False,  True, False]])
@@ -53,9 +54,10 @@ def find_image(
 
 
 def find_answer(attended: Bool[Tensor, "n tokens"]) -> Bool[Tensor, "n tokens"]:
-    """Find the last attended token of each sample, be the padding left or right.
+    """Find the last attended token of each sample, with padding on either side.
 
     Example:
+        >>> import torch
         >>> attended = torch.tensor([[False, True, True], [True, True, False]])
         >>> find_answer(attended)
         tensor([[False, False,  True],
@@ -74,7 +76,7 @@ def find_question(
     """Find the question's tokens in prompts of the processor's chat template.
 
     The processor makes one prompt around a stand-in; what follows the stand-in must end every
-    prompt, what stands between the image and it must follow the last image token, and the
+    prompt, what lies between the image and it must follow the last image token, and the
     question is all that lies between. Where tokens merged across a seam (a "?" and the newline
     behind it, say) the text is compared instead, white space aside, and a merged token is the
     question's.

@@ -55,9 +55,9 @@ class Turn:
         listing = find_listing(self.question, self.options) if name == "options" else None
         if listing is None:
             raise ValueError(
-                f"span {name!r} is not there to be found in the prompt of {self.question!r} "
-                f"(options {list(self.options)}, system turn {self.system!r}): options must stand "
-                f"behind markers such as 'A.', a system turn must be given. Or name its text, "
+                f"span {name!r} cannot be found in the prompt of {self.question!r} "
+                f"(options {list(self.options)}, system turn {self.system!r}): options must come "
+                f"after markers such as 'A.', a system turn must be given. Or name its text, "
                 f"spans={{{name!r}: text}}"
             )
         start, _ = self.where("question", True)
@@ -83,13 +83,13 @@ def requested_spans(spans: Mapping[str, Any], n: int) -> list[dict[str, Named]]:
             raise ValueError(f"span {name!r} is found anyway: choose another name for {said!r}")
         texts = [said] * n if _is_one(said) else said
         if not isinstance(texts, Sequence) or len(texts) != n:
-            raise ValueError(f"span {name!r} needs one text, or one a sample: {n}; got {said!r}")
+            raise ValueError(f"span {name!r} needs one text, or one per sample: {n}; got {said!r}")
         for row, (where, text) in enumerate(zip(rows, texts, strict=True)):
             if not _is_one(text):
                 raise ValueError(
                     f"span {name!r} needs a text in sample {row}, or (text, k) for its k-th "
                     f"occurrence; got {text!r}. What is done to an empty span does nothing, so "
-                    "samples without it belong into a batch of their own"
+                    "samples without it belong in a batch of their own"
                 )
             where[name] = text
     return rows

@@ -143,7 +143,7 @@ def _parts(geometry: Geometry, config: Any, given: Batch, image: int) -> list[Pa
         if not several and (len(parts) > 1 or image):
             raise ValueError(
                 f"image {image} of sample {row} is ambiguous: its image tokens are {len(parts)} "
-                "grids, be they several images or tiles of one (tiles have no regions: turn them "
+                "grids, of several images or tiles of one (tiles have no regions: turn them "
                 "off in the processor). Say which tokens are which image's in spans image_0, "
                 "image_1, ..., as pid_lens.batch does"
             )
@@ -191,7 +191,7 @@ def _check_cells(cells: TokenBoxes, grid: Grid) -> TokenBoxes:
         0 <= top < bottom <= grid.rows and 0 <= left < right <= grid.columns
     ):
         raise ValueError(
-            f"cells {cells} are none of the grid of {grid.rows} rows x {grid.columns} columns: "
+            f"cells {cells} are not in the grid of {grid.rows} rows x {grid.columns} columns: "
             "give whole numbers (row0, column0, row1, column1), the last two exclusive"
         )
     return cells
@@ -202,8 +202,8 @@ def _cover(box: Box, size: Size, placement: Placement, grid: Grid) -> TokenBoxes
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]):
         raise ValueError(
-            f"box {box} is none of an image {size[0]} wide and {size[1]} high: give (x0, y0, x1, "
-            "y1), left and top before right and bottom"
+            f"box {box} does not lie in an image of {size[0]} x {size[1]} pixels: give (x0, y0, "
+            "x1, y1), left and top before right and bottom"
         )
     across, down = grid.columns * grid.side, grid.rows * grid.side
     slack = EDGE_ROUNDING * grid.side
@@ -233,6 +233,6 @@ def _cover(box: Box, size: Size, placement: Placement, grid: Grid) -> TokenBoxes
 def _describe_crop(size: Size, placement: Placement, across: int, down: int) -> str:
     x0, y0, x1, y1 = placement.back((0, 0, across, down))
     return (
-        f"of the image of {size[0]} x {size[1]} pixels the model sees x from {max(x0, 0):g} to "
-        f"{min(x1, size[0]):g} and y from {max(y0, 0):g} to {min(y1, size[1]):g}"
+        f"of the image of {size[0]} x {size[1]} pixels the model is given x from {max(x0, 0):g} "
+        f"to {min(x1, size[0]):g} and y from {max(y0, 0):g} to {min(y1, size[1]):g}"
     )

@@ -61,7 +61,7 @@ def _by_thw(
 def _by_rows(
     config: Any, inputs: Mapping[str, Any], image: Bool[Tensor, "n tokens"]
 ) -> Iterator[Grid]:
-    """Yield Fuyu's grids: one image a sample; a newline token ends each row of patches."""
+    """Yield Fuyu's grids: one image per sample; a newline token ends each row of patches."""
     side = config.patch_size
     for mask in image:
         places = mask.nonzero().flatten()
@@ -86,7 +86,7 @@ def _patch(config: Any) -> int:
     patch = config.vision_config.patch_size
     sides = set(patch) if isinstance(patch, list | tuple) else {patch}
     if len(sides) > 1:
-        raise ValueError(f"patches of {patch} pixels are no squares: pick tokens by rank")
+        raise ValueError(f"patches of {patch} pixels are not square: pick tokens by rank")
     return sides.pop()
 
 

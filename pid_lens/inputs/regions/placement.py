@@ -16,7 +16,7 @@ class Placement:
     """An affine map of pixels: x -> ``scale[0] x + shift[0]``, y -> ``scale[1] y + shift[1]``.
 
     Attributes:
-        scale: factors (x, y): pixels of the tower's input a pixel of the original.
+        scale: factors (x, y): pixels of the tower's input per pixel of the original.
         shift: offsets (x, y) in pixels of the tower's input.
     """
 
@@ -38,7 +38,8 @@ def place_cropped(processor: Any, original: Size, grid: Grid) -> Placement:
     """Compute the map of padding to a square, resizing and centre crop, as far as they are done.
 
     Raises:
-        ValueError: it would not have made an image of this size of the original.
+        ValueError: the processor makes an image of another size from the original, or resizes it
+            in a way whose crop cannot be located.
     """
     # Pad to a square: the original is centred in it
     framed = _pad(processor, original)
@@ -60,7 +61,11 @@ def place_cropped(processor: Any, original: Size, grid: Grid) -> Placement:
 
 
 def place_fitted(processor: Any, original: Size, grid: Grid) -> Placement:
-    """Compute the map of shrinking an image until it fits, into the upper left corner (Fuyu)."""
+    """Compute the map of shrinking an image until it fits, into the upper left corner (Fuyu).
+
+    Raises:
+        ValueError: the processor makes an image of another size from the original.
+    """
     width, height = original
     wide, high = processor.size["width"], processor.size["height"]
     shrink = min(wide / width, high / height) if width > wide or height > high else 1.0

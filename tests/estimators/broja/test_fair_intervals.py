@@ -66,7 +66,7 @@ def test_differences_keep_one_clustering():
     other = BROJA(tau=0.3).update(reads.rows(range(59, -1, -1))).result()
     for change in (halves - other, other - halves):
         assert change.groups.max() == 1
-    with pytest.raises(ValueError, match="cluster their samples differently"):
+    with pytest.raises(ValueError, match="group their samples differently"):
         halves - thirds
     assert bare.groups is None
 

@@ -466,7 +466,11 @@ BAD = {
     "layers": ((H, C), {"layers": [1]}, "2 layers.*got 1"),
     "a layer twice": ((H, C), {"layers": [1, 1]}, "layers must differ; 1 comes 2 times"),
     "far labels": ((H, torch.arange(20) * 9), {}, r"got 171 .*unique\(return_inverse=True\)"),
-    "labels in a column": ((H, torch.arange(20)[:, None]), {}, r"labels have one axis, \[n\]"),
+    "labels in a column": (
+        (H, torch.arange(20)[:, None]),
+        {},
+        r"class indices have one axis, \[n\]",
+    ),
     "few clusters": ((H, C), {"clusters": "a" * 10 + "b" * 10}, "5 folds.*got 2"),
     "constants": ((H, C), {"constants": "ours"}, "default.*paper"),
     "unit": ((H, C), {"unit": "bans"}, "unit"),

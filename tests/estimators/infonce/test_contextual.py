@@ -16,7 +16,7 @@ from pid_lens.forward.image_only_probe import require_unseen_text
 STATES = (Pooled("image", token="last"), Pooled("answer"))
 PLAIN = {"full": []}
 SEEING = ("paligemma", "instructblip")
-"""Families whose image sees the text: in a prefix that attends both ways, or in a Q-Former."""
+"""Families whose image tokens depend on the text: without a causal mask, or by a Q-Former."""
 
 
 def told(mix, noise, n=600, seed=0):
@@ -215,7 +215,7 @@ def test_an_image_that_sees_the_text_is_refused(family, conditions):
     moments = pid_lens.calibrate(model, [batch])
     lens = Lens(model, moments=moments, conditions=conditions, states=STATES)
     for _ in range(2):
-        with pytest.raises(ValueError, match="the image sees the text in this model"):
+        with pytest.raises(ValueError, match="image tokens depend on the text in this model"):
             run(lens, model, batch)
     run(Lens(model, moments=moments, states=[Pooled("image"), Pooled("answer")]), model, batch)
 
@@ -227,7 +227,7 @@ def test_text_before_the_image_is_refused(name):
     first[:, 1] = True
     spans = {**batch.spans, name: first}
     lens = Lens(model, conditions=PLAIN, states=STATES)
-    with pytest.raises(ValueError, match=f"the {name} stands before the last image token"):
+    with pytest.raises(ValueError, match=f"the {name} comes before the last image token"):
         run(lens, model, replace(batch, spans=Spans(**spans)))
     run(lens, model, batch)
 
@@ -297,7 +297,7 @@ def test_the_model_s_precision_says_how_far_rounding_moves_a_state(dtype):
         if passes:
             require_unseen_text(own, own * (1 + moved), 0, dtype)
         else:
-            with pytest.raises(ValueError, match="the image sees the text"):
+            with pytest.raises(ValueError, match="image tokens depend on the text"):
                 require_unseen_text(own, own * (1 + moved), 0, dtype)
     require_unseen_text(0 * own, 0 * own, 0, dtype)
 
@@ -310,7 +310,7 @@ def test_models_in_half_precision(dtype):
         batch = replace(batch, inputs={**batch.inputs, "pixel_values": pixels})
         lens = Lens(model.to(dtype), conditions=PLAIN, states=STATES)
         if sees:
-            with pytest.raises(ValueError, match="the image sees the text in this model"):
+            with pytest.raises(ValueError, match="image tokens depend on the text in this model"):
                 run(lens, model, batch)
         else:
             run(lens, model, batch)

@@ -44,7 +44,7 @@ def respond(
         >>> respond(p, torch.zeros(1, 2, dtype=torch.float64)).exp()
         tensor([[0.7500, 0.2500]], dtype=torch.float64)
     """
-    # Scale B so that the largest of each column is 1: a shift of a by -shift, undone at the end
+    # Scale B so that each column has maximum 1: b - shift, hence a + shift, undone at the end
     step = max(1, _NUMBERS_AT_ONCE // len(others))
     shift = others.amax(0)
     shift = shift.where(shift > -torch.inf, 0.0)

@@ -90,7 +90,7 @@ def potentials_of(
     Returns:
         a and b for the new rows, nats.
     """
-    # The new rows stand among the points with mass 0, so that the integrals end at them
+    # The new rows are among the points, with mass 0, so that the integrals end at them
     one, two = _log_odds(new1), _log_odds(new2)
     points = torch.cat([_log_odds(p1), one, two], 1), _log_odds(p2)
     nothing = torch.zeros_like(torch.cat([new1, new2], 1))
@@ -146,7 +146,7 @@ def _games(p1: Tensor, p2: Tensor, vision: Tensor, language: Tensor) -> _Games:
 
     In the lower half the sums run from below, as sums above and below add up to 0: they start at
     the nearer end, where a posterior of exactly 0 or 1 must meet a sum of exactly 0. The point
-    t = 1/2 always stands among the points.
+    t = 1/2 is always among the points.
     """
     half = torch.zeros_like(p1[:, :1])
     points = torch.cat([vision, half[..., 0], language], 1)

@@ -104,8 +104,9 @@ def distinct_cells(joint: Float64[Tensor, "n answers"], most: int) -> Cells:
     """Merge equal posteriors; where more than ``most`` remain, quantise them into ``most`` cells.
 
     Example:
-        >>> len(distinct_cells(torch.rand(100, 3, dtype=torch.float64), most=8))
-        8
+        >>> rows = torch.tensor([[0.1, 0.0], [0.4, 0.1], [0.0, 0.2], [0.0, 0.2]]).double()
+        >>> [distinct_cells(rows, most).of.tolist() for most in (3, 2)]
+        [[2, 1, 0, 0], [0, 0, 1, 1]]
     """
     rows = merge_equal(joint)
     if len(rows) <= most:

@@ -231,7 +231,7 @@ def _log_posterior(p: Tensor) -> Tensor:
 
 
 def _keep_better(old: _Best, new: _Best) -> _Best:
-    """Keep the better of both bounds, each with its proof; NaN is no improvement."""
+    """Keep the better of both bounds, each with its proof; NaN is not an improvement."""
     raised = (new.lower > old.lower)[:, None, None]
     lowered = (new.upper < old.upper)[:, None, None, None]
     return _Best(

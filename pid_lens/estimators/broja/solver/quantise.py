@@ -61,11 +61,11 @@ def solve_rows(
             width says how far they came.
         most: rows of the largest table to solve.
 
-    Raises:
-        ValueError: the answer marginals differ.
-
     Returns:
         A ``Solution`` with potentials for every row and without a coupling, which could be n x n.
+
+    Raises:
+        ValueError: the answer marginals differ.
 
     Example:
         >>> sure = torch.eye(3, dtype=torch.float64)[None] / 3

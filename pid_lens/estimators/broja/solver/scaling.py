@@ -56,7 +56,7 @@ class Scaling:
     def __init__(
         self, p1: Float64[Tensor, "batch n1 answers"], p2: Float64[Tensor, "batch n2 answers"]
     ) -> None:
-        """See the class."""
+        """Start at independent sources, and scale once."""
         # Tables are [batch, answers, n]: matrix products need the answers first
         self.p1, self.p2 = p1.mT.contiguous(), p2.mT.contiguous()
         self.steps = 0
